@@ -1,0 +1,52 @@
+"""robustbench_df: how far can a real/fake image detector be trusted, and which ensemble should ship?
+
+The public API, loaded on first use so that importing the package costs nothing::
+
+    import robustbench_df as rdf
+
+    images = rdf.load_images("synergy25.zip")
+    run = rdf.open_run("runs/latest")
+    detector = run.detector("resnet_se", phase="final")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from robustbench_df._version import __version__
+
+if TYPE_CHECKING:
+    from robustbench_df.config import ModelConfig, RunConfig, SplitConfig, load_config
+    from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+    from robustbench_df.data.sources import load_images
+    from robustbench_df.data.split import Split, make_split
+    from robustbench_df.models.detector import Detector, Ensemble
+    from robustbench_df.models.zoo import build_detector
+
+_EXPORTS = {
+    "Detector": "models.detector",
+    "Ensemble": "models.detector",
+    "ImageSet": "data.imageset",
+    "ModelConfig": "config",
+    "RunConfig": "config",
+    "Split": "data.split",
+    "SplitConfig": "config",
+    "build_detector": "models.zoo",
+    "image_set_from_arrays": "data.imageset",
+    "load_config": "config",
+    "load_images": "data.sources",
+    "make_split": "data.split",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,297 @@
+"""Frozen settings, one model per stage: TOML in, JSON out, unknown keys refused with a hint.
+
+Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set key=value``.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robustbench_df.errors import UsageError, nearest
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
+PRESETS = ("full", "quick", "seed")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no extra keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Settings):
+    """What to read (`robustbench_df.load_images`)."""
+
+    source: str = "demo"
+    layout: str = "auto"
+    labels: Literal["folder", "predictions"] = "folder"
+    fake_is: Literal[0, 1] | None = None
+    size: Annotated[int, Field(ge=8)] | None = None
+    max_bad: Fraction = 0.05
+
+
+class SplitConfig(Settings):
+    """Fractions of the labelled images; parts given by the source are kept, the rest is divided in proportion.
+
+    With ``folds`` above 1 no test part is cut off: every image is judged by the detectors that have not seen it.
+    """
+
+    train: Fraction = 0.7
+    val: Fraction = 0.1
+    cal: Fraction = 0.1
+    test: Fraction = 0.1
+    folds: Annotated[int, Field(ge=1, le=20)] = 1
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitConfig:
+        total = self.train + self.val + self.cal + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + cal + test must be 1, not {total:g}")
+        if self.train == 0 or self.val == 0:
+            raise ValueError("train and val must not be empty: checkpoints are chosen on val")
+        return self
+
+
+class ModelConfig(Settings):
+    """One detector's architecture (`robustbench_df.models.zoo.build_detector`)."""
+
+    name: str = "resnet_se"
+    stem: Literal["auto", "native", "small"] = "auto"
+    pretrained: Literal["auto", "never", "required"] = "auto"
+    weights: str | None = None
+    input_size: Annotated[int, Field(ge=8)] | None = None
+    head: Literal["native", "recipe"] = "native"
+    dropout: Fraction = 0.2
+    drop_path: Fraction = 0.1
+
+
+class AugmentConfig(Settings):
+    """Batched augmentation on tensors, train images only (`robustbench_df.train.augment`)."""
+
+    flip: Fraction = 0.5
+    vertical_flip: Fraction = 0.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest translation, as a share of the side; edges are reflected."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation in degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of size."""
+    perspective: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Distortion scale of a random perspective, as in torchvision."""
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erase: Fraction = 0.0
+    """Probability of erasing a rectangle (RandomErasing, Zhong et al. 2020)."""
+    trivial: bool = False
+    """TrivialAugmentWide (Müller & Hutter 2021), before the others."""
+
+
+class PhaseConfig(Settings):
+    """Phase 1: clean training."""
+
+    epochs: Count = 60
+    image_budget: Count = 0
+    """Most images to be seen in the phase (0: no limit): epochs are cut to it, so that time is bounded on large sets."""
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images per forward; smaller than the batch means gradient accumulation. None: the whole batch."""
+    schedule: Literal["cosine", "onecycle", "plateau", "constant"] = "onecycle"
+    warmup: Fraction = 0.25
+    """Share of the steps spent raising the rate (onecycle and cosine)."""
+    patience: Count = 0
+    """Epochs without a better val AUC after which the phase ends (0: never)."""
+    select: Literal["best", "last"] = "best"
+    """Which checkpoint is kept: the best on val, or the last (for refits, which have no val)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Beta parameter (Zhang et al. 2018); 0 is off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Beta parameter (Yun et al. 2019); 0 is off. With mixup on too, each batch takes one of the two at random."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights, which is then what is evaluated and kept; 0 is off."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 is off."""
+    freeze_backbone: bool = False
+    copies: Count = 0
+    """Fixed augmented copies of train images, added to train under their source's label."""
+
+
+class AdversarialConfig(PhaseConfig):
+    """Phase 2: clean and FGSM images together (Goodfellow et al. 2015), from phase 1's checkpoint."""
+
+    epochs: Count = 6
+    lr: Positive = 1e-4
+    ratio: Fraction = 0.3
+    """Share of adversarial images: 0.3 is the recipe's 70/30."""
+    epsilons: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.03, 0.05, 0.08)
+    """One is drawn per image, L∞ in pixels of [0, 1]."""
+    mix: Literal["sample", "batch"] = "sample"
+    """sample: that share of every batch; batch: that share of the batches, whole."""
+    adversarial_copies: Count = 0
+    """Fixed FGSM copies of train images, crafted against phase 1's checkpoint, added under their source's label."""
+    select_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """The FGSM strength at which val is attacked to choose the checkpoint."""
+
+
+class SpeedConfig(Settings):
+    """How to compute; ``auto`` is measured by a probe of a few steps (`robustbench_df.train.speed`)."""
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    save_every: Annotated[float, Field(ge=0)] = 20.0
+    """Least seconds between two saves of the training state: what a kill can cost."""
+
+
+class EnsembleConfig(Settings):
+    """How detectors are combined; all weights come from val (or out-of-fold) predictions."""
+
+    weights: Literal["accuracy", "uniform", "logodds", "stacked"] = "accuracy"
+    threshold: Literal["accuracy", "youden", "half"] = "accuracy"
+    phase: Literal["base", "final"] = "final"
+    """Which checkpoint is shipped: before or after adversarial fine-tuning."""
+
+
+class RunConfig(Settings):
+    """Everything `rdf train-all` needs, as kept in ``config.json``."""
+
+    preset: str = "full"
+    models: tuple[str, ...] = MAIN_MODELS
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    phase1: PhaseConfig = PhaseConfig()
+    phase2: AdversarialConfig = AdversarialConfig()
+    speed: SpeedConfig = SpeedConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    refit: bool = False
+    per_model: dict[str, dict[str, Any]] = {}
+    """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if not self.models:
+            raise ValueError("models must name at least one detector")
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models names a detector twice")
+        for name in self.per_model:
+            self.for_model(name)
+        return self
+
+    def for_model(self, name: str) -> Recipe:
+        """Return the settings of one detector: the common ones with its own overrides on top."""
+        base = {part: getattr(self, part).model_dump() for part in ("model", "augment", "phase1", "phase2")}
+        base["model"]["name"] = name
+        return Recipe.model_validate(_merge(base, self.per_model.get(name, {})))
+
+
+class Recipe(Settings):
+    """One detector's own settings."""
+
+    model: ModelConfig
+    augment: AugmentConfig
+    phase1: PhaseConfig
+    phase2: AdversarialConfig
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_config(
+    preset: str = "full", file: Path | None = None, overrides: Iterable[str] = (), **values: Any
+) -> RunConfig:
+    """Build a `RunConfig` from a preset, an optional TOML file and ``key.path=value`` overrides.
+
+    ``values`` are nested dictionaries of the strongest precedence, as the command line's own options give them.
+
+    Raises:
+        UsageError: an unknown preset, key or value; the message names the key and the nearest known one.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset '{preset}'{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
+    text = resources.files("robustbench_df").joinpath("presets", f"{preset}.toml").read_text()
+    merged: dict[str, Any] = {"preset": preset}
+    _merge(merged, tomllib.loads(text))
+    if file is not None:
+        try:
+            _merge(merged, tomllib.loads(file.read_text()))
+        except OSError as error:
+            raise UsageError(f"cannot read config '{file}': {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"'{file}' is not valid TOML: {error}") from error
+    for override in overrides:
+        _merge(merged, _parse_override(override))
+    _merge(merged, values)
+    return validated(RunConfig, merged)
+
+
+def validated(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Validate ``values`` as settings of ``kind``; the first problem becomes one `UsageError` line."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = known_keys(kind)
+            raise UsageError(f"unknown setting '{path}'{nearest(path, known)}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{path}: {message}" if path else message) from error
+
+
+def known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
+    """List every dotted key of a settings class."""
+    keys = []
+    for name, info in kind.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
+            keys += known_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise UsageError(f"--set takes KEY=VALUE, not '{text}'")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string
+    nested: Any = parsed
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries in place; later values win, tables are merged key by key."""
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+    return into
+
+
+def dump(settings: Settings) -> str:
+    """Return settings as indented JSON."""
+    return json.dumps(settings.model_dump(mode="json"), indent=2) + "\n"
