@@ -1,0 +1,115 @@
+"""The two tables of a run: `Predictions`, one row per image and condition, and `Result`, one number with its interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from robustbench_df.errors import RunError
+from robustbench_df.rundir import SCHEMA, write_atomic
+
+COLUMNS = ("model", "phase", "condition", "image_id", "label", "part", "fold", "logit_real", "logit_fake")
+"""Columns of a predictions table. ``part``: val, cal, test or oof (judged out of fold)."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of one detector under one condition: the primary record, from which every metric is derived.
+
+    ``table`` has the columns `COLUMNS`; ``fingerprint`` is that of the images (`ImageSet.fingerprint`).
+    """
+
+    table: pd.DataFrame
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        missing = [c for c in COLUMNS if c not in self.table.columns]
+        if missing:
+            raise RunError(f"a predictions table lacks the column '{missing[0]}'")
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """Float64 ``[N, 2]`` (real, fake)."""
+        return self.table[["logit_real", "logit_fake"]].to_numpy(np.float64)
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """int8 ``[N]``, 1 = fake."""
+        return self.table["label"].to_numpy(np.int8)
+
+    def part(self, name: str) -> Predictions:
+        """Return the rows of one part (val, cal, test, oof), in image order."""
+        return Predictions(self.table[self.table["part"] == name].reset_index(drop=True), self.fingerprint)
+
+    def save(self, path: Path) -> None:
+        """Write Parquet with schema version and fingerprint in its metadata, whole or not at all."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
+        extra = {b"rdf_schema": str(SCHEMA).encode(), b"rdf_fingerprint": self.fingerprint.encode()}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
+        write_atomic(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def load_predictions(path: Path, fingerprint: str | None = None) -> Predictions:
+    """Read a predictions table.
+
+    Raises:
+        RunError: the file is damaged, of another schema, or about other images than ``fingerprint`` says.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"cannot read predictions '{path}': {error}") from error
+    meta = table.schema.metadata or {}
+    schema = meta.get(b"rdf_schema", b"none").decode()
+    found = meta.get(b"rdf_fingerprint", b"").decode()
+    if schema != str(SCHEMA):
+        raise RunError(f"'{path}' has schema {schema}, this version reads {SCHEMA}; train the run again")
+    if fingerprint is not None and found != fingerprint:
+        raise RunError(f"'{path}' is about other images (fingerprint {found}, the run's is {fingerprint})")
+    return Predictions(table.to_pandas(), found)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number: what was measured, on what, with its interval and count. Derived, never edited.
+
+    ``decision`` says whether temperature and threshold were applied: ``raw`` (P(fake) ≥ 0.5) or ``calibrated``.
+    ``low`` and ``high`` bound the 95% interval, NaN where the metric has none.
+    """
+
+    model: str
+    phase: str
+    condition: str
+    part: str
+    decision: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def results_to_json(results: Iterable[Result], **extra: Any) -> dict[str, Any]:
+    """Return the content of ``results.json``."""
+    return {"schema": SCHEMA, **extra, "results": [asdict(r) for r in results]}
+
+
+def results_from_json(path: Path) -> list[Result]:
+    """Read ``results.json`` back; null becomes NaN."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    if raw.get("schema") != SCHEMA:
+        raise RunError(f"'{path}' has schema {raw.get('schema')}, this version reads {SCHEMA}")
+    return [Result(**{k: float("nan") if v is None else v for k, v in row.items()}) for row in raw["results"]]

@@ -1,0 +1,75 @@
+"""Counter-based randomness: a number is a pure function of (image id, element, key), never of a global state.
+
+The same image therefore meets the same augmentation, noise or attack start whether it is processed alone, in any
+batch, in any order or on any device, and a resumed run repeats exactly what the killed one would have done.
+
+The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+generators"; constants of Stafford's variant 13), applied to a per-image key plus an element counter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Key = str | int | float
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def fold_key(*key: Key) -> int:
+    """Fold any strings and numbers into one signed 64-bit number (BLAKE2b of their ``repr``)."""
+    digest = hashlib.blake2b("\0".join(repr(part) for part in key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def seed_of(*key: Key) -> int:
+    """Return a non-negative 63-bit seed for ``torch.manual_seed`` or numpy from any strings and numbers."""
+    return fold_key(*key) & (_MASK >> 1)
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift logically (torch shifts int64 arithmetically)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def _bits(ids: Tensor, shape: Sequence[int], key: tuple[Key, ...]) -> Tensor:
+    """64 random bits for each of ``[len(ids), *shape]`` elements."""
+    count = math.prod(shape)
+    start = _mix(_mix(ids.to(torch.int64) ^ fold_key(*key)) + _signed(_GOLDEN))
+    counter = torch.arange(1, count + 1, device=ids.device, dtype=torch.int64) * _signed(_GOLDEN)
+    return _mix(start[:, None] + counter[None, :]).reshape(len(ids), *shape)
+
+
+def uniform(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
+    """Uniform numbers in [0, 1), float32 ``[N, *shape]``, one independent stream per id and key.
+
+    Args:
+        ids: int64 ``[N]``, a stable number per image (`ImageSet.keys`).
+        shape: shape of one image's draw.
+        key: whatever names the purpose: seed, "augment", epoch …
+    """
+    return _shift_right(_bits(ids, shape, key), 40).to(torch.float32) * 2.0**-24
+
+
+def normal(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
+    """Draw standard normal numbers, float32 ``[N, *shape]`` (Box & Muller 1958), keyed like `uniform`."""
+    u1 = _shift_right(_bits(ids, shape, (*key, "r")), 11).to(torch.float64) * 2.0**-53
+    u2 = _shift_right(_bits(ids, shape, (*key, "phi")), 11).to(torch.float64) * 2.0**-53
+    return (torch.sqrt(-2 * torch.log1p(-u1)) * torch.cos(2 * math.pi * u2)).to(torch.float32)

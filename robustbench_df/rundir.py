@@ -1,0 +1,232 @@
+"""A run on disk: paths, whole-or-nothing writes, provenance, and a lock that dies with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from robustbench_df._version import __version__
+from robustbench_df.config import RunConfig, validated
+from robustbench_df.errors import RunError
+
+SCHEMA = 1
+"""Version of the files in a run folder; another one is refused."""
+
+RUNS = Path("runs")
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, then move it into place: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON whole or not at all; NaN becomes null, since JSON has no NaN."""
+    write_text(path, json.dumps(_no_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(k): _no_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_nan(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Where everything of one run lives; see DESIGN in the README for the layout."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    def file(self, *parts: str) -> Path:
+        """Return a path inside the run."""
+        return self.path.joinpath(*parts)
+
+    def model_dir(self, model: str, fold: int | None = None) -> Path:
+        """Folder of one detector (of one fold of it)."""
+        folder = self.file("models", model.replace(":", "_").replace("/", "_"))
+        return folder if fold is None else folder / f"fold{fold}"
+
+    def read_json(self, *parts: str) -> Any:
+        """Read one of the run's JSON files.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.file(*parts)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"run '{self.path}' has no {'/'.join(parts)}; finish it with: {self.resume_command}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"'{path}' is damaged: {error}") from error
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's settings.
+
+        Raises:
+            RunError: written by a version with another schema.
+        """
+        raw = self.read_json("config.json")
+        if raw.get("schema") != SCHEMA:
+            raise RunError(
+                f"run '{self.path}' has schema {raw.get('schema')}, this version reads {SCHEMA}; train it again"
+            )
+        return validated(RunConfig, raw["config"])
+
+    @property
+    def resume_command(self) -> str:
+        """What the user types to go on."""
+        return f"rdf train-all --resume --run {shlex.quote(str(self.path))}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation are complete."""
+        return self.file("DONE").exists()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for writing. The lock belongs to the process: killed, it is free again.
+
+        Raises:
+            RunError: another process is writing to this run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.file("lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                handle.seek(0)
+                raise RunError(
+                    f"run '{self.path}' is in use by process {handle.read().strip() or 'unknown'}; "
+                    "wait for it or choose another --run"
+                ) from error
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+
+def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
+    """Make a run folder and keep its settings.
+
+    Raises:
+        RunError: the folder already holds a run.
+    """
+    if path is None:
+        stem = Path(config.data.source).stem or "run"
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = RUNS / f"{stamp}-{stem}-{config.preset}"
+    run = RunDir(path)
+    if run.file("config.json").exists():
+        raise RunError(f"'{path}' already holds a run; go on with --resume, or choose another --run")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"'{path}' is a file, not a folder; choose another --run")
+    write_json(run.file("config.json"), {"schema": SCHEMA, "config": config.model_dump(mode="json")})
+    return run
+
+
+def find_run(path: Path | str | None = None) -> RunDir:
+    """Return the named run, or the latest under ``runs/`` (``None`` or ``runs/latest``).
+
+    Raises:
+        RunError: there is none.
+    """
+    if path is not None and (Path(path) / "config.json").is_file():
+        return RunDir(Path(path))
+    if path is not None and Path(path).name != "latest":
+        if (RUNS / str(path) / "config.json").is_file():
+            return RunDir(RUNS / str(path))
+        raise RunError(f"'{path}' is not a run folder (no config.json); make one with: rdf train-all")
+    root = RUNS if path is None else Path(path).parent
+    configs = sorted(root.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, str(p)))
+    if not configs:
+        raise RunError(f"no run under '{root}'; make one with: rdf train-all --data FOLDER")
+    return RunDir(configs[-1].parent)
+
+
+def provenance(seed: int, fingerprint: str, threads: int, device: str) -> dict[str, Any]:
+    """Describe what produced a run: command, versions, hardware, data and seed."""
+    packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+    return {
+        "command": shlex.join(["rdf", *sys.argv[1:]]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": seed,
+        "data_fingerprint": fingerprint,
+        "versions": {
+            "robustbench_df": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "hardware": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": threads,
+            "device": device,
+        },
+        "durations": {},
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+class Durations:
+    """Add up the seconds of named stages in the run's provenance, over all its sessions."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; it counts also when it ends in an error."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            record = self._run.read_json("provenance.json")
+            spent = record["durations"].get(name, 0.0) + time.perf_counter() - start
+            record["durations"][name] = round(spent, 3)
+            write_json(self._run.file("provenance.json"), record)
