@@ -1,0 +1,1 @@
+"""Images in: sources, decoding, the cache, the demo set and splits."""

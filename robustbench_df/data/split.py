@@ -1,0 +1,224 @@
+"""Leak-proof splits: parts never share an image, a copy of an image, or a group.
+
+Augmented and adversarial copies are made later, inside train, so a split is only ever about original images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.config import SplitConfig
+from robustbench_df.data.imageset import SPLIT_NAMES, Finding, ImageSet
+from robustbench_df.errors import DataError
+
+Index = NDArray[np.intp]
+
+_KEEP_ORDER = ("test", "cal", "val", "train")
+"""Which part keeps a set of twins that a given split divides: the judged side stays whole, the learnt side loses."""
+
+
+def _empty() -> Index:
+    return np.empty(0, dtype=np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Index sets ``train, val, cal, test`` over one `ImageSet`.
+
+    Train is learnt from, val chooses checkpoints and weights, cal fits temperature and threshold, test is only read.
+
+    Raises:
+        DataError: two parts share an id, a pixel hash or a group, or an index is unlabelled or out of range.
+    """
+
+    images: ImageSet
+    train: Index
+    val: Index
+    cal: Index = field(default_factory=_empty)
+    test: Index = field(default_factory=_empty)
+    findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: dict[str, dict[object, str]] = {"id": {}, "pixel hash": {}, "group": {}}
+        for part in SPLIT_NAMES:
+            index = getattr(self, part)
+            if len(index) and (index.min() < 0 or index.max() >= len(self.images)):
+                raise DataError(f"split part '{part}' points outside the {len(self.images)} images")
+            if (self.images.labels[index] < 0).any():
+                raise DataError(f"split part '{part}' holds unlabelled images")
+            columns = {
+                "id": self.images.ids[index].tolist(),
+                "pixel hash": self.images.hashes[index].tolist(),
+                "group": [group for group in self.images.groups[index] if group],
+            }
+            if len(set(columns["id"])) != len(index):
+                raise DataError(f"split part '{part}' holds an image twice")
+            for what, values in columns.items():
+                for value in values:
+                    other = seen[what].setdefault(value, part)
+                    if other != part:
+                        raise DataError(f"split parts '{other}' and '{part}' share the {what} '{value}'")
+
+    def part(self, name: str) -> Index:
+        """Return the indices of ``train``, ``val``, ``cal`` or ``test``."""
+        if name not in SPLIT_NAMES:
+            raise DataError(f"no split part '{name}'; choose from {', '.join(SPLIT_NAMES)}")
+        index: Index = getattr(self, name)
+        return index
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count real and fake images by part."""
+        labels = self.images.labels
+        return {
+            part: {
+                "real": int((labels[self.part(part)] == 0).sum()),
+                "fake": int((labels[self.part(part)] == 1).sum()),
+            }
+            for part in SPLIT_NAMES
+        }
+
+
+def make_split(images: ImageSet, config: SplitConfig | None = None) -> Split:
+    """Divide the labelled images: stratified by class, twins and groups kept together, given parts respected.
+
+    Where a given split divides twins (or a group), the judged side keeps them and train loses them: each becomes a
+    finding of kind ``twin-left-out``.
+
+    Raises:
+        DataError: a class is missing in train, val or a given part.
+    """
+    config = config or SplitConfig()
+    given, free, findings = _given_parts(images)
+    wanted = {part: getattr(config, part) for part in SPLIT_NAMES if part == "train" or not len(given[part])}
+    # The training images are the pool from which the parts that the source does not bring are cut.
+    pool = np.concatenate([free, given["train"]])
+    if not len(pool):
+        raise DataError("the source puts no image into train; nothing can be learnt")
+    drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed)
+    parts = {part: np.sort(drawn.get(part, given[part])) for part in SPLIT_NAMES}
+    split = Split(images, **parts, findings=findings)
+    _require_both_classes(split)
+    return split
+
+
+def make_folds(images: ImageSet, config: SplitConfig) -> list[Split]:
+    """Return ``config.folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
+
+    Each fold cuts its own val from its training images, so that nothing about the held-out part is ever chosen on it.
+    A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge.
+    """
+    given, free, findings = _given_parts(images)
+    pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
+    held = _divide(images, pool, {str(k): 1.0 for k in range(config.folds)}, config.seed)
+    val_share = config.val / (config.train + config.val)
+    splits = []
+    for k in range(config.folds):
+        rest = np.sort(np.concatenate([held[str(j)] for j in range(config.folds) if j != k]))
+        inner = _divide(images, rest, {"train": 1 - val_share, "val": val_share}, config.seed + 1 + k)
+        split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
+        _require_both_classes(split)
+        splits.append(split)
+    return splits
+
+
+def make_refit(split: Split) -> Split:
+    """Return a split that trains on everything but test: for a submission, with nothing left to validate on."""
+    everything = np.sort(np.concatenate([split.train, split.val, split.cal]))
+    return Split(split.images, everything, _empty(), _empty(), split.test, split.findings)
+
+
+def components(images: ImageSet, index: Index) -> NDArray[np.intp]:
+    """Number the connected components of ``index`` under "same pixels" and "same group": int ``[len(index)]``."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(index)
+    _, by_hash = np.unique(images.hashes[index], return_inverse=True)
+    groups = images.groups[index]
+    named = np.flatnonzero(groups != "")
+    _, by_group = np.unique(groups[named].astype(str), return_inverse=True)
+    hubs = n + (int(by_hash.max()) + 1 if n else 0)
+    total = hubs + (int(by_group.max()) + 1 if len(named) else 0)
+    rows = np.concatenate([np.arange(n), named])
+    columns = np.concatenate([n + by_hash, hubs + by_group])
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(total, total))
+    _, number = connected_components(graph, directed=False)
+    return np.asarray(number[:n], dtype=np.intp)
+
+
+def _given_parts(images: ImageSet) -> tuple[dict[str, Index], Index, tuple[Finding, ...]]:
+    """Labelled images by the part the source gives, without the twins that a given split divides."""
+    index = images.labelled()
+    if not len(index):
+        raise DataError(f"no labelled image in {images.origin or 'the source'}; training needs real and fake ones")
+    part_of = images.given[index].copy()
+    component = components(images, index)
+    rank = {part: k for k, part in enumerate(_KEEP_ORDER)}
+    # Images the source leaves free rank with train: they can only be learnt from or cut further.
+    ranks = np.fromiter((rank.get(part, rank["train"]) for part in part_of), np.intp, len(index))
+    best = np.full(component.max() + 1, len(rank), dtype=np.intp)
+    np.minimum.at(best, component, ranks)
+    dropped = ranks > best[component]
+    findings = tuple(
+        Finding(
+            "twin-left-out",
+            str(images.ids[i]),
+            f"has the pixels or group of an image in the given {_KEEP_ORDER[best[c]]} part; left out of {part or 'train'}",
+        )
+        for i, c, part in zip(index[dropped], component[dropped], part_of[dropped], strict=True)
+    )
+    kept, part_of = index[~dropped], part_of[~dropped]
+    given = {part: kept[part_of == part] for part in SPLIT_NAMES}
+    return given, kept[part_of == ""], findings
+
+
+def _divide(images: ImageSet, pool: Index, shares: dict[str, float], seed: int) -> dict[str, Index]:
+    """Divide ``pool`` in proportion to ``shares``, class by class, never cutting a component.
+
+    Components are shuffled, the large ones go first, and each goes to the part that lacks most of its classes.
+    """
+    rng = np.random.default_rng(np.random.PCG64(seed))
+    pool = np.sort(pool)
+    component = components(images, pool)
+    order = np.argsort(component, kind="stable")
+    members = np.split(pool[order], np.flatnonzero(np.diff(component[order])) + 1)
+    members = [members[k] for k in rng.permutation(len(members))]
+    members.sort(key=len, reverse=True)
+    names = list(shares)
+    weights = np.array([shares[name] for name in names])
+    totals = np.array([(images.labels[pool] == c).sum() for c in (0, 1)], dtype=float)
+    target = np.maximum(weights[:, None] / weights.sum() * totals[None, :], 1e-9)
+    have = np.zeros_like(target)
+    chosen: dict[str, list[Index]] = {name: [] for name in names}
+    for member in members:
+        fakes = int(images.labels[member].sum())
+        counts = np.array([len(member) - fakes, fakes], dtype=float)
+        need = ((target - have) / target) @ counts
+        best = int(np.argmax(need))
+        have[best] += counts
+        chosen[names[best]].append(member)
+    return {name: np.concatenate(parts) if parts else _empty() for name, parts in chosen.items()}
+
+
+def _require_both_classes(split: Split) -> None:
+    for part, counts in split.counts().items():
+        lacking = [name for name, count in counts.items() if not count]
+        if lacking and (sum(counts.values()) or part in ("train", "val")):
+            raise DataError(
+                f"the {part} part has no {lacking[0]} image ({counts['real']} real, {counts['fake']} fake); "
+                "give more images or other fractions (--set split.val=0.2)"
+            )
+
+
+def split_rows(splits: Iterable[Split]) -> list[tuple[str, str, int]]:
+    """Rows (image id, part, fold) for ``split.parquet``; the fold is -1 where there is only one split."""
+    many = list(splits)
+    rows = []
+    for fold, split in enumerate(many):
+        for part in SPLIT_NAMES:
+            rows += [(str(i), part, fold if len(many) > 1 else -1) for i in split.images.ids[split.part(part)]]
+    return rows

@@ -1,0 +1,109 @@
+"""A split never lets parts share an image, a copy or a group; and it is stratified and repeatable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robustbench_df.config import SplitConfig
+from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet, image_set_from_arrays
+from robustbench_df.data.split import Split, make_folds, make_refit, make_split
+from robustbench_df.errors import DataError
+
+
+def random_set(n: int = 200, seed: int = 0, **extra: object) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+    return image_set_from_arrays(data, np.arange(n) % 2, **extra)  # type: ignore[arg-type]
+
+
+def test_fractions_and_classes_are_exact_without_groups() -> None:
+    split = make_split(random_set(200))
+    assert split.counts() == {
+        "train": {"real": 70, "fake": 70},
+        "val": {"real": 10, "fake": 10},
+        "cal": {"real": 10, "fake": 10},
+        "test": {"real": 10, "fake": 10},
+    }
+
+
+def test_same_seed_same_split_and_other_seed_another() -> None:
+    images = random_set()
+    first, again = make_split(images), make_split(images)
+    other = make_split(images, SplitConfig(seed=1))
+    assert all((first.part(p) == again.part(p)).all() for p in SPLIT_NAMES)
+    assert (first.test != other.test).any()
+
+
+def test_twins_and_groups_stay_together() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
+    data[200:] = data[100:200]  # a hundred pixel-identical pairs
+    groups = [f"tile{i // 5}" if i < 100 else "" for i in range(300)]
+    images = image_set_from_arrays(data, np.arange(300) % 2, groups=groups)
+    split = make_split(images)
+    part_of = {int(i): part for part in SPLIT_NAMES for i in split.part(part)}
+    assert len(part_of) == 300
+    assert all(part_of[i] == part_of[i + 100] for i in range(100, 200))
+    for start in range(0, 100, 5):
+        assert len({part_of[i] for i in range(start, start + 5)}) == 1
+
+
+@pytest.mark.parametrize("what", ["id", "pixel hash", "group"])
+def test_a_leaking_split_cannot_be_built(what: str) -> None:
+    data = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), dtype=np.uint8)
+    groups = [""] * 8
+    test = np.array([6, 7])
+    if what == "pixel hash":
+        data[6] = data[0]
+    elif what == "group":
+        groups[0] = groups[6] = "same"
+    else:
+        test = np.array([0, 7])
+    images = image_set_from_arrays(data, [0, 1] * 4, groups=groups)
+    with pytest.raises(DataError, match=what):
+        Split(images, np.array([0, 1, 2, 3]), np.array([4, 5]), test=test)
+
+
+def test_a_given_test_part_is_kept_whole_and_its_twins_leave_train() -> None:
+    data = np.random.default_rng(0).integers(0, 256, (100, 3, 8, 8), dtype=np.uint8)
+    data[0] = data[99]
+    given = ["train"] * 80 + ["test"] * 20
+    images = image_set_from_arrays(data, np.arange(100) % 2, given=given)
+    split = make_split(images)
+    assert set(split.test) == set(range(80, 100))
+    everywhere = np.concatenate([split.train, split.val, split.cal])
+    assert 0 not in everywhere
+    assert len(everywhere) == 79
+    assert [f.kind for f in split.findings] == ["twin-left-out"]
+
+
+def test_folds_hold_every_image_out_once_and_choose_on_their_own_val() -> None:
+    images = random_set(120)
+    folds = make_folds(images, SplitConfig(folds=4))
+    held = np.concatenate([fold.cal for fold in folds])
+    assert sorted(held) == list(range(120))
+    for fold in folds:
+        assert not set(fold.cal) & (set(fold.train) | set(fold.val))
+        assert len(fold.val) > 0
+
+
+def test_refit_uses_everything_but_test() -> None:
+    split = make_split(random_set(200))
+    refit = make_refit(split)
+    assert len(refit.train) == 180
+    assert set(refit.test) == set(split.test)
+
+
+def test_unlabelled_images_take_no_part() -> None:
+    data = np.random.default_rng(0).integers(0, 256, (120, 3, 8, 8), dtype=np.uint8)
+    labels = np.array([0, 1, -1] * 40)
+    split = make_split(image_set_from_arrays(data, labels))
+    used = np.concatenate([split.part(p) for p in SPLIT_NAMES])
+    assert sorted(used) == sorted(np.flatnonzero(labels >= 0))
+
+
+def test_a_class_missing_from_a_part_is_one_clear_line() -> None:
+    images = image_set_from_arrays(np.zeros((6, 3, 8, 8), np.uint8), [0, 1] * 3)
+    with pytest.raises(DataError, match="has no"):
+        make_split(images)  # six identical images are one component, so val stays empty
