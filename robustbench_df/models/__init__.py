@@ -1,0 +1,1 @@
+"""Detectors: the registry, the ensemble and checkpoints."""

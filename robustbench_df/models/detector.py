@@ -1,0 +1,120 @@
+"""`Detector`: pixels in [0, 1] go in, two logits come out. Everything else stays inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Channel statistics of ImageNet, as in torchvision and timm."""
+
+
+class Detector(nn.Module):
+    """A two-class network over raw pixels: ``forward(x: float[N, 3, H, W] in [0, 1]) -> logits[N, 2]`` (real, fake).
+
+    Resizing and normalisation live inside, so an epsilon outside is always in pixels of [0, 1].
+
+    Args:
+        net: maps normalised images to ``[N, 2]``.
+        mean, std: channel statistics of the normalisation.
+        input_size: side to which images are resized (bilinear, antialiased); None leaves them as they come.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.input_size = input_size
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, 2]`` for images ``[N, 3, H, W]`` in [0, 1]."""
+        side = self.input_size
+        if side is not None and tuple(x.shape[2:]) != (side, side):
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        logits: Tensor = self.net((x - self.mean) / self.std)
+        return logits
+
+
+class Ensemble(Detector):
+    """Weighted mean of the members' probabilities, returned as log-probabilities ``[N, 2]``.
+
+    Differentiable, so every attack meets the ensemble exactly as it is deployed. With ``coefficients`` the combination
+    is a logistic regression on the members' margins instead (stacking, Wolpert 1992).
+
+    Args:
+        members: detectors, any mixture of architectures or ensembles.
+        weights: one non-negative number per member; normalised to sum to one. None means equal.
+        coefficients, intercept: of the stacked combination; exclusive with ``weights``.
+    """
+
+    member_weights: Tensor
+
+    def __init__(
+        self,
+        members: Sequence[Detector],
+        weights: Sequence[float] | None = None,
+        *,
+        coefficients: Sequence[float] | None = None,
+        intercept: float = 0.0,
+    ) -> None:
+        super().__init__(nn.Identity())
+        self.members = nn.ModuleList(members)
+        self.stacked = coefficients is not None
+        self.intercept = intercept
+        values = coefficients if coefficients is not None else weights
+        raw = torch.ones(len(members)) if values is None else torch.tensor(list(values), dtype=torch.float32)
+        if len(raw) != len(members):
+            raise ValueError(f"{len(raw)} weights for {len(members)} members")
+        if not self.stacked:
+            if bool((raw < 0).any()) or float(raw.sum()) <= 0:
+                raise ValueError(f"ensemble weights must be non-negative with a positive sum, not {raw.tolist()}")
+            raw = raw / raw.sum()
+        self.register_buffer("member_weights", raw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log-probabilities ``[N, 2]`` of the combination for images ``[N, 3, H, W]`` in [0, 1]."""
+        logits = torch.stack([member(x).float() for member in self.members])
+        if self.stacked:
+            margins = logits[..., 1] - logits[..., 0]
+            margin = (self.member_weights[:, None] * margins).sum(0) + self.intercept
+            return torch.stack([F.logsigmoid(-margin), F.logsigmoid(margin)], dim=1)
+        # Members of weight 0 drop out: log(0) = -inf is neutral in logsumexp, but its gradient would be NaN.
+        used = self.member_weights > 0
+        log_weights = self.member_weights[used].log()[:, None, None]
+        return torch.logsumexp(F.log_softmax(logits[used], dim=-1) + log_weights, dim=0)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` in eval mode with parameters that need no gradient; restore every mode and flag afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        module.eval()
+        module.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable and frozen parameters."""
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,145 @@
+"""Weights from elsewhere: timm's hub when it can be reached, or a file. Loading never unpickles code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.errors import ModelError
+
+State = dict[str, Tensor]
+
+HUB = ("huggingface.co", 443)
+HUB_TIMEOUT = 0.8
+"""Seconds to wait for the hub before going on without it."""
+
+_hub_answer: list[bool] = []
+
+
+def hub_reachable() -> bool:
+    """Whether timm's weight hub answers within `HUB_TIMEOUT` seconds (asked once per process)."""
+    if not _hub_answer:
+        if os.environ.get("HF_HUB_OFFLINE") == "1":
+            _hub_answer.append(False)
+            return False
+        result: list[bool] = []
+
+        def ask() -> None:
+            try:
+                socket.create_connection(HUB, timeout=HUB_TIMEOUT).close()
+                result.append(True)
+            except OSError:
+                result.append(False)
+
+        # Name resolution has no timeout of its own, so it waits in a thread.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(HUB_TIMEOUT)
+        _hub_answer.append(bool(result and result[0]))
+        if not _hub_answer[0]:
+            # Read by huggingface_hub at import: makes a cached file load and a missing one fail at once.
+            os.environ["HF_HUB_OFFLINE"] = "1"
+    return _hub_answer[0]
+
+
+def pretrained_state(timm_name: str | None, policy: str) -> State | None:
+    """Return timm's pretrained weights for ``timm_name``, or None to train from scratch.
+
+    ``policy``: ``never`` asks nothing; ``auto`` falls back to None with one warning; ``required`` raises.
+
+    Raises:
+        ModelError: ``required`` and the weights cannot be had.
+    """
+    if policy == "never":
+        return None
+    if timm_name is None:
+        if policy == "required":
+            raise ModelError("this model has no pretrained weights; use --pretrained auto or never")
+        return None
+    hub_reachable()
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
+    except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are OSErrors
+        if policy == "required":
+            raise ModelError(
+                f"no pretrained weights for {timm_name}: {_first_line(error)}; connect, or use --pretrained never"
+            ) from error
+        warnings.warn(
+            f"no pretrained weights for {timm_name} (the hub cannot be reached); training from scratch",
+            stacklevel=2,
+        )
+        return None
+    return {f"net.{key}": value for key, value in model.state_dict().items()}
+
+
+def read_weights(path: Path) -> State:
+    """Read tensors from safetensors or a weights-only ``.pth``/``.pt`` file; names may carry any common prefix.
+
+    Raises:
+        ModelError: the file is missing, of another kind, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"no weight file '{path}'")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ModelError(f"'{path}' is not a safetensors file: {_first_line(error)}") from error
+    if path.suffix not in {".pth", ".pt", ".bin"}:
+        raise ModelError(f"'{path}': weights are read from .safetensors, .pth, .pt or .bin")
+    import pickle
+
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ModelError(f"'{path}' does not load as weights only (code in it is never run): {_first_line(error)}") from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
+            raw = raw[wrapper]
+    if not isinstance(raw, dict) or not all(isinstance(v, Tensor) for v in raw.values()):
+        raise ModelError(f"'{path}' does not hold a dictionary of tensors")
+    return {str(k): v for k, v in raw.items()}
+
+
+def load_weights(detector: nn.Module, source: State | str | Path, name: str, *, from_pretrained: bool = False) -> None:
+    """Load weights into ``detector``; a classifier head of another size is left as initialised.
+
+    Every other tensor must be there with its own shape. ``module.`` and ``net.`` prefixes are understood.
+
+    Raises:
+        ModelError: tensors are missing or of another shape; the first one is named.
+    """
+    state = source if isinstance(source, dict) else read_weights(Path(source))
+    where = "pretrained weights" if from_pretrained else f"'{source}'"
+    own = detector.state_dict()
+    found = {}
+    for key, value in state.items():
+        bare = key.removeprefix("module.").removeprefix("net.")
+        found[f"net.{bare}" if f"net.{bare}" in own else bare] = value
+    constants = {"mean", "std"}
+    wrong = [k for k, v in own.items() if k not in constants and (k not in found or found[k].shape != v.shape)]
+    heads = ("net.head.", "net.fc.", "net.classifier.", "net.classif.", "net.layers.")
+    body = [k for k in wrong if not k.startswith(heads)]
+    if body:
+        seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
+        raise ModelError(
+            f"{where} do not fit {name}: {len(body)} tensors differ, first {body[0]} "
+            f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem native"
+        )
+    own.update({k: v for k, v in found.items() if k in own and k not in wrong})
+    detector.load_state_dict(own)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

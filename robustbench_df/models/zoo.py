@@ -1,0 +1,253 @@
+"""The registry of detectors: ``build_detector(ModelConfig, image_size)`` and what each name means.
+
+Stems. ImageNet networks begin by dividing the image by 4 and end at 1/32: a 32-pixel image is gone before the last
+stage. ``stem="small"`` removes the early reductions (He et al. 2016, section 4.2, do the same for CIFAR);
+``stem="auto"`` takes it up to 64 px, unless pretrained weights are loaded, which need their own stem: then the image
+is enlarged instead. `experiments/stem` holds the comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from robustbench_df.config import ModelConfig
+from robustbench_df.errors import ModelError
+from robustbench_df.models.detector import Detector
+from robustbench_df.models.pretrained import load_weights, pretrained_state
+from robustbench_df.models.resnet_se import ResNetSE
+from robustbench_df.registry import Registry
+
+SMALL_IMAGE = 64
+"""Images up to this side take the small stem (CIFAR, Tiny-ImageNet)."""
+LARGE_IMAGE, LARGE_SIDE = 256, 224
+"""Images beyond the first side are reduced to the second, the resolution ImageNet networks are made for."""
+PRETRAINED_SIDE = 128
+"""Small images are enlarged to this side for a pretrained native stem: the last map is then 4×4."""
+
+
+Build = Callable[[ModelConfig, bool, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one registered model is made.
+
+    ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
+    architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
+    the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side.
+    """
+
+    summary: str
+    build: Build
+    timm_name: str | None = None
+    fixed_side: int | None = None
+    small_stem: bool = False
+    fixed_grid: bool = False
+
+
+MODELS: Registry[Architecture] = Registry("model", ModelError)
+
+
+class MLP(nn.Module):
+    """Two hidden layers over the flattened image: the baseline any convolutional detector must beat."""
+
+    def __init__(self, side: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(3 * side * side, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Linear(hidden, hidden // 4),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden // 4, 2),
+        )
+
+    def forward(self, x: Any) -> Any:
+        """Map ``[N, 3, side, side]`` to ``[N, 2]``."""
+        return self.layers(x)
+
+
+def _timm(name: str, **kwargs: Any) -> nn.Module:
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=2, **kwargs)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ModelError(f"timm cannot build '{name}': {str(error).splitlines()[0]}") from error
+    return model
+
+
+def _efficientnet(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        if small:
+            net.conv_stem.stride = (1, 1)
+        return net  # type: ignore[no-any-return]
+
+    return build
+
+
+def _convnext(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+        extra = {"patch_size": 2} if small else {}
+        return _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path, **extra)
+
+    return build
+
+
+def recipe_head(features: int) -> nn.Sequential:
+    """The head of the recipe's ResNet-18: 512→128→ReLU→Dropout .3→classes."""
+    return nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(128, 2))
+
+
+def _resnet(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        if small:
+            net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            net.maxpool = nn.Identity()
+        if config.head == "recipe":
+            net.fc = recipe_head(net.num_features)
+        return net  # type: ignore[no-any-return]
+
+    return build
+
+
+def _densenet(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    net: Any = _timm("densenet121", drop_rate=config.dropout)
+    if small:
+        net.features.conv0 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        net.features.pool0 = nn.Identity()
+    return net  # type: ignore[no-any-return]
+
+
+def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    patch = 4 if small else 16
+    usable = math.ceil(side / patch) * patch
+    if usable != side:
+        raise ModelError(
+            f"vit_base_patch16_224 needs a side divisible by {patch}, not {side}; set model.input_size={usable}"
+        )
+    return _timm(
+        "vit_base_patch16_224",
+        img_size=side,
+        patch_size=patch,
+        drop_rate=config.dropout,
+        drop_path_rate=config.drop_path,
+    )
+
+
+def _entry(summary: str, build: Build, timm_name: str) -> Architecture:
+    return Architecture(summary, build, timm_name, small_stem=True)
+
+
+_TABLE = {
+    "convnext_tiny": _entry(
+        "ConvNeXt-Tiny (Liu et al. 2022), 27.8 M parameters", _convnext("convnext_tiny"), "convnext_tiny"
+    ),
+    "efficientnet_b0": _entry(
+        "EfficientNet-B0 (Tan & Le 2019), 4.0 M parameters", _efficientnet("efficientnet_b0"), "efficientnet_b0"
+    ),
+    "resnet_se": Architecture(
+        "ResNet with squeeze-and-excitation for small images, 11.2 M parameters", lambda *_: ResNetSE(64)
+    ),
+    "resnet_se_small": Architecture("the same shape at width 24, 1.6 M parameters", lambda *_: ResNetSE(24)),
+    "convnext_base": _entry(
+        "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
+    ),
+    "efficientnet_b2": _entry(
+        "EfficientNet-B2 (Tan & Le 2019), 7.7 M parameters", _efficientnet("efficientnet_b2"), "efficientnet_b2"
+    ),
+    "efficientnet_b3": _entry(
+        "EfficientNet-B3 (Tan & Le 2019), 10.7 M parameters", _efficientnet("efficientnet_b3"), "efficientnet_b3"
+    ),
+    "efficientnet_b4": _entry(
+        "EfficientNet-B4 (Tan & Le 2019), 17.6 M parameters", _efficientnet("efficientnet_b4"), "efficientnet_b4"
+    ),
+    "resnet18": _entry(
+        "ResNet-18 (He et al. 2016), 11.2 M parameters; model.head=recipe adds 512→128→2",
+        _resnet("resnet18"),
+        "resnet18",
+    ),
+    "resnet50": _entry("ResNet-50 (He et al. 2016), 23.5 M parameters", _resnet("resnet50"), "resnet50"),
+    "vit_base_patch16_224": Architecture(
+        "ViT-B/16 (Dosovitskiy et al. 2021), 85.8 M parameters; patch 4 with the small stem",
+        _vit,
+        "vit_base_patch16_224",
+        small_stem=True,
+        fixed_grid=True,
+    ),
+    "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121"),
+    "inception_resnet_v2": Architecture(
+        "Inception-ResNet-v2 (Szegedy et al. 2017), 54.3 M parameters; images are enlarged to 139 px",
+        lambda config, small, side: _timm("inception_resnet_v2", drop_rate=config.dropout),
+        "inception_resnet_v2",
+        fixed_side=139,
+    ),
+    "mlp": Architecture("two hidden layers on the pixels: the baseline to beat", lambda config, small, side: MLP(side), fixed_grid=True),
+}
+for _name, _architecture in _TABLE.items():
+    MODELS.register(_name)(_architecture)
+
+
+def architecture(name: str) -> Architecture:
+    """Look up a registered name, or any ``timm:NAME``.
+
+    Raises:
+        ModelError: the name is unknown; the message lists the choices and the nearest one.
+    """
+    if not name.startswith("timm:"):
+        return MODELS[name]
+    import timm
+
+    bare = name.removeprefix("timm:")
+    if not timm.is_model(bare.split(".")[0]):
+        close = timm.list_models(f"*{bare}*")[:5] or timm.list_models(f"{bare[:6]}*")[:5]
+        raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
+    return Architecture(
+        f"timm's {bare}",
+        lambda config, small, side: _timm(bare, drop_rate=config.dropout),
+        timm_name=bare,
+    )
+
+
+def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Detector, ModelConfig]:
+    """Build one detector for images of ``image_size`` (height, width in pixels).
+
+    Returns the detector in train mode and the config with every ``auto`` resolved, which is what a checkpoint keeps:
+    building from the resolved config needs no network and gives the same architecture.
+
+    Raises:
+        ModelError: unknown name, weights that do not fit, required pretrained weights that cannot be had.
+    """
+    arch = architecture(config.name)
+    state = pretrained_state(arch.timm_name, config.pretrained) if config.weights is None else None
+    pretrained = state is not None
+    shortest = min(image_size)
+    stem = config.stem
+    if stem == "auto":
+        stem = "small" if arch.small_stem and shortest <= SMALL_IMAGE and not pretrained else "native"
+    if stem == "small" and not arch.small_stem:
+        stem = "native"  # nothing to change: the network keeps small images as it is
+    input_size = config.input_size or arch.fixed_side
+    if input_size is None and pretrained and stem == "native" and shortest <= SMALL_IMAGE:
+        input_size = PRETRAINED_SIDE
+    if input_size is None and shortest > LARGE_IMAGE:
+        input_size = LARGE_SIDE
+    if input_size is None and arch.fixed_grid:
+        input_size = shortest
+    resolved = config.model_copy(
+        update={"stem": stem, "input_size": input_size, "pretrained": "never", "weights": None}
+    )
+    detector = Detector(arch.build(resolved, stem == "small", input_size or shortest), input_size=input_size)
+    if state is not None:
+        load_weights(detector, state, config.name, from_pretrained=True)
+    elif config.weights is not None:
+        load_weights(detector, config.weights, config.name)
+    return detector, resolved
