@@ -1,0 +1,201 @@
+"""From margins to a verdict: temperature, threshold and abstention, all fitted on the calibration split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.errors import RunError, UsageError, nearest
+from robustbench_df.metrics.scores import Floats, Ints, checked, fittable, log_loss, probability
+from robustbench_df.metrics.thresholds import best_cut, cuts
+
+TEMPERATURES = (0.05, 100.0)
+"""Where the temperature is sought: beyond, probabilities are 0, 1 or .5 for any margin a network gives."""
+
+RULES = ("accuracy", "youden", "target_fpr")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a margin becomes a verdict: ``P(fake) = sigmoid(margin / temperature)``, fake from ``threshold``.
+
+    ``fitted_on`` names the split and ``n`` counts the images that the fit saw. The default changes nothing.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    fitted_on: str = "none"
+    n: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"temperature {self.temperature} must be a positive number; 1 changes nothing")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold} must lie in [0, 1]: it is a value of P(fake)")
+
+    def apply(self, margin: Floats) -> tuple[Floats, NDArray[np.int8]]:
+        """Return P(fake) and the verdicts, 1 for fake, both of the shape of ``margin``."""
+        p = probability(np.asarray(margin, np.float64) / self.temperature)
+        return p, (p >= self.threshold).astype(np.int8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Decision:
+        """Read what `to_dict` gave; raise `RunError` for other keys or for values of another kind."""
+        try:
+            return cls(
+                temperature=float(fields["temperature"]),
+                threshold=float(fields["threshold"]),
+                fitted_on=str(fields["fitted_on"]),
+                n=int(fields["n"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"decision {dict(fields)} cannot be read ({error!r}); fit it again") from error
+
+
+def fit_temperature(margin: Floats, labels: Ints) -> float:
+    """Return the temperature T that minimises the log loss of ``margin / T`` (Guo et al. 2017).
+
+    It is sought within `TEMPERATURES`. The loss is convex in 1/T, so a bounded search on log T finds the one
+    minimum. Margins without a single error want T = 0, whatever their confidence is worth: there T stays 1.
+    Margins that are wrong on the whole want T = ∞ and get the upper bound, which says so.
+    """
+    from scipy.optimize import minimize_scalar
+
+    margin, labels = fittable(margin, labels, "a temperature")
+    if np.where(labels == 1, margin, -margin).min() > 0:
+        return 1.0
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(
+        lambda log_t: log_loss(margin / math.exp(log_t), labels),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return math.exp(float(found.x))
+
+
+def fit_threshold(margin: Floats, labels: Ints, rule: str = "accuracy", target_fpr: float | None = None) -> float:
+    """Return the threshold on P(fake) that a rule likes best: ``accuracy``, ``youden`` or ``target_fpr``.
+
+    It lies midway between two neighbouring probabilities; of equally good ones it is the nearest to .5. A
+    target FPR is met on these images, and on others up to sampling error (about ``sqrt(target / n_real)``).
+    """
+    margin, labels = fittable(margin, labels, "a threshold")
+    thresholds, tp, fp = cuts(margin, labels)
+    return best_cut(thresholds, _objective(rule, tp, fp, target_fpr))
+
+
+def _objective(rule: str, tp: Ints, fp: Ints, target: float | None) -> Ints:
+    """Return what the rule makes largest, counted in whole images so that ties are ties and not rounding.
+
+    ``tp`` and ``fp`` are the fakes and the reals called fake at each cut; the last cut calls everything fake.
+    """
+    n_fake, n_real = tp[-1], fp[-1]
+    if rule == "accuracy":
+        return tp - fp  # accuracy is (tp + n_real - fp) / n
+    if rule == "youden":
+        youden: Ints = tp * n_real - fp * n_fake  # TPR - FPR (Youden 1950), times both counts
+        return youden
+    if rule != "target_fpr":
+        known = ", ".join(RULES)
+        raise UsageError(f"unknown threshold rule '{rule}'{nearest(rule, RULES)}; choose from {known}")
+    if target is None or not 0 <= target <= 1:
+        raise UsageError(f"rule 'target_fpr' needs a target in [0, 1], for example 0.01, not {target}")
+    most_fakes_then_fewest_reals: Ints = tp * (n_real + 1) - fp
+    allowed: Ints = np.where(fp / n_real <= target, most_fakes_then_fewest_reals, -1)
+    return allowed
+
+
+def fit_decision(
+    margin: Floats,
+    labels: Ints,
+    *,
+    rule: str = "accuracy",
+    target_fpr: float | None = None,
+    fitted_on: str = "cal",
+) -> Decision:
+    """Fit temperature, then the threshold on the tempered probabilities."""
+    temperature = fit_temperature(margin, labels)
+    threshold = fit_threshold(np.asarray(margin) / temperature, labels, rule, target_fpr)
+    return Decision(temperature, threshold, fitted_on, len(labels))
+
+
+# --- abstention -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """Verdicts with a guarantee: "real" is possible up to a margin of ``high``, "fake" from ``low`` on.
+
+    With ``low <= high`` both are possible between them; with ``low > high`` neither is. Either way the
+    detector abstains there. An end is infinite where the calibration class is too small for ``alpha``.
+    """
+
+    low: float
+    high: float
+    alpha: float
+    n: int
+
+    def sets(self, margin: Floats) -> NDArray[np.bool_]:
+        """Return bool ``[N, 2]``: whether real, and whether fake, is possible."""
+        margin = np.asarray(margin, np.float64)
+        return np.stack([margin <= self.high, margin >= self.low], axis=-1)
+
+
+def fit_band(margin: Floats, labels: Ints, alpha: float = 0.05) -> Band:
+    """Fit an abstention band by split conformal prediction, class by class (Vovk et al. 2005, 'Mondrian').
+
+    Of new images of either class, exchangeable with the calibration ones, at most a share ``alpha`` gets a
+    set without the true label; class by class, so the guarantee outlives a change in how common fakes are.
+    Nothing is guaranteed under attack or corruption. Nonconformity is the margin against the label, at the
+    ``ceil((n_class + 1)(1 - alpha))``-th smallest value.
+    """
+    if not 0 < alpha < 1:
+        raise UsageError(f"target error alpha {alpha} must lie strictly between 0 and 1, for example 0.05")
+    margin, labels = fittable(margin, labels, "an abstention band")
+    low, high = -_quantile(-margin[labels == 1], alpha), _quantile(margin[labels == 0], alpha)
+    return Band(low, high, alpha, len(labels))
+
+
+def _quantile(nonconformity: Floats, alpha: float) -> float:
+    """Return the conformal quantile: infinite where the class has fewer than ``1 / alpha - 1`` images."""
+    n = len(nonconformity)
+    # (n + 1)(1 - alpha) may be a whole number that floats miss by a hair: 20 * 0.95 must not become 20.
+    rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
+    return float(np.sort(nonconformity)[rank - 1]) if rank <= n else math.inf
+
+
+@dataclass(frozen=True)
+class BandScores:
+    """What a band does on ``n`` labelled images, as shares; nan where there is none to count.
+
+    ``coverage``: the set holds the label. ``size``: mean number of labels in the set (0 to 2). ``abstained``:
+    the set does not hold exactly one. ``error``: wrong, among the images that were given one verdict.
+    """
+
+    coverage: float
+    size: float
+    abstained: float
+    error: float
+    n: int
+
+
+def score_band(band: Band, margin: Floats, labels: Ints) -> BandScores:
+    """Measure coverage, set size, abstention and the error of the verdicts that remain."""
+    margin, labels = checked(margin, labels)
+    if not len(labels):
+        return BandScores(*(float("nan"),) * 4, n=0)
+    sets = band.sets(margin)
+    covered, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
+    verdict = size == 1
+    error = float(1 - covered[verdict].mean()) if verdict.any() else float("nan")
+    return BandScores(float(covered.mean()), float(size.mean()), float(1 - verdict.mean()), error, len(labels))
