@@ -88,10 +88,9 @@ class ImageSet:
         """Height and width in pixels."""
         return int(self.data.shape[2]), int(self.data.shape[3])
 
-    @property
-    def keys(self) -> NDArray[np.int64]:
+    def keys(self, index: Any = slice(None)) -> NDArray[np.int64]:
         """A stable 63-bit number per id: the key of the image's own random stream (`robustbench_df.rng`)."""
-        return np.fromiter((stable_key(i) for i in self.ids), dtype=np.int64, count=len(self))
+        return np.fromiter((stable_key(i) for i in self.ids[index]), dtype=np.int64)
 
     def pixels(self, index: Any) -> Pixels:
         """Return uint8 ``[n, 3, H, W]`` for an index array, slice, or sequence of ids (a copy, in RAM)."""

@@ -167,7 +167,7 @@ def _given_parts(images: ImageSet) -> tuple[dict[str, Index], Index, tuple[Findi
         Finding(
             "twin-left-out",
             str(images.ids[i]),
-            f"has the pixels or group of an image in the given {_KEEP_ORDER[best[c]]} part; left out of {part or 'train'}",
+            f"shares pixels or group with the given {_KEEP_ORDER[best[c]]} part; left out of {part or 'train'}",
         )
         for i, c, part in zip(index[dropped], component[dropped], part_of[dropped], strict=True)
     )

@@ -1,0 +1,136 @@
+"""From the bytes of one file to uint8 RGB, or to the reason why not.
+
+What every kind of image becomes:
+
+- grey, palette, 1-bit and CMYK images become RGB; colour profiles are ignored;
+- transparent pixels are laid on white, as a browser's page would show them;
+- 16-bit grey is divided by 257, so that 65535 becomes 255 (of 16-bit colour Pillow keeps the high byte, at
+  most one level away);
+- the EXIF orientation is applied, so the image is the way a viewer shows it;
+- of an animation the first frame is taken.
+
+A truncated or malformed file is refused, never padded or guessed.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from robustbench_df.data.imageset import Pixels
+from robustbench_df.data.stores import Unreadable
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+MAX_PIXELS = 100_000_000
+"""The largest image that is decoded; beyond it lie decompression bombs. Checked on the header."""
+
+# What Pillow's parsers raise on damaged files; each means "this file is not a valid image".
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+
+# EXIF 2.3, tag 0x0112: how the stored rows and columns must be turned to be seen upright.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
+    """Decode one image.
+
+    Args:
+        raw: the whole file.
+        size: side S in pixels: the shorter side is scaled to S, the centre S×S kept. None keeps every pixel.
+
+    Returns:
+        RGB as uint8 ``[3, H, W]`` and the name of the file's format (``"JPEG"`` …).
+
+    Raises:
+        Unreadable: the reason as its message, ``unreadable`` or ``too-large`` as its kind.
+    """
+    if not raw:
+        raise Unreadable("unreadable", "the file is empty")
+    try:
+        with Image.open(BytesIO(raw), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(
+                    "too-large",
+                    f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 1_000_000} million",
+                )
+            image.load()
+            rgb = _square(_rgb(_upright(image)), size)
+            return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), image.format or "unknown"
+    except Image.DecompressionBombError as error:
+        raise Unreadable("too-large", f"more than {MAX_PIXELS // 1_000_000} million pixels") from error
+    except UnidentifiedImageError as error:
+        raise Unreadable("unreadable", f"not a {', '.join(FORMATS)} image") from error
+    except _PILLOW_ERRORS as error:
+        raise Unreadable("unreadable", " ".join(str(error).split()) or type(error).__name__) from error
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keep Pillow's warnings (odd EXIF, near-bombs) off the terminal: what matters becomes a finding.
+
+    The warning filters belong to the whole process, so enter this once around a pool of threads, not in each.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except _PILLOW_ERRORS:
+        return image  # malformed EXIF says nothing about the pixels, which are sound
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _square(image: Image.Image, size: int | None) -> Image.Image:
+    """Scale the central square to S×S in one antialiased step.
+
+    It is what scaling the shorter side to S and cropping the centre gives, without the intermediate image,
+    which for a 1×10,000,000 picture would not fit in memory.
+    """
+    if size is None or image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -1,0 +1,214 @@
+"""`load_images`: from whatever the user has to an `ImageSet`."""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from robustbench_df.data import layouts
+from robustbench_df.data.archive import ZipStore
+from robustbench_df.data.cache import Decoded, decoded
+from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
+from robustbench_df.data.layouts import Plan
+from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
+from robustbench_df.data.stores import FolderStore, Store
+from robustbench_df.errors import DataError, UsageError, nearest
+
+LAYOUTS = ("auto", "folders", "challenge", "manifest", "unlabelled")
+LABELS = ("folder", "predictions")
+
+
+def load_images(
+    source: str | Path | None = None,
+    *,
+    layout: str = "auto",
+    labels: Literal["folder", "predictions"] = "folder",
+    fake_is: int | None = None,
+    size: int | None = None,
+    max_bad: float = 0.05,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+) -> ImageSet:
+    """Read a folder, a zip archive, a manifest or a single image into an `ImageSet`.
+
+    Args:
+        source: a folder, a ``.zip`` (read in place), a ``.csv`` or ``.parquet`` manifest, an image, or None
+            (``"demo"``) for the built-in demo set.
+        layout: how names are read, one of `LAYOUTS`; ``auto`` recognises it.
+        labels: ``folder``, or ``predictions`` to take the black-box detector's verdicts as labels (the
+            folder's stay in ``folder_labels``).
+        fake_is: which of the numeric labels 0 and 1 means fake; 1 when None. Words need none.
+        size: side S in pixels to which images are scaled and centre-cropped; None needs images of one size.
+        max_bad: share of unreadable images in [0, 1] beyond which loading stops.
+        cache_dir: where decoded pixels are kept; ``$RDF_CACHE`` or the user's cache folder when None.
+        workers: decoding threads; one per CPU when None.
+        seed: seed of the demo set.
+
+    Returns:
+        The readable images in natural order of their names; everything odd is in ``findings``.
+
+    Raises:
+        UsageError: an option out of range.
+        DataError: a source that cannot be used, one class only, too many unreadable images; always one line.
+    """
+    _check_options(layout, labels, fake_is, size, max_bad, workers)
+    if source is None or source == "demo":
+        from robustbench_df.data.demo import demo_set
+
+        return demo_set(seed=seed, size=size or 32)
+    store, plan = _open(Path(source), layout, fake_is)
+    try:
+        labelled = plan.layout != "unlabelled"
+        entries = plan.entries
+        if not entries:
+            raise DataError(f"no images in '{source}'{_instead(store, plan)}; give a folder or zip that holds some")
+        if labels == "predictions" and all(e.prediction == UNLABELLED for e in entries):
+            raise DataError(
+                f"'{source}' has no predictions to use as labels (layout {plan.layout}); use --labels folder"
+            )
+        if labelled:
+            _check_classes(_labels(plan, labels, range(len(entries))), store)
+        names = [entry.name for entry in entries]
+        pixels = decoded(store, names, size=size, cache_dir=cache_dir, workers=workers)
+        _check_bad(pixels, len(names), max_bad, str(source))
+        images = _assemble(store, plan, pixels, labels)
+        if labelled:
+            _check_classes(images.labels, store)
+        return images
+    finally:
+        store.close()
+
+
+def _check_options(
+    layout: str, labels: str, fake_is: int | None, size: int | None, max_bad: float, workers: int | None
+) -> None:
+    for option, value, choices in (("layout", layout, LAYOUTS), ("labels", labels, LABELS)):
+        if value not in choices:
+            raise UsageError(f"unknown {option} '{value}'{nearest(value, choices)}; choose from {', '.join(choices)}")
+    if fake_is not in (None, 0, 1):
+        raise UsageError(f"fake_is is {fake_is!r}; it must be 0 or 1, the number that stands for fake")
+    if size is not None and not 1 <= size <= 8192:
+        raise UsageError(f"size is {size}; it must be between 1 and 8192 pixels")
+    if not 0 <= max_bad <= 1:
+        raise UsageError(f"max_bad is {max_bad}; it must be a share between 0 and 1")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}; it must be at least 1")
+
+
+def _open(path: Path, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+    """Find out what the path is; return its store and what its names mean."""
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return _plan(layouts.unwrap(FolderStore.scan(path)), layout, fake_is)
+    if not path.is_file():
+        raise DataError(f"no such file or folder: '{path}'{_near(path)}")
+    if ending in ENDINGS:
+        return _manifest_on_disk(path, str(path), layout, fake_is)
+    if layouts.is_image(path.name):
+        return _plan(FolderStore(path.parent, str(path), [path.name]), layout, fake_is)
+    if ending == ".zip" or zipfile.is_zipfile(path):
+        store = ZipStore.open(path)
+        try:
+            return _plan(layouts.unwrap(store), layout, fake_is)
+        except BaseException:
+            store.close()
+            raise
+    raise DataError(
+        f"'{path}' is no folder, zip archive, manifest ({' or '.join(ENDINGS)}) or image; convert it to one"
+    )
+
+
+def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+    recognised = layouts.recognise(store)
+    table = find_manifest(store, named=layout == "auto" and recognised != "unlabelled")
+    if table and layout in ("auto", "manifest"):
+        if isinstance(store, FolderStore):
+            return _manifest_on_disk(store.root / table, store.origin, layout, fake_is)
+        return store, manifest(store, table, fake_is, inside=True)
+    if layout == "manifest":
+        raise DataError(f"no manifest.csv or manifest.parquet in '{store.origin}'; add one or name its path")
+    readers: dict[str, Callable[[Store], Plan]] = {
+        "folders": layouts.folders,
+        "challenge": partial(layouts.challenge, fake_is=fake_is),
+        "unlabelled": layouts.unlabelled,
+    }
+    return store, readers[recognised if layout == "auto" else layout](store)
+
+
+def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+    if layout not in ("auto", "manifest"):
+        raise UsageError(f"'{path}' is a manifest; layout '{layout}' does not fit it, use manifest or auto")
+    store = FolderStore(path.parent, origin, [])
+    return store, manifest(store, path.name, fake_is)
+
+
+def _near(path: Path) -> str:
+    return nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+
+
+def _instead(store: Store, plan: Plan) -> str:
+    details = [finding.detail for finding in (*store.findings, *plan.findings)]
+    return f" ({details[0]})" if details else ""
+
+
+def _labels(plan: Plan, labels: str, rows: Sequence[int]) -> Labels:
+    field = "label" if labels == "folder" else "prediction"
+    return np.array([getattr(plan.entries[row], field) for row in rows], dtype=np.int8)
+
+
+def _check_classes(labels: Labels, store: Store) -> None:
+    """A labelled set needs both classes; name the one that is missing and why."""
+    missing = [(label, word) for label, word in ((REAL, "real"), (FAKE, "fake")) if not (labels == label).any()]
+    if len(missing) == 2:
+        raise DataError(f"no labelled images in '{store.origin}'; add real/ and fake/, or use --layout unlabelled")
+    for label, word in missing:
+        empty = sorted(f for f in store.folders if layouts.class_of(posixpath.basename(f)) == label)
+        reason = f"'{empty[0]}' holds none that can be read" if empty else f"add a folder '{word}'"
+        raise DataError(
+            f"all {int((labels != UNLABELLED).sum()):,} labelled images in '{store.origin}' are of one "
+            f"class, none is {word}: {reason}, or use --layout unlabelled"
+        )
+
+
+def _check_bad(pixels: Decoded, n: int, max_bad: float, origin: str) -> None:
+    bad = pixels.findings
+    if len(bad) > max_bad * n:
+        raise DataError(
+            f"{len(bad):,} of {n:,} images in '{origin}' ({len(bad) / n:.1%}) cannot be read, more than "
+            f"{max_bad:.1%}; first: '{bad[0].where}': {bad[0].detail}; mend them or raise --max-bad"
+        )
+    if not pixels.names:
+        raise DataError(f"none of the {n:,} images in '{origin}' can be read; first: '{bad[0].where}': {bad[0].detail}")
+
+
+def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSet:
+    where = {entry.name: row for row, entry in enumerate(plan.entries)}
+    rows = [where[name] for name in pixels.names]
+
+    def column(field: str) -> Strings:
+        return np.array([getattr(plan.entries[row], field) for row in rows], dtype=object)
+
+    ids, chosen = column("name"), _labels(plan, labels, rows)
+    return ImageSet(
+        ids=ids,
+        labels=chosen,
+        data=pixels.data,
+        hashes=pixels.hashes,
+        groups=column("group"),
+        sources=column("source"),
+        given=column("given"),
+        predictions=_labels(plan, "predictions", rows),
+        folder_labels=_labels(plan, "folder", rows),
+        fingerprint=fingerprint_of(ids, chosen, pixels.hashes),
+        origin=store.origin,
+        layout=plan.layout,
+        formats=pixels.formats,
+        findings=(*store.findings, *plan.findings, *pixels.findings),
+    )
