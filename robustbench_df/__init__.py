@@ -12,17 +12,9 @@ The public API, loaded on first use so that importing the package costs nothing:
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustbench_df._version import __version__
-
-if TYPE_CHECKING:
-    from robustbench_df.config import ModelConfig, RunConfig, SplitConfig, load_config
-    from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
-    from robustbench_df.data.sources import load_images
-    from robustbench_df.data.split import Split, make_split
-    from robustbench_df.models.detector import Detector, Ensemble
-    from robustbench_df.models.zoo import build_detector
 
 _EXPORTS = {
     "Detector": "models.detector",

@@ -105,7 +105,7 @@ class PhaseConfig(Settings):
 
     epochs: Count = 60
     image_budget: Count = 0
-    """Most images to be seen in the phase (0: no limit): epochs are cut to it, so that time is bounded on large sets."""
+    """Most images to see in the phase (0: no limit): epochs are cut to it, which bounds the time on large sets."""
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64

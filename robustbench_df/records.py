@@ -1,4 +1,4 @@
-"""The two tables of a run: `Predictions`, one row per image and condition, and `Result`, one number with its interval."""
+"""The two tables of a run: `Predictions`, a row per image and condition, and `Result`, a number with its interval."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Predictions:
     @property
     def logits(self) -> NDArray[np.float64]:
         """Float64 ``[N, 2]`` (real, fake)."""
-        return self.table[["logit_real", "logit_fake"]].to_numpy(np.float64)
+        return np.asarray(self.table[["logit_real", "logit_fake"]], dtype=np.float64)
 
     @property
     def labels(self) -> NDArray[np.int8]:
         """int8 ``[N]``, 1 = fake."""
-        return self.table["label"].to_numpy(np.int8)
+        return np.asarray(self.table["label"], dtype=np.int8)
 
     def part(self, name: str) -> Predictions:
         """Return the rows of one part (val, cal, test, oof), in image order."""
@@ -112,4 +112,6 @@ def results_from_json(path: Path) -> list[Result]:
     raw = json.loads(path.read_text(encoding="utf-8"))
     if raw.get("schema") != SCHEMA:
         raise RunError(f"'{path}' has schema {raw.get('schema')}, this version reads {SCHEMA}")
-    return [Result(**{k: float("nan") if v is None else v for k, v in row.items()}) for row in raw["results"]]
+    rows: list[dict[str, Any]] = raw["results"]
+    nan = float("nan")
+    return [Result(**dict(row, **{k: nan for k in ("value", "low", "high") if row[k] is None})) for row in rows]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ class RunDir:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise RunError(f"run '{self.path}' has no {'/'.join(parts)}; finish it with: {self.resume_command}") from error
+            raise RunError(
+                f"run '{self.path}' has no {'/'.join(parts)}; finish it with: {self.resume_command}"
+            ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"'{path}' is damaged: {error}") from error
 
@@ -184,7 +186,7 @@ def provenance(seed: int, fingerprint: str, threads: int, device: str) -> dict[s
     packages = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
     return {
         "command": shlex.join(["rdf", *sys.argv[1:]]),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "data_fingerprint": fingerprint,
         "versions": {

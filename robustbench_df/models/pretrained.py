@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from robustbench_df.errors import ModelError
 
 State = dict[str, Tensor]
+
+HEADS = ("net.head.", "net.fc.", "net.classifier.", "net.classif.", "net.layers.")
+"""Where the classifier sits in the architectures of the registry and of timm."""
 
 HUB = ("huggingface.co", 443)
 HUB_TIMEOUT = 0.8
@@ -43,9 +47,16 @@ def hub_reachable() -> bool:
         thread.join(HUB_TIMEOUT)
         _hub_answer.append(bool(result and result[0]))
         if not _hub_answer[0]:
-            # Read by huggingface_hub at import: makes a cached file load and a missing one fail at once.
-            os.environ["HF_HUB_OFFLINE"] = "1"
+            _go_offline()
     return _hub_answer[0]
+
+
+def _go_offline() -> None:
+    """Make huggingface_hub load a cached file or fail at once, instead of retrying for minutes."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read at its import
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def pretrained_state(timm_name: str | None, policy: str) -> State | None:
@@ -103,7 +114,9 @@ def read_weights(path: Path) -> State:
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ModelError(f"'{path}' does not load as weights only (code in it is never run): {_first_line(error)}") from error
+        raise ModelError(
+            f"'{path}' does not load as weights only (code in it is never run): {_first_line(error)}"
+        ) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
             raw = raw[wrapper]
@@ -129,8 +142,7 @@ def load_weights(detector: nn.Module, source: State | str | Path, name: str, *, 
         found[f"net.{bare}" if f"net.{bare}" in own else bare] = value
     constants = {"mean", "std"}
     wrong = [k for k, v in own.items() if k not in constants and (k not in found or found[k].shape != v.shape)]
-    heads = ("net.head.", "net.fc.", "net.classifier.", "net.classif.", "net.layers.")
-    body = [k for k in wrong if not k.startswith(heads)]
+    body = [k for k in wrong if not k.startswith(HEADS)]
     if body:
         seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
         raise ModelError(

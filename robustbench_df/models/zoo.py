@@ -18,7 +18,7 @@ from torch import nn
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector
-from robustbench_df.models.pretrained import load_weights, pretrained_state
+from robustbench_df.models.pretrained import HEADS, load_weights, pretrained_state
 from robustbench_df.models.resnet_se import ResNetSE
 from robustbench_df.registry import Registry
 
@@ -84,7 +84,7 @@ def _timm(name: str, **kwargs: Any) -> nn.Module:
 
 
 def _efficientnet(name: str) -> Build:
-    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
         if small:
             net.conv_stem.stride = (1, 1)
@@ -94,7 +94,7 @@ def _efficientnet(name: str) -> Build:
 
 
 def _convnext(name: str) -> Build:
-    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         extra = {"patch_size": 2} if small else {}
         return _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path, **extra)
 
@@ -107,7 +107,7 @@ def recipe_head(features: int) -> nn.Sequential:
 
 
 def _resnet(name: str) -> Build:
-    def build(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
         if small:
             net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
@@ -119,7 +119,7 @@ def _resnet(name: str) -> Build:
     return build
 
 
-def _densenet(config: ModelConfig, small: bool, side: int) -> nn.Module:
+def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:
     net: Any = _timm("densenet121", drop_rate=config.dropout)
     if small:
         net.features.conv0 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
@@ -152,7 +152,9 @@ _TABLE = {
         "ConvNeXt-Tiny (Liu et al. 2022), 27.8 M parameters", _convnext("convnext_tiny"), "convnext_tiny"
     ),
     "efficientnet_b0": _entry(
-        "EfficientNet-B0 (Tan & Le 2019), 4.0 M parameters", _efficientnet("efficientnet_b0"), "efficientnet_b0"
+        "EfficientNet-B0 (Tan & Le 2019), 4.0 M parameters",
+        _efficientnet("efficientnet_b0"),
+        "efficientnet_b0",
     ),
     "resnet_se": Architecture(
         "ResNet with squeeze-and-excitation for small images, 11.2 M parameters", lambda *_: ResNetSE(64)
@@ -162,13 +164,19 @@ _TABLE = {
         "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
     ),
     "efficientnet_b2": _entry(
-        "EfficientNet-B2 (Tan & Le 2019), 7.7 M parameters", _efficientnet("efficientnet_b2"), "efficientnet_b2"
+        "EfficientNet-B2 (Tan & Le 2019), 7.7 M parameters",
+        _efficientnet("efficientnet_b2"),
+        "efficientnet_b2",
     ),
     "efficientnet_b3": _entry(
-        "EfficientNet-B3 (Tan & Le 2019), 10.7 M parameters", _efficientnet("efficientnet_b3"), "efficientnet_b3"
+        "EfficientNet-B3 (Tan & Le 2019), 10.7 M parameters",
+        _efficientnet("efficientnet_b3"),
+        "efficientnet_b3",
     ),
     "efficientnet_b4": _entry(
-        "EfficientNet-B4 (Tan & Le 2019), 17.6 M parameters", _efficientnet("efficientnet_b4"), "efficientnet_b4"
+        "EfficientNet-B4 (Tan & Le 2019), 17.6 M parameters",
+        _efficientnet("efficientnet_b4"),
+        "efficientnet_b4",
     ),
     "resnet18": _entry(
         "ResNet-18 (He et al. 2016), 11.2 M parameters; model.head=recipe adds 512→128→2",
@@ -186,11 +194,15 @@ _TABLE = {
     "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121"),
     "inception_resnet_v2": Architecture(
         "Inception-ResNet-v2 (Szegedy et al. 2017), 54.3 M parameters; images are enlarged to 139 px",
-        lambda config, small, side: _timm("inception_resnet_v2", drop_rate=config.dropout),
+        lambda config, *_: _timm("inception_resnet_v2", drop_rate=config.dropout),
         "inception_resnet_v2",
         fixed_side=139,
     ),
-    "mlp": Architecture("two hidden layers on the pixels: the baseline to beat", lambda config, small, side: MLP(side), fixed_grid=True),
+    "mlp": Architecture(
+        "two hidden layers on the pixels: the baseline to beat",
+        lambda _config, _small, side: MLP(side),
+        fixed_grid=True,
+    ),
 }
 for _name, _architecture in _TABLE.items():
     MODELS.register(_name)(_architecture)
@@ -212,7 +224,7 @@ def architecture(name: str) -> Architecture:
         raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
     return Architecture(
         f"timm's {bare}",
-        lambda config, small, side: _timm(bare, drop_rate=config.dropout),
+        lambda config, *_: _timm(bare, drop_rate=config.dropout),
         timm_name=bare,
     )
 
@@ -251,3 +263,15 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     elif config.weights is not None:
         load_weights(detector, config.weights, config.name)
     return detector, resolved
+
+
+def head_parameters(detector: Detector) -> list[nn.Parameter]:
+    """Return the parameters of the classifier, which stay trainable under a frozen backbone.
+
+    Raises:
+        ModelError: this architecture keeps its classifier elsewhere.
+    """
+    head = [p for name, p in detector.named_parameters() if name.startswith(HEADS)]
+    if not head:
+        raise ModelError("cannot tell this model's head from its backbone; use freeze_backbone=false")
+    return head

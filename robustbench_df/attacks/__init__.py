@@ -1,0 +1,1 @@
+"""Attacks: plain functions over a `Detector`, inputs in [0, 1]."""

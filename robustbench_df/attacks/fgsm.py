@@ -1,0 +1,40 @@
+"""The fast gradient sign method (Goodfellow, Shlens & Szegedy 2015, arXiv:1412.6572, section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_df.models.detector import Detector, frozen
+
+
+def input_gradient(detector: Detector, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of the margin ``logit_wrong - logit_true`` with respect to the pixels, ``[N, 3, H, W]``.
+
+    With two classes the cross-entropy gradient is a positive multiple of it per image (softmax of two logits), so its
+    sign is the same, but the margin cannot saturate to zero. The detector must be frozen (`frozen`): one forward and
+    one input-only backward.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        logits = detector(leaf)
+        sign = torch.where(y == 1, -1.0, 1.0)
+        margin = (logits[:, 1] - logits[:, 0]).float() * sign
+        (gradient,) = torch.autograd.grad(margin.sum(), leaf)
+    return gradient
+
+
+def fgsm(detector: Detector, x: Tensor, y: Tensor, eps: Tensor | float) -> Tensor:
+    """Return ``clip(x + eps * sign(gradient), 0, 1)``: the strongest single L∞ step on a linearised detector.
+
+    Args:
+        detector: crafted against in eval mode, without touching its statistics or weight gradients; its modes and
+            flags are restored.
+        x: images ``[N, 3, H, W]`` in [0, 1].
+        y: labels ``[N]``, 1 = fake.
+        eps: L∞ budget in pixels of [0, 1], one number or ``[N]``.
+    """
+    with frozen(detector):
+        direction = input_gradient(detector, x, y).sign()
+    budget = torch.as_tensor(eps, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+    return (x + budget * direction).clamp(0, 1)

@@ -1,0 +1,57 @@
+"""The command line ``rdf``: parse, call one function, print. A file per group of commands.
+
+Nothing heavy is imported here or at the top of a command file: ``rdf --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from robustbench_df._version import __version__
+from robustbench_df.cli import data, listing, predict, train
+from robustbench_df.errors import RdfError
+
+app = typer.Typer(
+    name="rdf",
+    help="How far can a real/fake image detector be trusted, and which ensemble should ship?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(train.demo)
+app.command("train-all")(train.train_all)
+app.command("predict")(predict.predict)
+app.add_typer(data.app, name="data")
+app.add_typer(listing.app, name="list")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"rdf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """How far can a real/fake image detector be trusted, and which ensemble should ship?"""
+
+
+def main() -> None:
+    """Run the command line; an error the user can mend is one line on stderr and its exit code."""
+    try:
+        app()
+    except RdfError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        # A full disk, a folder without permission: the system's own words name the file.
+        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print("rdf: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)

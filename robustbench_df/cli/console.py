@@ -1,0 +1,148 @@
+"""What the user sees while work goes on: Rich bars on a terminal, plain lines elsewhere, nothing with ``--quiet``.
+
+Progress goes to stderr, results to stdout, so that ``--json`` can be piped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from robustbench_df.train.report import Reporter
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+# A file or a pipe has no width of its own: wide enough that no table row is folded.
+if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+    out = Console(highlight=False, width=160)
+
+PLAIN_EVERY = 10.0
+"""Seconds between plain progress lines of a long stage."""
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One line about a finished epoch."""
+    parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
+    for key, label in (("val_auc", "val AUC"), ("val_accuracy", "val acc"), ("val_fgsm_accuracy", "val FGSM acc")):
+        if row.get(key) is not None:
+            parts.append(f"{label} {row[key]:.3f}")
+    return " · ".join([*parts, f"{row['images_per_second']:.0f} images/s"])
+
+
+class PlainReporter(Reporter):
+    """A line at the start and end of each stage and at most one every ten seconds between."""
+
+    def __init__(self) -> None:
+        self._title, self._last, self._row = "", 0.0, ""
+
+    def start(self, title: str, steps: int, done: int = 0) -> None:
+        """Name the stage."""
+        self._title, self._last, self._row = title, time.monotonic(), ""
+        resumed = f", {done} behind us" if done else ""
+        print(f"{title}: {steps} images{resumed}", file=sys.stderr, flush=True)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Print the epoch when the last line is old enough."""
+        self._row = f"{self._title}: {describe(row)}"
+        if time.monotonic() - self._last >= PLAIN_EVERY:
+            print(self._row, file=sys.stderr, flush=True)
+            self._last, self._row = time.monotonic(), ""
+
+    def finish(self) -> None:
+        """Print the last epoch if it has not been."""
+        if self._row:
+            print(self._row, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class QuietReporter(Reporter):
+    """Warnings only."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class RichReporter(Reporter):
+    """A bar for the stage under way, with rate, time left and the last val numbers."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def start(self, title: str, steps: int, done: int = 0) -> None:
+        """Open a bar."""
+        self._task = self._progress.add_task(title, total=max(steps, 1), completed=done, numbers="")
+
+    def advance(self, images: int) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task, images)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Show the epoch beside the bar."""
+        self._progress.update(self._task, numbers=describe(row))
+
+    def finish(self) -> None:
+        """Complete the bar (early stopping leaves it short)."""
+        task = next(t for t in self._progress.tasks if t.id == self._task)
+        self._progress.update(self._task, completed=task.total)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the bars."""
+        self._progress.console.print(Text(f"warning: {text}", style="yellow"))
+
+
+@contextmanager
+def reporting(quiet: bool) -> Iterator[Reporter]:
+    """Yield the reporter that fits where stderr goes; library warnings become single lines through it."""
+    reporter: Reporter
+    if quiet or not err.is_terminal:
+        reporter = QuietReporter() if quiet else PlainReporter()
+        with _warnings_to(reporter):
+            yield reporter
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}", style="dim"),
+    )
+    with Progress(*columns, console=err) as progress:
+        reporter = RichReporter(progress)
+        with _warnings_to(reporter):
+            yield reporter
+
+
+@contextmanager
+def _warnings_to(reporter: Reporter) -> Iterator[None]:
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        # Only our own warnings speak to the user; a library's deprecation notice is the developers' business.
+        if category is UserWarning:
+            reporter.warn(" ".join(str(message).split()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", UserWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,72 @@
+"""``rdf data``: look at a source, fetch a public one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
+
+app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
+
+
+@app.command("info")
+def info(
+    source: Annotated[str, typer.Argument(help="Folder, zip, CSV or Parquet manifest; 'demo' for the demo set.")],
+    layout: Layout = "auto",
+    labels: Labels = "folder",
+    fake_is: FakeIs = None,
+    size: Size = None,
+    max_bad: MaxBad = 0.05,
+    as_json: AsJson = False,
+) -> None:
+    """Show layout, counts by class and split, sizes, formats, bad files and exact duplicates."""
+    from robustbench_df.cli.tables import print_data_info
+    from robustbench_df.data.info import describe
+    from robustbench_df.data.sources import load_images
+
+    images = load_images(source, layout=layout, labels=labels, fake_is=fake_is, size=size, max_bad=max_bad)
+    facts = describe(images)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        print_data_info(facts)
+
+
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Which set: cifake.")],
+    dest: Annotated[Path, typer.Option("--to", help="Folder to put it in.")] = Path("data"),
+    quiet: Quiet = False,
+) -> None:
+    """Download a public data set; an interrupted download goes on where it stopped."""
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.data.fetch import fetch_cifake
+    from robustbench_df.errors import UsageError, nearest
+
+    if name != "cifake":
+        raise UsageError(f"unknown data set '{name}'{nearest(name, ['cifake'])}; choose cifake")
+    with reporting(quiet) as reporter:
+        path = fetch_cifake(dest, progress=DownloadProgress(reporter))
+    typer.echo(str(path))
+
+
+class DownloadProgress:
+    """Translate ``(bytes so far, bytes in all)`` to a reporter's start and advance."""
+
+    def __init__(self, reporter: object) -> None:
+        from robustbench_df.train.report import Reporter
+
+        assert isinstance(reporter, Reporter)
+        self._reporter, self._done = reporter, -1
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Report the state of the download."""
+        if self._done < 0:
+            self._reporter.start("downloading (bytes)", total or 0, done)
+        else:
+            self._reporter.advance(done - self._done)
+        self._done = done

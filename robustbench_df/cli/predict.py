@@ -1,0 +1,90 @@
+"""``rdf predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_df.cli.options import AsJson, Layout, MaxBad, Quiet, RunPath, Size
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="Folder, zip, manifest or one image.")],
+    run: RunPath = None,
+    model: Annotated[str, typer.Option(help="A detector's name, 'ensemble', or 'ensemble-uniform' …")] = "ensemble",
+    phase: Annotated[str | None, typer.Option(help="base or final; as shipped when not given.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over fixed views (flip, shift, scale, light).")] = False,
+    refit: Annotated[bool | None, typer.Option(help="Use the detectors refitted on everything, if any.")] = None,
+    form: Annotated[
+        list[str] | None, typer.Option(help="challenge, probability, confidence, csv; all that fit if none.")
+    ] = None,
+    pack: Annotated[bool, typer.Option("--zip", help="Also write submission.zip.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Folder for the files; in the run when not given.")] = None,
+    part: Annotated[str, typer.Option(help="auto (unlabelled images if any), all or unlabelled.")] = "auto",
+    layout: Layout = "auto",
+    size: Size = None,
+    max_bad: MaxBad = 0.05,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict real or fake for new images with a trained run, each answer under its own image's name."""
+    import json
+
+    from robustbench_df import predict as core
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.data.sources import load_images
+    from robustbench_df.errors import DataError, UsageError, nearest
+    from robustbench_df.run import open_run
+    from robustbench_df.train.speed import choose_device
+
+    opened = open_run(run)
+    if phase not in (None, "base", "final"):
+        raise UsageError(f"unknown phase '{phase}'{nearest(str(phase), ['base', 'final'])}; choose base or final")
+    with reporting(quiet or as_json) as reporter:
+        if run is None:
+            reporter.say(f"using the latest run, {opened.path}")
+        use_refit = opened.refitted if refit is None else refit
+        if use_refit:
+            reporter.say("using the detectors refitted on all labelled images: no validation number belongs to them")
+        images = load_images(source, layout=layout, size=size or opened.config.data.size, max_bad=max_bad)
+        for finding in images.findings:
+            reporter.warn(f"no prediction for {finding.where}: {finding.detail}")
+        index = core.select(images, part)
+        reporter.start(f"predicting with {model}", len(index))
+        verdicts = core.predict(
+            opened,
+            images,
+            index,
+            model=model,
+            phase=phase,
+            tta=tta,
+            refit=use_refit,
+            device=choose_device(device),
+            progress=reporter.advance,
+        )
+        reporter.finish()
+        forms = list(form or core.FORMS)
+        if not form:
+            try:
+                core.challenge_order(verdicts.ids)
+            except DataError as error:
+                forms = ["probability", "csv"]
+                reporter.warn(f"no challenge files: {error}")
+    folder = to or opened.file("submissions", Path(source).stem or "images")
+    written = core.write_forms(verdicts, folder, forms, pack=pack)
+    fakes = int(verdicts.verdict.sum())
+    if as_json:
+        facts = {
+            "run": str(opened.path),
+            "images": len(verdicts.ids),
+            "fake": fakes,
+            "files": [str(p) for p in written],
+        }
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo(f"{len(verdicts.ids)} images: {fakes} fake, {len(verdicts.ids) - fakes} real")
+        for path in written:
+            typer.echo(str(path))

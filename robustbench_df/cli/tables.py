@@ -1,0 +1,203 @@
+"""Tables for the terminal, drawn from the run's own results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_df.cli.console import out
+from robustbench_df.metrics.weights import WEIGHTINGS
+from robustbench_df.records import Result
+from robustbench_df.run import Run
+from robustbench_df.summary import find, judging_part
+
+PART_NAMES = {"test": "the test part", "oof": "out-of-fold images", "cal": "the cal part", "val": "the val part"}
+
+
+def _percent(result: Result | None) -> str:
+    if result is None:
+        return "not run"
+    if result.low != result.low:
+        return f"{result.value:.1%}" if result.value == result.value else "undefined"
+    return f"{result.value:.1%} [{result.low:.1%}, {result.high:.1%}]"
+
+
+def _number(result: Result | None) -> str:
+    if result is None:
+        return "not run"
+    if result.value != result.value:
+        return "undefined"
+    return (
+        f"{result.value:.4f}"
+        if result.low != result.low
+        else f"{result.value:.4f} [{result.low:.3f}, {result.high:.3f}]"
+    )
+
+
+def _share(result: Result | None) -> str:
+    return "not run" if result is None else f"{result.value:.3f}"
+
+
+def summary_rows(run: Run) -> list[dict[str, Any]]:
+    """One entry per detector and phase, then per ensemble: what the summary table and ``--json`` show."""
+    results = run.results()
+    part = judging_part(results)
+    config = run.config
+    shipped = config.ensemble
+    attack = next((r.condition for r in results if r.condition != "clean"), "")
+    weights = dict(zip(run.models, run.weights().weights, strict=True))
+    rows = []
+    names = [(name, phase) for name in run.models for phase in ("base", "final")]
+    names += [(f"ensemble-{kind}", shipped.phase) for kind in WEIGHTINGS]
+    other = "base" if shipped.phase == "final" else "final"
+    names.append((f"ensemble-{shipped.weights}", other))
+    for name, phase in names:
+        is_shipped = name == f"ensemble-{shipped.weights}" and phase == shipped.phase
+        attacked = "ensemble" if name == f"ensemble-{shipped.weights}" else name
+
+        def number(metric: str, model: str = name, phase: str = phase, condition: str = "clean") -> Result | None:
+            return find(
+                results, model=model, phase=phase, condition=condition, part=part, decision="calibrated", metric=metric
+            )
+
+        rows.append(
+            {
+                "detector": name,
+                "phase": phase,
+                "shipped": is_shipped,
+                "weight": weights.get(name) if phase == shipped.phase else None,
+                "accuracy": number("accuracy"),
+                "auc": number("auc"),
+                "f1": number("f1"),
+                "confusion": [number(m) for m in ("true_real", "false_fake", "false_real", "true_fake")],
+                "attacked": number("accuracy", attacked, phase, attack),
+            }
+        )
+    return rows
+
+
+def best_single(run: Run) -> str:
+    """The member with the best accuracy on the images that weights are chosen on (val or out of fold)."""
+    results, phase = run.results(), run.config.ensemble.phase
+    part = "oof" if any(r.part == "oof" for r in results) else "val"
+
+    def score(name: str) -> float:
+        found = find(results, model=name, phase=phase, condition="clean", part=part, decision="raw", metric="accuracy")
+        return found.value if found else -1.0
+
+    return max(run.models, key=score)
+
+
+def summary_json(run: Run) -> dict[str, Any]:
+    """The summary as plain values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Result):
+            low = None if value.low != value.low else value.low
+            high = None if value.high != value.high else value.high
+            return {
+                "value": None if value.value != value.value else value.value,
+                "low": low,
+                "high": high,
+                "n": value.n,
+            }
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    rows = [{key: plain(value) for key, value in row.items()} for row in summary_rows(run)]
+    return {
+        "run": str(run.path),
+        "part": judging_part(run.results()),
+        "best_single": best_single(run),
+        "rows": rows,
+    }
+
+
+def print_summary(run: Run) -> None:
+    """Print the summary table and where everything is."""
+    results = run.results()
+    part, rows, best = judging_part(results), summary_rows(run), best_single(run)
+    n = next(r.n for r in results if r.part == part)
+    epsilon = run.config.phase2.select_epsilon
+    table = Table(
+        title=f"{run.name}: accuracy after calibration on {n} images of {PART_NAMES[part]}, 95% intervals",
+        title_justify="left",
+    )
+    table.add_column("detector")
+    table.add_column("checkpoint")
+    for heading in ("weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn / fp / fn / tp"):
+        table.add_column(heading, justify="right")
+    table.add_column(
+        f"accuracy under FGSM ε = {epsilon:g} ({epsilon * 255:.4g}/255)" if attack else "attack", justify="right"
+    )
+    for row in rows:
+        single = row["detector"] == best and row["phase"] == run.config.ensemble.phase
+        mark = " ◀ ship" if row["shipped"] else " ★" if single else ""
+        table.add_row(
+            row["detector"] + mark,
+            row["phase"],
+            "" if row["weight"] is None else f"{row['weight']:.3f}",
+            _percent(row["accuracy"]),
+            _number(row["auc"]),
+            _share(row["f1"]),
+            "/".join(str(int(c.value)) if c else "?" for c in row["confusion"]),
+            _percent(row["attacked"]) if row["attacked"] else "not run",
+            style="bold" if row["shipped"] else "",
+        )
+    out.print(table)
+    fitted = {"oof": "out-of-fold predictions, each image judged by fits that had not seen it"}
+    source = fitted.get(part, "val (weights) and cal (temperature, threshold)")
+    out.print(Text("◀ ship: what rdf predict uses; ★ the best single detector on val."))
+    out.print(Text(f"Fitted on {source}. The intervals do not hold the variance between training seeds."))
+    out.print(
+        Text(
+            f"base: after clean training; final: after adversarial fine-tuning. FGSM ε={epsilon:g} ({epsilon * 255:.4g}/255) "
+            "is accuracy after one gradient step; surviving it does not make a detector robust."
+        )
+    )
+    if run.refitted:
+        out.print(Text("Refitted on all labelled images for a submission: no validation number belongs to that one."))
+    findings = run.read_json("findings.json")["findings"]
+    if findings:
+        out.print(Text(f"{len(findings)} findings in the data: {run.file('findings.json')}", style="yellow"))
+    out.print(Text(f"Run: {run.path}   numbers: {run.file('results.json')}   weights: {run.file('ensemble.json')}"))
+    out.print(Text(f"Next: rdf predict FOLDER_OR_ZIP --run {run.path}"))
+
+
+def print_data_info(facts: dict[str, Any]) -> None:
+    """Print what `robustbench_df.data.info.describe` found."""
+    out.print(Text(f"{facts['origin']}: {facts['images']} images, layout {facts['layout']}"))
+    classes = sorted({c for counts in facts["splits"].values() for c in counts})
+    table = Table("split", *classes)
+    for part, counts in facts["splits"].items():
+        table.add_row("not given" if part == "none" else part, *(str(counts.get(c, 0)) for c in classes))
+    out.print(table)
+    for label in ("sizes", "formats"):
+        out.print(Text(f"{label}: " + ", ".join(f"{k} × {v}" for k, v in facts[label].items())))
+    if facts["groups"]:
+        out.print(Text(f"groups: {facts['groups']}"))
+    if len(facts["sources"]) > 1:
+        shown = list(facts["sources"].items())[:10]
+        more = f", and {len(facts['sources']) - 10} more" if len(facts["sources"]) > 10 else ""
+        out.print(Text("sources: " + ", ".join(f"{k or '(none)'} × {v}" for k, v in shown) + more))
+    twins = facts["duplicates"]
+    if twins["groups"]:
+        line = (
+            f"exact duplicates: {twins['groups']} groups ({twins['extra']} images more than needed), "
+            f"{twins['across_class']} across classes, {twins['across_split']} across given splits, "
+            f"{twins['with_unlabelled']} between labelled and unlabelled"
+        )
+        out.print(Text(line, style="yellow"))
+        for example in twins["examples"]:
+            out.print(Text("  " + " = ".join(example)))
+    else:
+        out.print(Text("exact duplicates: none"))
+    if facts["predictions"]:
+        out.print(Text("black-box predictions: " + ", ".join(f"{k} {v}" for k, v in facts["predictions"].items())))
+    for kind, count in facts["finding_counts"].items():
+        out.print(Text(f"{kind}: {count}", style="yellow"))
+    for finding in facts["findings"][:20]:
+        out.print(Text(f"  {finding['where']}: {finding['detail']}"))
+    if len(facts["findings"]) > 20:
+        out.print(Text(f"  … and {len(facts['findings']) - 20} more; all of them with --json"))

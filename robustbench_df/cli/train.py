@@ -1,0 +1,98 @@
+"""``rdf train-all`` and ``rdf demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustbench_df.cli.options import AsJson, FakeIs, Quiet, Size, given
+
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the run; runs/<time>-… when not given.")]
+
+
+def train_all(
+    source: Annotated[str | None, typer.Option("--data", help="Folder, zip or manifest; the demo set if none.")] = None,
+    preset: Annotated[str, typer.Option(help="full (our best), quick, or seed (the published recipe).")] = "full",
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings on top of the preset.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. phase1.lr=3e-4.")] = None,
+    models: Annotated[str | None, typer.Option(help="Comma-separated names; see rdf list models.")] = None,
+    run: RunFolder = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a stopped run (--run, or the latest).")] = False,
+    folds: Annotated[int | None, typer.Option(min=1, max=20, help="Train K times, judge out of fold.")] = None,
+    refit: Annotated[bool | None, typer.Option("--refit", help="Also train once more on everything.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
+    stem: Annotated[str | None, typer.Option(help="auto, native or small.")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="auto, never or required.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, folders, challenge, manifest or demo.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Learn 'folder' labels or a black box's 'predictions'.")] = None,
+    fake_is: FakeIs = None,
+    size: Size = None,
+    max_bad: Annotated[float | None, typer.Option(min=0, max=1, help="Largest share of unreadable images.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train every detector in two phases, weigh them into an ensemble, judge it, and keep it all in a run folder."""
+    from robustbench_df.config import load_config
+    from robustbench_df.errors import RunError, UsageError
+    from robustbench_df.pipeline import resume_config
+    from robustbench_df.run import open_run
+
+    values = given(
+        seed=seed,
+        refit=refit,
+        models=tuple(name.strip() for name in models.split(",")) if models else None,
+        data__source=source,
+        data__layout=layout,
+        data__labels=labels,
+        data__fake_is=fake_is,
+        data__size=size,
+        data__max_bad=max_bad,
+        split__folds=folds,
+        model__stem=stem,
+        model__pretrained=pretrained,
+        model__weights=weights,
+        speed__device=device,
+    )
+    if resume:
+        found = open_run(run)
+        if overrides or config:
+            raise UsageError("--resume goes on with the run's own settings; leave out --set and --config")
+        if found.finished:
+            raise RunError(f"run '{found.path}' is finished; predict with: rdf predict SOURCE --run {found.path}")
+        _work(resume_config(found, values), found.path, quiet=quiet, as_json=as_json, resume=True)
+        return
+    settings = load_config(preset, config, overrides or (), **values)
+    if settings.model.weights is not None and len(settings.models) > 1:
+        raise UsageError("--weights starts one model; name it with --models")
+    _work(settings, run, quiet=quiet, as_json=as_json)
+
+
+def demo(
+    run: RunFolder = None,
+    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything in a few minutes: build the demo set, train, weigh, judge, and say where it all is."""
+    from robustbench_df.config import load_config
+
+    _work(load_config("quick", seed=seed, data={"source": "demo"}), run, quiet=quiet, as_json=as_json)
+
+
+def _work(config: Any, path: Path | None, *, quiet: bool, as_json: bool, resume: bool = False) -> None:
+    import json
+
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.tables import print_summary, summary_json
+    from robustbench_df.pipeline import train_all as train
+
+    with reporting(quiet or as_json) as reporter:
+        run = train(config, path, resume=resume, reporter=reporter)
+    if as_json:
+        typer.echo(json.dumps(summary_json(run), indent=2))
+    else:
+        print_summary(run)

@@ -1,0 +1,156 @@
+"""From the members' predictions to weights, decisions and results: numbers in, numbers out, no forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.metrics.calibration import Decision
+from robustbench_df.metrics.scores import Floats, margins
+from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fitted, fit_weights
+from robustbench_df.records import Predictions, Result, results_to_json
+from robustbench_df.run import Run
+from robustbench_df.rundir import write_json
+from robustbench_df.summary import decide, judge, judge_cross_fitted, results_of
+
+PARTS = ("val", "cal", "oof", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """Clean predictions of all members on the same rows: what weights and decisions are fitted on.
+
+    ``tables`` maps each member to its predictions; ``groups`` each image id to its group.
+    """
+
+    tables: Mapping[str, Predictions]
+    groups: Mapping[str, str]
+
+    @cached_property
+    def rows(self) -> Predictions:
+        """The first member's table: image, label, part and fold of each row."""
+        return next(iter(self.tables.values()))
+
+    @property
+    def logits(self) -> Floats:
+        """Float64 ``[M, N, 2]``."""
+        return np.stack([table.logits for table in self.tables.values()])
+
+    def where(self, *parts: str) -> NDArray[np.bool_]:
+        """Rows of the first of ``parts`` that is not empty."""
+        column = np.asarray(self.rows.table["part"], dtype=str)
+        for part in parts:
+            if (column == part).any():
+                return np.asarray(column == part)
+        return np.zeros(len(column), dtype=bool)
+
+    def weigh(self, kind: str) -> tuple[EnsembleWeights, Floats]:
+        """Fit weights on val, or out of fold; returns them with the combined logits ``[N, 2]`` of every row.
+
+        Out-of-fold rows are combined with weights that have not seen them (cross-fitting).
+        """
+        rows, labels, logits = self.where("oof", "val"), self.rows.labels, self.logits
+        weights = fit_weights(kind, logits[:, rows], labels[rows])
+        combined = weights.combine(logits)
+        held = self.where("oof")
+        if held.any():
+            ids = self.rows.table["image_id"][held]
+            groups = np.array([self.groups[i] or i for i in ids], dtype=str)
+            combined[held] = cross_fitted(kind, logits[:, held], labels[held], groups=groups)
+        return weights, combined
+
+
+def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:
+    """Fit temperature and threshold on cal, or out of fold; on val where the split has no cal."""
+    parts = np.asarray(table.table["part"], dtype=str)
+    part = next((p for p in ("oof", "cal", "val") if (parts == p).any()), "none")
+    rows = parts == part
+    return decide(margin[rows], table.labels[rows], rule, part)
+
+
+def judge_table(
+    table: Predictions,
+    margin: Floats,
+    decision: Decision,
+    rule: str,
+    *,
+    model: str,
+    phase: str,
+    condition: str,
+) -> list[Result]:
+    """Score one detector under one condition, part by part, before and after the decision fitted on clean images."""
+    parts = np.asarray(table.table["part"], dtype=str)
+    fold = table.table["fold"].to_numpy()
+    results = []
+    for part in PARTS:
+        rows = parts == part
+        if not rows.any():
+            continue
+        labels, own = table.labels[rows], margin[rows]
+        # Out of fold, the shipped decision has seen every clean image; there each fold is judged by the others'.
+        fitted = (
+            judge_cross_fitted(own, labels, fold[rows], rule)
+            if part == "oof" and condition == "clean"
+            else judge(own, decision)
+        )
+        for name, judged in (("raw", judge(own, Decision())), ("calibrated", fitted)):
+            results += results_of(
+                judged, labels, model=model, phase=phase, condition=condition, part=part, decision=name
+            )
+    return results
+
+
+def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
+    """Write ``ensemble.json``: weights of every kind, and each member's and ensemble's decision, for each phase."""
+    config = run.config
+    entry: dict[str, Any] = {"shipped": {"kind": config.ensemble.weights, "phase": config.ensemble.phase}}
+    for phase in phases:
+        votes = votes_of(run, images, phase)
+        rule = config.ensemble.threshold
+        members = {
+            name: {"decision": fit_decision_on(table, margins(table.logits), rule).to_dict()}
+            for name, table in votes.tables.items()
+        }
+        ensembles = {}
+        for kind in WEIGHTINGS:
+            weights, combined = votes.weigh(kind)
+            decision = fit_decision_on(votes.rows, margins(combined), rule)
+            ensembles[kind] = {"weights": weights.to_dict(), "decision": decision.to_dict()}
+        entry[phase] = {"members": members, "ensembles": ensembles}
+    write_json(run.file("ensemble.json"), entry)
+
+
+def votes_of(run: Run, images: ImageSet, phase: str) -> Votes:
+    """Collect the members' clean predictions of one phase."""
+    groups = dict(zip(images.ids.astype(str), images.groups.astype(str), strict=True))
+    return Votes({name: run.predictions(name, phase) for name in run.models}, groups)
+
+
+def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: tuple[str, ...]) -> list[Result]:
+    """Write ``results.json``: members and ensembles, clean and under ``attacks``, raw and calibrated."""
+    rule = run.config.ensemble.threshold
+    results: list[Result] = []
+    for phase in phases:
+        for name in (*run.models, "ensemble"):
+            # Clean ensembles of every kind come from the members' logits; the attacked one is the one shipped.
+            for condition in (*(("clean",) if name != "ensemble" else ()), *attacks):
+                table = run.predictions(name, phase, condition)
+                decision = run.decision(name, phase)
+                results += judge_table(
+                    table, margins(table.logits), decision, rule, model=name, phase=phase, condition=condition
+                )
+        votes = votes_of(run, images, phase)
+        for kind in WEIGHTINGS:
+            margin = margins(votes.weigh(kind)[1])
+            decision = run.decision(f"ensemble-{kind}", phase)
+            named = [f"ensemble-{kind}"] + (["ensemble"] if kind == run.config.ensemble.weights else [])
+            for name in named:
+                results += judge_table(votes.rows, margin, decision, rule, model=name, phase=phase, condition="clean")
+    write_json(run.file("results.json"), results_to_json(results, fingerprint=images.fingerprint))
+    return results

@@ -1,0 +1,122 @@
+"""Detectors over images: logits in, `Predictions` out. Streams from the image set, so memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_df.attacks.fgsm import fgsm
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.models.detector import Detector, frozen
+from robustbench_df.records import Predictions
+
+BATCH = 256
+"""Images per forward in evaluation; results do not depend on it beyond float rounding."""
+
+Transform = Callable[[Detector, Tensor, Tensor], Tensor]
+"""``(detector, x, y) -> x``: what a condition does to a batch before it is scored."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Under what images are scored: ``clean``, or FGSM at an L∞ budget in pixels of [0, 1]."""
+
+    kind: str = "clean"
+    eps: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Stable name, used in files and tables."""
+        return "clean" if self.kind == "clean" else f"{self.kind}-linf-{self.eps:g}"
+
+    def transform(self) -> Transform | None:
+        """Return what is done to a batch, None for nothing."""
+        if self.kind == "clean":
+            return None
+        return lambda detector, x, y: fgsm(detector, x, y, self.eps)
+
+
+CLEAN = Condition()
+
+
+def batches(
+    images: ImageSet, index: NDArray[np.intp], device: torch.device | str = "cpu", size: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor, NDArray[np.intp]]]:
+    """Yield ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], index)``, read as they are needed."""
+    for start in range(0, len(index), size):
+        part = index[start : start + size]
+        x = torch.from_numpy(images.pixels(part)).to(device).float().div_(255)
+        y = torch.from_numpy(images.labels[part].astype(np.int64)).to(device)
+        yield x, y, part
+
+
+def predict_logits(
+    detector: Detector,
+    images: ImageSet,
+    index: NDArray[np.intp],
+    *,
+    transform: Transform | None = None,
+    views: Callable[[Tensor], list[Tensor]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Score images; returns float32 logits ``[n, 2]`` (real, fake), computed in fp32.
+
+    Args:
+        detector: put in eval mode for the call, restored afterwards.
+        images, index: what to score, in this order.
+        transform: an attack or corruption applied to each batch first.
+        views: test-time augmentation: the log of the mean probability over the views is returned.
+        progress: called with the number of images of each finished batch.
+    """
+    device = next(detector.buffers()).device
+    out = np.empty((len(index), 2), dtype=np.float32)
+    done = 0
+    with frozen(detector):
+        for x, y, part in batches(images, index, device):
+            if transform is not None:
+                x = transform(detector, x, y)
+            with torch.no_grad():
+                if views is None:
+                    logits = detector(x).float()
+                else:
+                    seen = torch.stack([detector(view).float().log_softmax(1) for view in views(x)])
+                    logits = seen.logsumexp(0) - float(np.log(len(seen)))
+            out[done : done + len(part)] = logits.cpu().numpy()
+            done += len(part)
+            if progress is not None:
+                progress(len(part))
+    return out
+
+
+def predictions_table(
+    images: ImageSet,
+    index: NDArray[np.intp],
+    logits: NDArray[np.float32],
+    *,
+    model: str,
+    phase: str,
+    condition: str,
+    part: str,
+    fold: int = -1,
+) -> Predictions:
+    """Put logits ``[n, 2]`` of ``images[index]`` into a `Predictions` table."""
+    table = pd.DataFrame(
+        {
+            "model": model,
+            "phase": phase,
+            "condition": condition,
+            "image_id": images.ids[index].astype(str),
+            "label": images.labels[index],
+            "part": part,
+            "fold": np.int16(fold),
+            "logit_real": logits[:, 0],
+            "logit_fake": logits[:, 1],
+        }
+    )
+    return Predictions(table, images.fingerprint)

@@ -1,0 +1,273 @@
+"""`train_all`: images in; leak-proof split, detectors trained in two phases, a weighted ensemble and its numbers out.
+
+Every step leaves its result in the run folder and is skipped when it is there, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from robustbench_df.config import RunConfig
+from robustbench_df.data.cache import default_cache_dir
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.sources import load_images
+from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
+from robustbench_df.ensembling import fit_ensembles, write_results
+from robustbench_df.errors import Interrupted, RunError, UsageError
+from robustbench_df.evaluate import CLEAN, Condition, predict_logits, predictions_table
+from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.models.zoo import architecture, build_detector
+from robustbench_df.records import Predictions
+from robustbench_df.run import Run, assemble
+from robustbench_df.rundir import Durations, create_run, provenance, write_atomic, write_json, write_text
+from robustbench_df.train.fit import PHASES, Job, fit
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import Setting, setting_for
+from robustbench_df.train.state import load_checkpoint
+
+
+def train_all(
+    config: RunConfig,
+    path: Path | None = None,
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train every detector of ``config``, weigh and judge them, and return the finished run.
+
+    Args:
+        config: all settings; on ``resume`` they must be the run's own.
+        path: the run folder; None makes one under ``runs/``.
+        resume: go on with an existing run.
+        reporter: receives progress.
+
+    Raises:
+        DataError, TrainError, RunError, UsageError: see there; what is finished stays on disk.
+        Interrupted: on Ctrl-C; the message says how to go on.
+    """
+    reporter = reporter or Reporter()
+    for name in config.models:
+        architecture(name)  # a misspelt name fails before anything is read or written
+    run = Run(path) if resume and path is not None else Run(create_run(config, path).path)
+    with run.lock():
+        try:
+            _train_all(run, config, reporter)
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"stopped; finished work is kept, go on with: {run.resume_command}") from error
+    return run
+
+
+def _train_all(run: Run, config: RunConfig, reporter: Reporter) -> None:
+    images = _load(run, config, reporter)
+    splits = _splits(run, images, config)
+    settings = _settings(run, images, config, reporter)
+    clock = Durations(run)
+    for name in config.models:
+        with clock.stage(f"train {name}"):
+            for job, split in _jobs(run, name, splits, settings[name], config):
+                fit(job, split, reporter)
+    with clock.stage("evaluate"):
+        _evaluate(run, splits, config, reporter)
+        fit_ensembles(run, images, PHASES)
+        _attack_ensemble(run, splits, config, reporter)
+        write_results(run, images, PHASES, tuple(c.name for c in conditions(config)[1:]))
+    if config.refit:
+        for name in config.models:
+            with clock.stage(f"refit {name}"):
+                fit(_refit_job(run, name, settings[name], config), make_refit(splits[0]), reporter)
+    write_text(run.file("DONE"), "")
+
+
+def _load(run: Run, config: RunConfig, reporter: Reporter) -> ImageSet:
+    """Read the images, keep what was wrong with them, and refuse to go on with other images than before."""
+    data = config.data
+    images = load_images(
+        data.source,
+        layout=data.layout,
+        labels=data.labels,
+        fake_is=data.fake_is,
+        size=data.size,
+        max_bad=data.max_bad,
+        seed=config.seed,
+    )
+    if run.file("provenance.json").exists():
+        if images.fingerprint != run.fingerprint:
+            raise RunError(
+                f"'{data.source}' has changed since run '{run.name}' began (fingerprint {images.fingerprint}, then "
+                f"{run.fingerprint}); restore it or start a new run"
+            )
+    else:
+        record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), config.speed.device)
+        write_json(run.file("provenance.json"), {**record, "images": len(images), "layout": images.layout})
+    if images.findings:
+        reporter.warn(f"{len(images.findings)} findings in the data, kept in {run.file('findings.json')}")
+    return images
+
+
+def _splits(run: Run, images: ImageSet, config: RunConfig) -> list[Split]:
+    """Make the split or the folds; the same images and settings always give the same."""
+    splits = make_folds(images, config.split) if config.split.folds > 1 else [make_split(images, config.split)]
+    table = pd.DataFrame(split_rows(splits), columns=["image_id", "part", "fold"])
+    write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
+    findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
+    write_json(run.file("findings.json"), {"findings": findings})
+    return splits
+
+
+def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter) -> dict[str, Setting]:
+    """Probe each model's fastest setting once per run; a resumed run computes as it began."""
+    path = run.file("speed.json")
+    known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
+    for name in config.models:
+        if name not in known:
+            recipe = config.for_model(name)
+
+            def build(recipe: Any = recipe) -> Detector:
+                return build_detector(recipe.model.model_copy(update={"pretrained": "never"}), images.size)[0]
+
+            batch = recipe.phase1.micro_batch or recipe.phase1.batch_size
+            identity = recipe.model.model_dump(mode="json")
+            chosen = setting_for(build, images.size, batch, config.speed, identity, default_cache_dir() / "speed")
+            known[name] = asdict(chosen)
+            write_json(path, known)
+            reporter.say(
+                f"{name}: {chosen.precision}, {chosen.memory_format}, {chosen.threads} threads, {chosen.device}"
+            )
+    return {name: Setting(**known[name]) for name in config.models}
+
+
+def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[tuple[Job, Split]]:
+    recipe = config.for_model(name)
+    for k, split in enumerate(splits):
+        fold = k if len(splits) > 1 else None
+        yield (
+            Job(
+                name,
+                recipe,
+                run.model_dir(name, fold),
+                setting,
+                seed=config.seed,
+                fold=-1 if fold is None else fold,
+                save_every=config.speed.save_every,
+            ),
+            split,
+        )
+
+
+def _refit_job(run: Run, name: str, setting: Setting, config: RunConfig) -> Job:
+    recipe = config.for_model(name)
+    # Without a val part there is nothing to choose by: the last epoch of the full schedule is kept.
+    last = {"select": "last", "patience": 0}
+    recipe = recipe.model_copy(
+        update={
+            "phase1": recipe.phase1.model_copy(update=last),
+            "phase2": recipe.phase2.model_copy(update=last),
+        }
+    )
+    folder = run.model_dir(name) / "refit"
+    return Job(f"{name} refit", recipe, folder, setting, seed=config.seed, save_every=config.speed.save_every)
+
+
+def conditions(config: RunConfig) -> tuple[Condition, ...]:
+    """Under what `train_all` scores every detector: clean, and FGSM at the strength that chose phase 2's checkpoint."""
+    return CLEAN, Condition("fgsm", config.phase2.select_epsilon)
+
+
+def _evaluate(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
+    """Score every detector before and after phase 2, cell by cell; a finished cell is not computed again."""
+    for name in config.models:
+        for phase in PHASES:
+            member = partial(_member, run, name, phase)
+            _missing_cells(run, name, phase, conditions(config), member, splits, reporter)
+
+
+def _attack_ensemble(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
+    """Score the shipped kind of ensemble under attack, as deployed: the gradient goes through all members."""
+    for phase in PHASES:
+        member = partial(_whole, run, phase)
+        _missing_cells(run, "ensemble", phase, conditions(config)[1:], member, splits, reporter)
+
+
+def _whole(run: Run, phase: str, fold: int | None) -> Detector:
+    return assemble([_member(run, name, phase, fold) for name in run.models], run.weights(phase=phase))
+
+
+def _member(run: Run, name: str, phase: str, fold: int | None) -> Detector:
+    device = Setting(**run.read_json("speed.json")[name]).device
+    return load_checkpoint(run.model_dir(name, fold), phase).to(device)
+
+
+def _missing_cells(
+    run: Run,
+    name: str,
+    phase: str,
+    wanted: tuple[Condition, ...],
+    member: Callable[[int | None], Detector],
+    splits: list[Split],
+    reporter: Reporter,
+) -> None:
+    cells = [c for c in wanted if not run.predictions_path(name, phase, c.name).exists()]
+    if cells:
+        members = [member(k if len(splits) > 1 else None) for k in range(len(splits))]
+        for condition in cells:
+            predictions = score_cell(name, phase, condition, members, splits, reporter)
+            predictions.save(run.predictions_path(name, phase, condition.name))
+
+
+def score_cell(
+    name: str, phase: str, condition: Condition, members: list[Detector], splits: list[Split], reporter: Reporter
+) -> Predictions:
+    """Score one detector under one condition on everything it has not been trained on.
+
+    With folds, each held-out part is scored by its own fold's detector and test by their mean, as deployed.
+    """
+    images = splits[0].images
+    work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
+    if len(splits) == 1:
+        work += [(part, -1, members[0], splits[0].part(part)) for part in ("val", "cal", "test")]
+    else:
+        work += [("oof", k, member, split.cal) for k, (member, split) in enumerate(zip(members, splits, strict=True))]
+        work += [("test", -1, Ensemble(members).eval(), splits[0].test)]
+    reporter.start(f"{name} · {phase} · {condition.name}", sum(len(index) for *_, index in work))
+    tables = []
+    for part, fold, detector, index in work:
+        if len(index):
+            logits = predict_logits(detector, images, index, transform=condition.transform(), progress=reporter.advance)
+            tables.append(
+                predictions_table(
+                    images,
+                    index,
+                    logits,
+                    model=name,
+                    phase=phase,
+                    condition=condition.name,
+                    part=part,
+                    fold=fold,
+                ).table
+            )
+    reporter.finish()
+    return Predictions(pd.concat(tables, ignore_index=True), images.fingerprint)
+
+
+def resume_config(run: Run, overrides: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run to be resumed.
+
+    Raises:
+        UsageError: the command line asks for something the run was not begun with.
+    """
+    config = run.config
+    for key, value in overrides.items():
+        if getattr(config, key, value) != value:
+            raise UsageError(
+                f"run '{run.name}' was begun with {key}={getattr(config, key)}, not {value}; "
+                "resume it without options, or start a new run"
+            )
+    return config

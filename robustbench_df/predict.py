@@ -1,0 +1,200 @@
+"""Predictions on new images, and the forms in which challenges and people want them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.data.imageset import UNLABELLED, ImageSet
+from robustbench_df.errors import DataError, UsageError, nearest
+from robustbench_df.metrics.scores import Floats, margins
+from robustbench_df.rundir import write_atomic, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustbench_df.run import Run
+
+FORMS = ("challenge", "probability", "confidence", "csv")
+PARTS = ("auto", "all", "unlabelled")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What a detector says of new images: ids, P(fake) after calibration, and the verdict (1 = fake), each ``[N]``."""
+
+    ids: tuple[str, ...]
+    probability: Floats
+    verdict: NDArray[np.int8]
+
+
+def tta_views(x: Tensor) -> list[Tensor]:
+    """The fixed views of test-time augmentation of ``[N, 3, H, W]`` in [0, 1].
+
+    Identity, horizontal flip, a shift of 1/32 of the side each way along the diagonal, a 6% enlargement about the
+    centre, and brightness ±0.1. Fixed, so that the same image always gets the same answer.
+    """
+    import torch.nn.functional as F
+
+    height, width = x.shape[2:]
+    dy, dx = max(round(height / 32), 1), max(round(width / 32), 1)
+    padded = F.pad(x, (dx, dx, dy, dy), mode="reflect")
+    by, bx = max(round(height * 0.03), 1), max(round(width * 0.03), 1)
+    larger = F.interpolate(
+        x[:, :, by : height - by, bx : width - bx], (height, width), mode="bilinear", align_corners=False
+    )
+    return [
+        x,
+        x.flip(3),
+        padded[:, :, :height, :width],
+        padded[:, :, 2 * dy :, 2 * dx :],
+        larger,
+        (x + 0.1).clamp(0, 1),
+        (x - 0.1).clamp(0, 1),
+    ]
+
+
+def select(images: ImageSet, part: str = "auto") -> NDArray[np.intp]:
+    """Choose what to predict: ``auto`` takes the unlabelled images where there are any, else all.
+
+    Raises:
+        UsageError: an unknown part.
+        DataError: the part is empty.
+    """
+    if part not in PARTS:
+        raise UsageError(f"unknown part '{part}'{nearest(part, PARTS)}; choose from {', '.join(PARTS)}")
+    unlabelled = np.flatnonzero(images.labels == UNLABELLED)
+    index = np.arange(len(images)) if part == "all" or (part == "auto" and not len(unlabelled)) else unlabelled
+    if not len(index):
+        raise DataError(f"no unlabelled image in {images.origin}; use --part all")
+    return index
+
+
+def predict(
+    run: Run,
+    images: ImageSet,
+    index: NDArray[np.intp],
+    *,
+    model: str = "ensemble",
+    phase: str | None = None,
+    tta: bool = False,
+    refit: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Verdicts:
+    """Score ``images[index]`` with a run's detector or ensemble and apply its decision.
+
+    Args:
+        run: where the detectors come from.
+        images, index: what to score; of any size, since detectors resize inside.
+        model: a detector's name, ``ensemble``, or ``ensemble-uniform`` and the like.
+        phase: ``base`` or ``final``; None: as shipped.
+        tta: average the probabilities over `tta_views`.
+        refit: use the detectors trained on everything.
+        device: where to compute.
+        progress: called with the number of images of each finished batch.
+    """
+    from robustbench_df.evaluate import predict_logits
+
+    if model.partition("-")[0] == "ensemble":
+        kind = model.removeprefix("ensemble").removeprefix("-") or None
+        detector: Any = run.ensemble(kind, phase, refit=refit)
+    else:
+        detector = run.detector(model, phase, refit=refit)
+    logits = predict_logits(detector.to(device), images, index, views=tta_views if tta else None, progress=progress)
+    probability, verdict = run.decision(model, phase).apply(margins(logits))
+    return Verdicts(tuple(str(i) for i in images.ids[index]), probability, verdict)
+
+
+def image_number(name: str) -> int:
+    """The number in a file name: ``test/12.png`` is 12, ``img_0012.png`` too.
+
+    Raises:
+        DataError: the name has no number, or more than one.
+    """
+    numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+    if len(numbers) != 1:
+        count = "no number" if not numbers else f"{len(numbers)} numbers"
+        raise DataError(
+            f"'{name}' has {count} in its name, so it has no challenge index; use --form csv or probability"
+        )
+    return int(numbers[0])
+
+
+def challenge_order(ids: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs ``(number, position)`` by number: each image's own number goes with its own answer, 2 before 10.
+
+    Raises:
+        DataError: two images carry the same number.
+    """
+    pairs = sorted((image_number(name), k) for k, name in enumerate(ids))
+    for (first, a), (second, b) in pairwise(pairs):
+        if first == second:
+            raise DataError(f"'{ids[a]}' and '{ids[b]}' have the same number {first}; a challenge index must be unique")
+    return pairs
+
+
+def render(verdicts: Verdicts, form: str) -> str:
+    """Write predictions in one of `FORMS`.
+
+    ``challenge``: ``[{"index": 12, "prediction": "fake"}]``; ``probability``: ``[{"image_id": "1.png",
+    "prediction": 0.00025}]`` with P(fake); ``confidence``: challenge rows with ``confidence``, the probability of the
+    class named; ``csv``: ``filename,label,probability`` with P(fake). Images are in numeric order throughout.
+    """
+    names = [PurePosixPath(i).name for i in verdicts.ids]
+    if form in ("probability", "csv") and len(set(names)) != len(names):
+        names = list(verdicts.ids)  # the same name in two folders: keep the folder
+    words = ["fake" if v else "real" for v in verdicts.verdict]
+    p = [float(f"{v:.6g}") for v in verdicts.probability]
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["filename", "label", "probability"])
+        writer.writerows(zip(names, words, p, strict=True))
+        return text.getvalue()
+    if form == "probability":
+        rows: list[dict[str, Any]] = [{"image_id": n, "prediction": v} for n, v in zip(names, p, strict=True)]
+    elif form in ("challenge", "confidence"):
+        rows = []
+        for number, k in challenge_order(verdicts.ids):
+            row: dict[str, Any] = {"index": number, "prediction": words[k]}
+            if form == "confidence":
+                row["confidence"] = float(f"{max(verdicts.probability[k], 1 - verdicts.probability[k]):.6g}")
+            rows.append(row)
+    else:
+        raise UsageError(f"unknown form '{form}'{nearest(form, FORMS)}; choose from {', '.join(FORMS)}")
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def write_forms(verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, *, pack: bool = False) -> list[Path]:
+    """Write predictions in several forms; ``pack`` adds ``submission.zip`` with all of them.
+
+    Files are ``challenge.json``, ``probability.json``, ``confidence.json`` and ``predictions.csv``. Everything is
+    rendered before anything is written.
+    """
+    texts = {("predictions.csv" if form == "csv" else f"{form}.json"): render(verdicts, form) for form in forms}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    written = [folder / name for name in texts]
+    if pack:
+
+        def fill(path: Path) -> None:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, text in texts.items():
+                    # A fixed date: the same predictions give the same bytes.
+                    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
+
+        write_atomic(folder / "submission.zip", fill)
+        written.append(folder / "submission.zip")
+    return written

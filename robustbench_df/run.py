@@ -1,0 +1,169 @@
+"""`Run`: a finished (or half-finished) run folder as an object: its split, detectors, ensembles and predictions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_df.errors import RunError, UsageError, nearest
+from robustbench_df.records import Predictions, Result, load_predictions, results_from_json
+from robustbench_df.rundir import RunDir, find_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from robustbench_df.data.imageset import ImageSet
+    from robustbench_df.metrics.calibration import Decision
+    from robustbench_df.metrics.weights import EnsembleWeights
+    from robustbench_df.models.detector import Detector, Ensemble
+
+
+class Run(RunDir):
+    """Read access to a run. Detectors come back in eval mode, built from safetensors."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the run's detectors."""
+        return self.config.models
+
+    @cached_property
+    def split(self) -> pd.DataFrame:
+        """Which image was in which part: columns ``image_id, part, fold`` (-1: one split only)."""
+        import pandas as pd
+
+        path = self.file("split.parquet")
+        if not path.exists():
+            raise RunError(f"run '{self.path}' has no split.parquet; finish it with: {self.resume_command}")
+        return pd.read_parquet(path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the images the run is about."""
+        return str(self.read_json("provenance.json")["data_fingerprint"])
+
+    def images(self) -> ImageSet:
+        """Load the run's own images again.
+
+        Raises:
+            RunError: the source holds other images than the run was made with.
+        """
+        from robustbench_df.data.sources import load_images
+
+        data = self.config.data
+        images = load_images(
+            data.source,
+            layout=data.layout,
+            labels=data.labels,
+            fake_is=data.fake_is,
+            size=data.size,
+            max_bad=data.max_bad,
+            seed=self.config.seed,
+        )
+        if images.fingerprint != self.fingerprint:
+            raise RunError(
+                f"'{data.source}' has changed since run '{self.name}' (fingerprint {images.fingerprint}, then "
+                f"{self.fingerprint}); restore it or train a new run"
+            )
+        return images
+
+    @property
+    def refitted(self) -> bool:
+        """Whether every detector was trained once more on all labelled images."""
+        return all(self._checkpoint(name, "refit", "final").exists() for name in self.models)
+
+    def _checkpoint(self, name: str, folder: str, phase: str) -> Path:
+        return self.model_dir(name) / folder / f"{phase}.safetensors"
+
+    def detector(self, name: str, phase: str | None = None, *, refit: bool = False) -> Detector:
+        """Return one detector; with folds, the mean of the K detectors' probabilities.
+
+        Args:
+            name: one of `models`.
+            phase: ``base`` (after clean training) or ``final`` (after adversarial fine-tuning); None: as shipped.
+            refit: the detector trained on everything, to which no validation number belongs.
+        """
+        from robustbench_df.models.detector import Ensemble
+        from robustbench_df.train.state import load_checkpoint
+
+        if name not in self.models:
+            raise UsageError(
+                f"run '{self.name}' has no model '{name}'{nearest(name, self.models)}; it has {', '.join(self.models)}"
+            )
+        phase = phase or self.config.ensemble.phase
+        folder = self.model_dir(name)
+        if refit:
+            return load_checkpoint(folder / "refit", phase)
+        folds = self.config.split.folds
+        if folds == 1:
+            return load_checkpoint(folder, phase)
+        return Ensemble([load_checkpoint(self.model_dir(name, k), phase) for k in range(folds)]).eval()
+
+    def ensemble(self, kind: str | None = None, phase: str | None = None, *, refit: bool = False) -> Ensemble:
+        """Return the ensemble with its fitted weights; ``kind`` and ``phase`` default to what is shipped."""
+        phase = phase or self.config.ensemble.phase
+        weights = self.weights(kind, phase)
+        return assemble([self.detector(name, phase, refit=refit) for name in self.models], weights)
+
+    def weights(self, kind: str | None = None, phase: str | None = None) -> EnsembleWeights:
+        """Return the fitted weights, in the order of `models`."""
+        from robustbench_df.metrics.weights import EnsembleWeights
+
+        kind, phase = kind or self.config.ensemble.weights, phase or self.config.ensemble.phase
+        return EnsembleWeights.from_dict(self._fitted(phase, kind)["weights"])
+
+    def decision(self, name: str = "ensemble", phase: str | None = None) -> Decision:
+        """Return temperature and threshold of a detector, or of an ensemble (``ensemble``, ``ensemble-uniform`` …)."""
+        from robustbench_df.metrics.calibration import Decision
+
+        phase = phase or self.config.ensemble.phase
+        if name in self.models:
+            return Decision.from_dict(self.read_json("ensemble.json")[phase]["members"][name]["decision"])
+        kind = name.removeprefix("ensemble").removeprefix("-") or self.config.ensemble.weights
+        return Decision.from_dict(self._fitted(phase, kind)["decision"])
+
+    def _fitted(self, phase: str, kind: str) -> dict[str, Any]:
+        ensembles: dict[str, dict[str, Any]] = self.read_json("ensemble.json")[phase]["ensembles"]
+        if kind not in ensembles:
+            raise UsageError(
+                f"unknown weighting '{kind}'{nearest(kind, ensembles)}; choose from {', '.join(ensembles)}"
+            )
+        return ensembles[kind]
+
+    def predictions(self, model: str, phase: str = "final", condition: str = "clean") -> Predictions:
+        """Return the logits of one detector under one condition."""
+        path = self.predictions_path(model, phase, condition)
+        if not path.exists():
+            raise RunError(f"run '{self.name}' has no predictions of {model} {phase} under {condition}")
+        return load_predictions(path, self.fingerprint)
+
+    def predictions_path(self, model: str, phase: str, condition: str) -> Path:
+        """Where the predictions of one cell of the grid are kept."""
+        return self.file("predictions", f"{self.model_dir(model).name}-{phase}-{condition}.parquet")
+
+    def results(self) -> list[Result]:
+        """Return every number of ``results.json``."""
+        path = self.file("results.json")
+        if not path.exists():
+            raise RunError(f"run '{self.path}' has no results yet; finish it with: {self.resume_command}")
+        return results_from_json(path)
+
+
+def assemble(members: list[Detector], weights: EnsembleWeights) -> Ensemble:
+    """Build the differentiable ensemble that computes what ``weights.combine`` computes on logits."""
+    from robustbench_df.models.detector import Ensemble
+
+    if weights.coefficients:
+        return Ensemble(members, coefficients=weights.coefficients, intercept=weights.intercept).eval()
+    return Ensemble(members, weights.weights).eval()
+
+
+def open_run(path: Path | str | None = None) -> Run:
+    """Open a run folder; None or ``runs/latest`` is the latest one.
+
+    Raises:
+        RunError: there is no such run, or it was written by a version with another schema.
+    """
+    run = Run(find_run(path).path)
+    _ = run.config  # refuses another schema now rather than later
+    return run

@@ -1,0 +1,103 @@
+"""From logits to numbers with intervals: what `results.json` and the terminal show. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.metrics import scores
+from robustbench_df.metrics.calibration import Decision, fit_decision
+from robustbench_df.metrics.calibration_error import ece
+from robustbench_df.metrics.intervals import auc_interval, wilson
+from robustbench_df.records import Result
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Margins with the verdicts drawn from them, each image's verdict by a decision that has not seen it."""
+
+    margin: scores.Floats
+    verdict: NDArray[np.int8]
+
+
+def judge(margin: NDArray[Any], decision: Decision) -> Judged:
+    """Apply one decision to all images."""
+    _, verdict = decision.apply(margin)
+    return Judged(np.asarray(margin, np.float64) / decision.temperature, verdict)
+
+
+def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray[Any], rule: str) -> Judged:
+    """Fit a decision for each fold on the other folds and apply it to the fold (out-of-fold predictions)."""
+    out = Judged(np.empty(len(margin)), np.empty(len(margin), np.int8))
+    for k in np.unique(fold):
+        held = fold == k
+        part = judge(margin[held], decide(margin[~held], labels[~held], rule, "oof"))
+        out.margin[held], out.verdict[held] = part.margin, part.verdict
+    return out
+
+
+def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str) -> Decision:
+    """Fit temperature and threshold; with ``half``, or without images of both classes, the threshold stays 0.5."""
+    if not len(labels) or labels.min() == labels.max():
+        return Decision()
+    if rule == "half":
+        fitted = fit_decision(margin, labels, fitted_on=fitted_on)
+        return Decision(fitted.temperature, 0.5, fitted_on, fitted.n)
+    return fit_decision(margin, labels, rule=rule, fitted_on=fitted_on)
+
+
+def measure(judged: Judged, labels: NDArray[Any]) -> dict[str, tuple[float, float, float]]:
+    """Return ``metric -> (value, low, high)``: Wilson for proportions, DeLong for the AUC, NaN ends elsewhere."""
+    n = len(labels)
+    margin, verdict = judged.margin, judged.verdict
+    # Counts come from the verdicts: a margin of ±1 stands for a verdict, so that `confusion` has one definition.
+    table = scores.confusion(np.where(verdict == 1, 1.0, -1.0), labels)
+    proportion = wilson(int((verdict == labels).sum()), n)
+    area = auc_interval(margin, labels)
+    point = {
+        "balanced_accuracy": table.balanced_accuracy,
+        "precision": table.precision,
+        "recall": table.recall,
+        "f1": table.f1,
+        "eer": scores.eer(margin, labels),
+        "tpr_at_1pct_fpr": scores.tpr_at_fpr(margin, labels, 0.01),
+        "log_loss": scores.log_loss(margin, labels),
+        "brier": scores.brier(margin, labels),
+        "ece": ece(margin, labels),
+        "true_real": float(table.tn),
+        "false_fake": float(table.fp),
+        "false_real": float(table.fn),
+        "true_fake": float(table.tp),
+    }
+    return {
+        "accuracy": (proportion.value, proportion.low, proportion.high),
+        "auc": (area.value, area.low, area.high),
+        **{name: (float(value), NAN, NAN) for name, value in point.items()},
+    }
+
+
+def results_of(
+    judged: Judged, labels: NDArray[Any], *, model: str, phase: str, condition: str, part: str, decision: str
+) -> list[Result]:
+    """Return one `Result` per metric."""
+    return [
+        Result(model, phase, condition, part, decision, metric, *numbers, n=len(labels))
+        for metric, numbers in measure(judged, labels).items()
+    ]
+
+
+def find(results: Sequence[Result], **wanted: str) -> Result | None:
+    """Return the first result whose fields equal ``wanted``."""
+    return next((r for r in results if all(getattr(r, k) == v for k, v in wanted.items())), None)
+
+
+def judging_part(results: Sequence[Result]) -> str:
+    """Which part the numbers are read from: test where there is one, else the out-of-fold images, else cal or val."""
+    parts = {r.part for r in results}
+    return next(part for part in ("test", "oof", "cal", "val") if part in parts)

@@ -1,0 +1,1 @@
+"""Two-phase training: one visible loop and what it calls."""

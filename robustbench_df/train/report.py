@@ -1,0 +1,27 @@
+"""What training tells whoever watches; the command line draws it, a library user may ignore it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Reporter:
+    """Receives progress. Every method does nothing here; override what is wanted."""
+
+    def start(self, title: str, steps: int, done: int = 0) -> None:
+        """Announce a stage of ``steps`` images, of which ``done`` are behind us."""
+
+    def advance(self, images: int) -> None:
+        """Report that ``images`` more have been processed."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Report the history row of a finished epoch."""
+
+    def finish(self) -> None:
+        """Report that the stage is over."""
+
+    def say(self, text: str) -> None:
+        """Pass on a line the user should see."""
+
+    def warn(self, text: str) -> None:
+        """Pass on a line the user must see."""

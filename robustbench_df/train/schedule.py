@@ -1,0 +1,35 @@
+"""How long a phase is and how fast it learns: pure functions of the settings, so nothing has to be resumed."""
+
+from __future__ import annotations
+
+import math
+
+from robustbench_df.config import PhaseConfig
+
+ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
+"""First and last learning rate as shares of the peak (torch's OneCycleLR starts at 1/25; Smith & Topin 2018)."""
+
+
+def planned_epochs(config: PhaseConfig, images: int) -> int:
+    """Epochs of a phase over ``images`` training images: ``epochs``, cut to ``image_budget`` where one is set."""
+    if not config.image_budget or not config.epochs:
+        return config.epochs
+    return max(min(config.epochs, config.image_budget // max(images, 1)), 1)
+
+
+def learning_rate(config: PhaseConfig, progress: float) -> float:
+    """Learning rate at ``progress`` in [0, 1] of the phase.
+
+    ``onecycle``: half a cosine up from 1/25 of the peak during ``warmup``, half a cosine down to (nearly) zero;
+    ``cosine``: linear warm-up, then half a cosine down to zero; ``constant`` and ``plateau``: linear warm-up, then flat
+    (plateau is lowered by the loop when val stops improving).
+    """
+    warm = config.warmup
+    falling = (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2 if warm < 1 else 1.0
+    if config.schedule == "onecycle":
+        if progress < warm:
+            return config.lr * (ONECYCLE_START + (1 - ONECYCLE_START) * (1 - math.cos(math.pi * progress / warm)) / 2)
+        return config.lr * (ONECYCLE_END + (1 - ONECYCLE_END) * falling)
+    if progress < warm:
+        return config.lr * progress / warm
+    return config.lr * falling if config.schedule == "cosine" else config.lr

@@ -1,0 +1,192 @@
+"""A probe of a few steps that chooses precision, memory format and threads, and remembers the answer.
+
+No setting wins everywhere: on one two-core CPU bf16 made ResNet-SE 3 times faster and EfficientNet-B0 2 times slower.
+The answer is kept per machine, model and shape, so that a repeated or resumed run computes in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robustbench_df.config import SpeedConfig
+from robustbench_df.errors import UsageError
+from robustbench_df.models.detector import Detector
+from robustbench_df.rundir import write_json
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+PROBE_BATCH = 32
+PROBE_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one detector is trained: device, precision, memory format, threads; and what the probe measured."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    memory_format: str = "channels_last"
+    threads: int = 1
+    measured: dict[str, float] | None = None
+    """Images per second of each candidate (forward + backward + step), where a probe was made."""
+
+    @property
+    def format(self) -> torch.memory_format:
+        """The torch memory format."""
+        return FORMATS[self.memory_format]
+
+    def autocast(self) -> torch.autocast:
+        """A context in which forwards run in this precision."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto`` to cuda, mps or cpu.
+
+    Raises:
+        UsageError: the named device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{name}'; choose cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device '{name}' asked for, but torch sees no CUDA device; use --set speed.device=cpu")
+    return name
+
+
+def setting_for(
+    build: Callable[[], Detector],
+    size: tuple[int, int],
+    batch: int,
+    config: SpeedConfig,
+    identity: dict[str, Any],
+    cache: Path | None = None,
+) -> Setting:
+    """Return how to train this detector fastest: as configured, as remembered, or as probed now.
+
+    Args:
+        build: makes a fresh detector.
+        size: image height and width in pixels.
+        batch: images per forward in training.
+        config: what is fixed already.
+        identity: what the answer depends on besides the machine (the model's config), as JSON.
+        cache: folder of remembered answers; None remembers nothing.
+    """
+    device = choose_device(config.device)
+    threads = config.threads or torch.get_num_threads()
+    fixed = Setting(device, config.precision, config.memory_format, threads)
+    candidates = _candidates(fixed)
+    if len(candidates) == 1:
+        return candidates[0]
+    key = {
+        "model": identity,
+        "size": size,
+        "batch": min(batch, PROBE_BATCH),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
+        "host": [platform.node(), os.cpu_count()],
+        "threads": threads,
+        "torch": torch.__version__,
+        "choices": [config.precision, config.memory_format],
+    }
+    path = None
+    if cache is not None:
+        path = cache / f"{_digest(key)}.json"
+        remembered = _remembered(path)
+        if remembered is not None:
+            return remembered
+    chosen = _probe(build, size, min(batch, PROBE_BATCH), candidates)
+    if path is not None:
+        write_json(path, {"key": key, "setting": asdict(chosen)})
+    return chosen
+
+
+def _candidates(fixed: Setting) -> list[Setting]:
+    kind = torch.device(fixed.device).type
+    precisions = {"cuda": ["bf16", "fp16", "fp32"], "mps": ["fp32"]}.get(kind, ["bf16", "fp32"])
+    if kind == "cuda" and not torch.cuda.is_bf16_supported():
+        precisions.remove("bf16")
+    chosen = precisions if fixed.precision == "auto" else [fixed.precision]
+    formats = ["channels_last", "contiguous"] if fixed.memory_format == "auto" else [fixed.memory_format]
+    return [replace(fixed, precision=p, memory_format=f) for f in formats for p in chosen]
+
+
+def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
+    """Time a few whole steps of each candidate on random images and return the fastest."""
+    rates: dict[str, float] = {}
+    best = 0.0
+    with torch.random.fork_rng():
+        for candidate in candidates:
+            rates[f"{candidate.precision}/{candidate.memory_format}"] = rate = _rate(
+                build(), size, batch, candidate, best
+            )
+            best = max(best, rate)
+    names = list(rates)
+    winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
+    return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
+
+
+def _rate(detector: Detector, size: tuple[int, int], batch: int, setting: Setting, best: float) -> float:
+    """Images per second of forward + backward + step; gives up after one step when far behind ``best``."""
+    device = torch.device(setting.device)
+    detector = detector.to(device).to(memory_format=setting.format).train()
+    optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
+    x = torch.rand(batch, 3, *size, device=device).contiguous(memory_format=setting.format)
+    y = torch.arange(batch, device=device) % 2
+    seconds = []
+    for step in range(1 + PROBE_STEPS):
+        synchronize(device)
+        start = time.perf_counter()
+        with setting.autocast():
+            loss = F.cross_entropy(detector(x).float(), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        synchronize(device)
+        if step:  # the first step allocates and chooses kernels
+            seconds.append(time.perf_counter() - start)
+            if batch / seconds[-1] < best / 1.5:
+                break
+    return batch / statistics.median(seconds)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for queued work, so that a clock reading means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def apply_format(module: nn.Module, setting: Setting) -> None:
+    """Move a module to the setting's device and memory format."""
+    module.to(torch.device(setting.device)).to(memory_format=setting.format)
+
+
+def _digest(key: dict[str, Any]) -> str:
+    import hashlib
+
+    return hashlib.blake2b(json.dumps(key, sort_keys=True, default=str).encode(), digest_size=10).hexdigest()
+
+
+def _remembered(path: Path) -> Setting | None:
+    try:
+        return Setting(**json.loads(path.read_text())["setting"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or of another version: measured again

@@ -1,0 +1,116 @@
+"""What a killed phase needs to go on as if nothing had happened, and what a finished one leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.config import ModelConfig, validated
+from robustbench_df.errors import RunError
+from robustbench_df.models.detector import Detector
+from robustbench_df.models.zoo import build_detector
+from robustbench_df.rundir import write_atomic, write_json
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """Where a phase stands after its last finished epoch.
+
+    ``best`` holds the chosen weights (on the CPU), ``plateau`` the learning-rate factor of ReduceLROnPlateau.
+    """
+
+    epoch: int = 0
+    best_score: float = float("-inf")
+    best_epoch: int = -1
+    best: Weights = field(default_factory=dict)
+    plateau: float = 1.0
+    micro_batch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def snapshot(module: nn.Module) -> Weights:
+    """Copy a module's tensors to contiguous CPU memory."""
+    # safetensors refuses channels_last tensors; clone() so that later steps cannot change the copy.
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in module.state_dict().items()}
+
+
+def save_state(
+    path: Path,
+    progress: Progress,
+    detector: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Write everything the next epoch depends on, whole or not at all."""
+    state = {
+        "progress": asdict(progress),
+        "detector": detector.state_dict(),
+        "ema": ema.state_dict() if ema is not None else {},
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+    }
+    write_atomic(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(
+    path: Path,
+    detector: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Progress:
+    """Restore a phase in place; returns a fresh `Progress` where nothing was saved."""
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    detector.load_state_dict(state["detector"])
+    if ema is not None:
+        ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return Progress(**state["progress"])
+
+
+def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) -> None:
+    """Write ``model.json``: the resolved architecture and the image size (height, width) it was built for."""
+    write_json(folder / "model.json", {"model": config.model_dump(mode="json"), "image_size": list(size)})
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write a safetensors checkpoint, whole or not at all."""
+    from safetensors.torch import save_file
+
+    write_atomic(path, lambda temporary: save_file(weights, temporary))
+
+
+def load_checkpoint(folder: Path, phase: str) -> Detector:
+    """Rebuild a detector from its checkpoint, in eval mode. Nothing is unpickled.
+
+    Raises:
+        RunError: the checkpoint is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / f"{phase}.safetensors"
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
+        ) from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise RunError(f"checkpoint '{path}' is damaged: {error}") from error
+    height, width = described["image_size"]
+    detector, _ = build_detector(validated(ModelConfig, described["model"]), (height, width))
+    detector.load_state_dict(weights)
+    return detector.eval()

@@ -1,0 +1,108 @@
+"""What a phase learns from: the train part, plus copies made inside it under their source's label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_df import rng
+from robustbench_df.attacks.fgsm import fgsm
+from robustbench_df.config import AdversarialConfig, AugmentConfig, PhaseConfig
+from robustbench_df.data.split import Split
+from robustbench_df.models.detector import Detector
+from robustbench_df.train.augment import augment
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """Fixed variants of train images: pixels uint8 ``[M, 3, H, W]``, where each came from, and how it was made."""
+
+    pixels: Tensor
+    source: Tensor
+    kind: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class TrainData:
+    """The images of one phase, addressed 0 … len-1: first the train part, then the copies.
+
+    Every copy carries the label of its source and a random stream of its own.
+    """
+
+    split: Split
+    device: str
+    copies: list[Copies] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        images, train = self.split.images, self.split.train
+        self._labels = torch.from_numpy(images.labels[train].astype(np.int64))
+        self._keys = torch.from_numpy(images.keys(train))
+
+    def __len__(self) -> int:
+        return len(self.split.train) + sum(len(c.source) for c in self.copies)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], random keys int64 [n])`` on the device."""
+        originals = len(self.split.train)
+        source, pixels = index.clone(), None
+        own = index < originals
+        if bool(own.all()):
+            pixels = torch.from_numpy(self.split.images.pixels(self.split.train[index.numpy()]))
+        else:
+            pool = torch.cat([c.pixels for c in self.copies])
+            pool_source = torch.cat([c.source for c in self.copies])
+            pixels = torch.empty((len(index), *pool.shape[1:]), dtype=torch.uint8)
+            pixels[own] = torch.from_numpy(self.split.images.pixels(self.split.train[index[own].numpy()]))
+            pixels[~own] = pool[index[~own] - originals]
+            source[~own] = pool_source[index[~own] - originals]
+        x = pixels.to(self.device, non_blocking=True).float().div_(255)
+        # A copy's stream is its source's, moved on by its own address.
+        keys = self._keys[source] + torch.where(own, 0, index)
+        return x, self._labels[source].to(self.device), keys.to(self.device)
+
+    def add_augmented(self, config: PhaseConfig, how: AugmentConfig, seed: int) -> None:
+        """Add ``config.copies`` augmented copies of train images drawn without replacement (again when exhausted)."""
+        if config.copies:
+            source = self._draw(config.copies, seed, "augmented")
+            x, _, keys = self.batch(source)
+            x = augment(x, how, keys + torch.arange(len(source), device=x.device), seed, "copies")
+            self._append(x, source, "augmented")
+
+    def add_adversarial(self, config: AdversarialConfig, detector: Detector, seed: int) -> None:
+        """Add ``config.adversarial_copies`` FGSM copies crafted against ``detector`` as it is now."""
+        if config.adversarial_copies:
+            source = self._draw(config.adversarial_copies, seed, "adversarial")
+            parts = []
+            for index in source.split(config.batch_size):
+                x, y, keys = self.batch(index)
+                parts.append(fgsm(detector, x, y, draw_epsilons(config, keys, seed, "copies")))
+            self._append(torch.cat(parts), source, "adversarial")
+
+    def provenance(self) -> list[dict[str, object]]:
+        """List every copy with its source image and label, for the run's own record."""
+        images, train = self.split.images, self.split.train
+        return [
+            {"kind": kind, "source": str(images.ids[i]), "label": int(images.labels[i])}
+            for c in self.copies
+            for kind, i in zip(c.kind, train[c.source.numpy()], strict=True)
+        ]
+
+    def _draw(self, count: int, seed: int, purpose: str) -> Tensor:
+        generator = torch.Generator().manual_seed(rng.seed_of(seed, purpose))
+        n = len(self.split.train)
+        rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
+        return torch.cat(rounds)[:count]
+
+    def _append(self, x: Tensor, source: Tensor, kind: str) -> None:
+        pixels = (x * 255).round().to(torch.uint8).cpu()
+        self.copies.append(Copies(pixels, source, (kind,) * len(source)))
+
+
+def draw_epsilons(config: AdversarialConfig, keys: Tensor, *key: rng.Key) -> Tensor:
+    """Draw one of ``config.epsilons`` per image: float ``[N]``, pixels of [0, 1]."""
+    choices = torch.tensor(config.epsilons, device=keys.device)
+    which = (rng.uniform(keys, (1,), "epsilon", *key)[:, 0] * len(choices)).long()
+    return choices[which]
