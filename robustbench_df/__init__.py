@@ -29,6 +29,12 @@ _EXPORTS = {
     "load_config": "config",
     "load_images": "data.sources",
     "make_split": "data.split",
+    "Run": "run",
+    "fgsm": "attacks.fgsm",
+    "fit": "train.fit",
+    "open_run": "run",
+    "predict": "inference",
+    "train_all": "pipeline",
 }
 
 __all__ = ["__version__", *_EXPORTS]

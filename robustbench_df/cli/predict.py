@@ -33,7 +33,7 @@ def predict(
     """Predict real or fake for new images with a trained run, each answer under its own image's name."""
     import json
 
-    from robustbench_df import predict as core
+    from robustbench_df import inference as core
     from robustbench_df.cli.console import reporting
     from robustbench_df.data.sources import load_images
     from robustbench_df.errors import DataError, UsageError, nearest

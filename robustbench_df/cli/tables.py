@@ -124,13 +124,10 @@ def print_summary(run: Run) -> None:
         title=f"{run.name}: accuracy after calibration on {n} images of {PART_NAMES[part]}, 95% intervals",
         title_justify="left",
     )
-    table.add_column("detector")
-    table.add_column("checkpoint")
-    for heading in ("weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn / fp / fn / tp"):
+    table.add_column("detector", no_wrap=True)
+    table.add_column("phase")
+    for heading in ("weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"):
         table.add_column(heading, justify="right")
-    table.add_column(
-        f"accuracy under FGSM ε = {epsilon:g} ({epsilon * 255:.4g}/255)" if attack else "attack", justify="right"
-    )
     for row in rows:
         single = row["detector"] == best and row["phase"] == run.config.ensemble.phase
         mark = " ◀ ship" if row["shipped"] else " ★" if single else ""
@@ -142,7 +139,7 @@ def print_summary(run: Run) -> None:
             _number(row["auc"]),
             _share(row["f1"]),
             "/".join(str(int(c.value)) if c else "?" for c in row["confusion"]),
-            _percent(row["attacked"]) if row["attacked"] else "not run",
+            _percent(row["attacked"]),
             style="bold" if row["shipped"] else "",
         )
     out.print(table)
@@ -152,8 +149,9 @@ def print_summary(run: Run) -> None:
     out.print(Text(f"Fitted on {source}. The intervals do not hold the variance between training seeds."))
     out.print(
         Text(
-            f"base: after clean training; final: after adversarial fine-tuning. FGSM ε={epsilon:g} ({epsilon * 255:.4g}/255) "
-            "is accuracy after one gradient step; surviving it does not make a detector robust."
+            "base: after clean training; final: after adversarial fine-tuning. "
+            f"FGSM ε={epsilon:g} ({epsilon * 255:.4g}/255): accuracy after one gradient step; "
+            "surviving it does not make a detector robust."
         )
     )
     if run.refitted:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -29,9 +28,6 @@ _hub_answer: list[bool] = []
 def hub_reachable() -> bool:
     """Whether timm's weight hub answers within `HUB_TIMEOUT` seconds (asked once per process)."""
     if not _hub_answer:
-        if os.environ.get("HF_HUB_OFFLINE") == "1":
-            _hub_answer.append(False)
-            return False
         result: list[bool] = []
 
         def ask() -> None:
@@ -45,18 +41,22 @@ def hub_reachable() -> bool:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(HUB_TIMEOUT)
-        _hub_answer.append(bool(result and result[0]))
-        if not _hub_answer[0]:
-            _go_offline()
+        _hub_answer.append(bool(result and result[0]) and os.environ.get("HF_HUB_OFFLINE") != "1")
     return _hub_answer[0]
 
 
-def _go_offline() -> None:
-    """Make huggingface_hub load a cached file or fail at once, instead of retrying for minutes."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read at its import
-    constants = sys.modules.get("huggingface_hub.constants")
-    if constants is not None:
-        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+def _cached(timm_name: str) -> bool:
+    """Whether timm's weights are on this disk already."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(timm_name)
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        return False
+    return any(
+        isinstance(try_to_load_from_cache(repository, f), str) for f in ("model.safetensors", "pytorch_model.bin")
+    )
 
 
 def pretrained_state(timm_name: str | None, policy: str) -> State | None:
@@ -73,10 +73,12 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
         if policy == "required":
             raise ModelError("this model has no pretrained weights; use --pretrained auto or never")
         return None
-    hub_reachable()
     import timm
 
     try:
+        # timm would ask an unreachable hub again and again for minutes.
+        if not hub_reachable() and not _cached(timm_name):
+            raise OSError(f"{HUB[0]} cannot be reached and the weights are not on this disk")
         model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
     except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are OSErrors
         if policy == "required":
@@ -84,7 +86,7 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
                 f"no pretrained weights for {timm_name}: {_first_line(error)}; connect, or use --pretrained never"
             ) from error
         warnings.warn(
-            f"no pretrained weights for {timm_name} (the hub cannot be reached); training from scratch",
+            f"no pretrained weights ({_first_line(error)}); training from scratch",
             stacklevel=2,
         )
         return None

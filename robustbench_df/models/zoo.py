@@ -95,8 +95,11 @@ def _efficientnet(name: str) -> Build:
 
 def _convnext(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        extra = {"patch_size": 2} if small else {}
-        return _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path, **extra)
+        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        if small:
+            # Not timm's patch_size=2: it would make up for the finer stem with a stride in the first stage.
+            net.stem[0] = nn.Conv2d(3, net.stem[0].out_channels, 2, 2)
+        return net  # type: ignore[no-any-return]
 
     return build
 

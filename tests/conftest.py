@@ -1,0 +1,41 @@
+"""Shared by all tests: where real data may be, a private cache, one thread, and a small set that can be learnt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Two busy processes with two threads each are far slower than with one each; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+
+from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RDF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def real_data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real archives (RDF_DATA, or ../shared/data beside the repository); skips where it is absent."""
+    folder = Path(os.environ.get("RDF_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "synergy25.zip").is_file():
+        pytest.skip(f"no real data at {folder}; set RDF_DATA to a folder with synergy25.zip and cifake-12k.zip")
+    return folder
+
+
+def learnable_set(n: int = 160, size: int = 16, seed: int = 0) -> ImageSet:
+    """Noise images; the fake ones carry a faint checkerboard, which a small network learns in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    base = rng.normal(128, 40, (n, 3, size, size))
+    board = np.indices((size, size)).sum(0) % 2 * 2 - 1
+    data = (base + 18 * labels[:, None, None, None] * board).clip(0, 255).astype(np.uint8)
+    return image_set_from_arrays(data, labels)

@@ -1,0 +1,78 @@
+"""Settings: presets, precedence, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from robustbench_df.config import PRESETS, RunConfig, load_config
+from robustbench_df.errors import UsageError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_load_and_survive_json(preset: str) -> None:
+    config = load_config(preset)
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_seed_preset_is_the_published_recipe() -> None:
+    config = load_config("seed")
+    first, second = config.phase1, config.phase2
+    assert (first.epochs, first.lr, first.weight_decay, first.batch_size) == (50, 5e-4, 1e-4, 128)
+    assert (first.schedule, first.patience, first.copies) == ("cosine", 15, 500)
+    assert (second.epochs, second.lr, second.ratio) == (15, 1e-4, 0.3)
+    assert second.epsilons == (0.02, 0.03, 0.05, 0.08)
+    assert second.adversarial_copies == 400
+
+
+def test_precedence_is_preset_file_override_option(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[phase1]\nlr = 2e-3\nepochs = 7\nbatch_size = 32\n")
+    config = load_config("seed", file, ["phase1.epochs=8", "ensemble.weights=uniform"], phase1={"batch_size": 16})
+    assert (config.phase1.lr, config.phase1.epochs, config.phase1.batch_size) == (2e-3, 8, 16)
+    assert config.ensemble.weights == "uniform"
+    assert config.phase1.patience == 15  # untouched keys keep the preset's value
+
+
+def test_per_model_overrides_reach_only_their_model() -> None:
+    config = load_config("full", overrides=["per_model.resnet_se.phase1.lr=0.5"])
+    assert config.for_model("resnet_se").phase1.lr == 0.5
+    assert config.for_model("convnext_tiny").phase1.lr != 0.5
+    assert config.for_model("convnext_tiny").model.name == "convnext_tiny"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("phase1.lrr=1", "unknown setting 'phase1.lrr' .did you mean 'phase1.lr'"),
+        ("phase1.lr=-1", "phase1.lr: .*greater than 0"),
+        ("phase1.schedule=cosin", "phase1.schedule"),
+        ("per_model.resnet_se.phase1.epocs=1", "did you mean 'phase1.epochs'"),
+        ("models=[]", "at least one detector"),
+        ("models=['resnet_se', 'resnet_se']", "twice"),
+        ("split.train=0.9", "must be 1"),
+        ("phase1", "KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_one_line(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_config("full", overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_and_bad_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'quick'"):
+        load_config("quik")
+    with pytest.raises(UsageError, match="cannot read"):
+        load_config("full", tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("phase1 = ")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_config("full", broken)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load_config("full").phase1.lr = 1.0  # type: ignore[misc]

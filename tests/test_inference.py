@@ -1,0 +1,113 @@
+"""Each answer under its own image's name, in every form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_df.data.imageset import image_set_from_arrays
+from robustbench_df.errors import DataError, UsageError
+from robustbench_df.inference import Verdicts, challenge_order, image_number, render, select, tta_views, write_forms
+
+NAMES = ("test/1.png", "test/10.png", "test/2.png", "test/11.png")
+TRUTH = {1: 0.1, 10: 0.9, 2: 0.2, 11: 0.95}
+
+
+def verdicts(names: tuple[str, ...] = NAMES) -> Verdicts:
+    p = np.array([TRUTH[image_number(n)] for n in names])
+    return Verdicts(names, p, (p >= 0.5).astype(np.int8))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0)])
+def test_ten_cannot_take_the_place_of_two(order: tuple[int, ...]) -> None:
+    """Whatever order the images come in, an index carries the answer of the file with that number."""
+    names = tuple(NAMES[k] for k in order)
+    rows = json.loads(render(verdicts(names), "challenge"))
+    assert rows == [
+        {"index": 1, "prediction": "real"},
+        {"index": 2, "prediction": "real"},
+        {"index": 10, "prediction": "fake"},
+        {"index": 11, "prediction": "fake"},
+    ]
+    by_name = {r["image_id"]: r["prediction"] for r in json.loads(render(verdicts(names), "probability"))}
+    assert by_name == {"1.png": 0.1, "2.png": 0.2, "10.png": 0.9, "11.png": 0.95}
+
+
+def test_confidence_and_csv() -> None:
+    rows = json.loads(render(verdicts(), "confidence"))
+    assert rows[0] == {"index": 1, "prediction": "real", "confidence": 0.9}
+    assert rows[3] == {"index": 11, "prediction": "fake", "confidence": 0.95}
+    table = list(csv.DictReader(io.StringIO(render(verdicts(), "csv"))))
+    assert table[1] == {"filename": "10.png", "label": "fake", "probability": "0.9"}
+
+
+def test_names_that_would_collide_keep_their_folder() -> None:
+    both = Verdicts(("a/1.png", "b/1.png"), np.array([0.1, 0.9]), np.array([0, 1], np.int8))
+    ids = [r["image_id"] for r in json.loads(render(both, "probability"))]
+    assert ids == ["a/1.png", "b/1.png"]
+    with pytest.raises(DataError, match="same number 1"):
+        challenge_order(both.ids)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("cat.png", "no number"), ("img_1_of_2.png", "2 numbers")])
+def test_names_without_one_number_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        image_number(name)
+
+
+def test_numbers_in_file_names() -> None:
+    assert image_number("synergy25/test/007.png") == 7
+    assert image_number("img-12.jpeg") == 12
+
+
+def test_an_unknown_form_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'challenge'"):
+        write_forms(verdicts(), tmp_path / "out", ["csv", "chalenge"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_and_zip_hold_the_same(tmp_path: Path) -> None:
+    written = write_forms(verdicts(), tmp_path, pack=True)
+    assert [p.name for p in written] == [
+        "challenge.json",
+        "probability.json",
+        "confidence.json",
+        "predictions.csv",
+        "submission.zip",
+    ]
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        assert {n: archive.read(n) for n in archive.namelist()} == {p.name: p.read_bytes() for p in written[:-1]}
+    first = (tmp_path / "submission.zip").read_bytes()
+    write_forms(verdicts(), tmp_path, pack=True)
+    assert (tmp_path / "submission.zip").read_bytes() == first
+
+
+def test_unlabelled_images_are_what_is_predicted() -> None:
+    data = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    mixed = image_set_from_arrays(data, [0, 1, -1, -1])
+    assert select(mixed).tolist() == [2, 3]
+    assert select(mixed, "all").tolist() == [0, 1, 2, 3]
+    labelled = image_set_from_arrays(data, [0, 1, 0, 1])
+    assert select(labelled).tolist() == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="no unlabelled"):
+        select(labelled, "unlabelled")
+    with pytest.raises(UsageError, match="unknown part"):
+        select(labelled, "tst")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (224, 224)])
+def test_tta_views_are_fixed_small_changes(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    views = tta_views(x)
+    assert torch.equal(views[0], x)
+    assert torch.equal(views[1].flip(3), x)
+    assert all(v.shape == x.shape and v.min() >= 0 and v.max() <= 1 for v in views)
+    assert all(torch.equal(a, b) for a, b in zip(views, tta_views(x), strict=True))
+    assert all(not torch.equal(a, x) for a in views[1:])

@@ -1,0 +1,46 @@
+"""What importing the package costs and offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import robustbench_df as rdf
+
+HEAVY = ("torch", "timm", "pandas", "sklearn", "skimage", "scipy", "matplotlib", "pydantic")
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(m for m in {HEAVY} if m in sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_start_up_loads_nothing_heavy() -> None:
+    assert loaded_after("import robustbench_df") == set()
+    assert loaded_after("import robustbench_df.cli") == set()
+    assert "torch" not in loaded_after("import robustbench_df.metrics, robustbench_df.summary, robustbench_df.run")
+
+
+def test_help_answers_in_half_a_second() -> None:
+    """The best of five, so that a busy machine is not mistaken for a slow program."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "robustbench_df", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert "train-all" in done.stdout
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("name", [n for n in rdf.__all__ if n != "__version__"])
+def test_every_export_is_there_and_is_not_a_module(name: str) -> None:
+    assert type(getattr(rdf, name)).__name__ != "module"
+
+
+def test_an_unknown_export_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = rdf.nothing

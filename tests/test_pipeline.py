@@ -1,0 +1,220 @@
+"""The whole job on a small set: run folder, ensemble, predictions, folds, refit, resume and locking."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import robustbench_df as rdf
+from robustbench_df.config import RunConfig, load_config
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.errors import RunError, UsageError
+from robustbench_df.evaluate import predict_logits
+from robustbench_df.inference import predict
+from robustbench_df.pipeline import train_all
+from robustbench_df.run import Run, open_run
+from robustbench_df.summary import find
+from tests.conftest import learnable_set
+
+SMALL = [
+    "phase1.epochs=2",
+    "phase2.epochs=1",
+    "phase1.batch_size=16",
+    "phase2.batch_size=16",
+    "phase1.image_budget=0",
+    "phase2.image_budget=0",
+    "model.pretrained=never",
+    "models=['resnet_se_small', 'mlp']",
+    "per_model={}",
+    "speed.save_every=0",
+    "split.folds=1",
+]
+
+
+def write_folder(images: ImageSet, folder: Path) -> Path:
+    for k, (pixels, label) in enumerate(zip(images.data, images.labels, strict=True)):
+        path = folder / ("fake" if label else "real") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+    return folder
+
+
+def settings(source: Path, *overrides: str) -> RunConfig:
+    return load_config("full", overrides=[*SMALL, *overrides], data={"source": str(source)})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(learnable_set(200), tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_all(settings(source), tmp_path_factory.mktemp("runs") / "one")
+
+
+def test_the_run_folder_holds_what_the_design_says(run: Run) -> None:
+    for name in ("config.json", "provenance.json", "split.parquet", "findings.json", "ensemble.json", "results.json"):
+        assert run.file(name).is_file()
+    for model in run.models:
+        for file in ("base.safetensors", "final.safetensors", "model.json", "base-history.jsonl"):
+            assert (run.model_dir(model) / file).is_file()
+    record = run.read_json("provenance.json")
+    assert {"command", "versions", "hardware", "seed", "data_fingerprint", "durations"} <= set(record)
+    assert set(record["durations"]) == {"train resnet_se_small", "train mlp", "evaluate"}
+    assert not list(run.path.rglob("*.tmp"))
+    assert run.finished
+
+
+def test_weights_come_from_val_and_the_ensemble_computes_what_it_says(run: Run) -> None:
+    val = [run.predictions(name).part("val") for name in run.models]
+    accuracies = [float((p.logits.argmax(1) == p.labels).mean()) for p in val]
+    expected = np.array(accuracies) / sum(accuracies)
+    assert np.allclose(run.weights("accuracy").weights, expected)
+    images = run.images()
+    rows = run.predictions("mlp").part("test").table["image_id"]
+    where = {name: k for k, name in enumerate(images.ids)}
+    index = np.array([where[i] for i in rows])
+    whole = predict_logits(run.ensemble("accuracy"), images, index)
+    parts = np.stack([run.predictions(name).part("test").logits for name in run.models])
+    assert np.allclose(whole, run.weights("accuracy").combine(parts), atol=1e-4)
+
+
+def test_results_can_be_recomputed_from_the_predictions(run: Run) -> None:
+    for name in run.models:
+        for phase in ("base", "final"):
+            test = run.predictions(name, phase).part("test")
+            found = find(
+                run.results(),
+                model=name,
+                phase=phase,
+                condition="clean",
+                part="test",
+                decision="raw",
+                metric="accuracy",
+            )
+            assert found is not None
+            assert found.n == len(test.table) == 20
+            margin = test.logits[:, 1] - test.logits[:, 0]
+            assert found.value == pytest.approx(float(((margin >= 0) == test.labels).mean()))
+            assert found.low < found.value < found.high or found.value in (0, 1)
+
+
+def test_the_attacked_ensemble_is_judged_too(run: Run) -> None:
+    attacked = [r for r in run.results() if r.model == "ensemble" and r.condition.startswith("fgsm")]
+    assert {r.phase for r in attacked} == {"base", "final"}
+    clean = find(run.results(), model="ensemble", phase="base", condition="clean", part="test", metric="auc")
+    assert clean is not None
+    assert next(r.value for r in attacked if r.phase == "base" and r.part == "test" and r.metric == "auc") < clean.value
+
+
+def test_predictions_are_the_same_one_by_one_and_all_together(run: Run) -> None:
+    images = run.images()
+    index = np.arange(6)
+    together = predict(run, images, index, tta=True)
+    alone = [predict(run, images, index[k : k + 1], tta=True).probability[0] for k in range(6)]
+    assert np.allclose(together.probability, alone, atol=1e-5)
+    assert together.ids == tuple(images.ids[:6])
+
+
+def test_a_second_run_in_the_folder_is_refused_and_so_is_a_busy_one(run: Run, source: Path) -> None:
+    with pytest.raises(RunError, match=r"already holds a run.*--resume"):
+        train_all(settings(source), run.path)
+    with run.lock(), pytest.raises(RunError, match="in use by process"):
+        train_all(run.config, run.path, resume=True)
+
+
+def test_folds_judge_every_image_by_detectors_that_have_not_seen_it(source: Path, tmp_path: Path) -> None:
+    folded = train_all(settings(source, "split.folds=3", "refit=true"), tmp_path / "folds")
+    table = folded.predictions("mlp").part("oof").table
+    assert sorted(table["image_id"]) == sorted(folded.images().ids)
+    split = folded.split
+    for k in range(3):
+        held = set(table[table["fold"] == k]["image_id"])
+        learnt = set(split[(split["fold"] == k) & split["part"].isin(["train", "val"])]["image_id"])
+        assert held
+        assert not held & learnt
+    assert folded.read_json("ensemble.json")["final"]["members"]["mlp"]["decision"]["fitted_on"] == "oof"
+    assert folded.refitted
+    images = folded.images()
+    refit = predict(folded, images, np.arange(4), refit=True)
+    mean = predict(folded, images, np.arange(4))
+    assert not np.allclose(refit.probability, mean.probability)
+
+
+def test_changed_data_is_refused_on_resume(source: Path, tmp_path: Path) -> None:
+    folder = write_folder(learnable_set(60), tmp_path / "data")
+    unfinished = train_all(settings(folder, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run")
+    unfinished.file("DONE").unlink()
+    (folder / "fake" / "1.png").unlink()
+    with pytest.raises(RunError, match="has changed"):
+        train_all(unfinished.config, unfinished.path, resume=True)
+    with pytest.raises(RunError, match="has changed"):
+        open_run(unfinished.path).images()
+
+
+def test_bad_images_are_findings_of_the_run(source: Path, tmp_path: Path) -> None:
+    folder = write_folder(learnable_set(60), tmp_path / "data")
+    whole = (folder / "real" / "0.png").read_bytes()
+    (folder / "real" / "0.png").write_bytes(whole[: len(whole) // 2])
+    with_bad = train_all(settings(folder, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run")
+    findings = with_bad.read_json("findings.json")["findings"]
+    assert [f["where"] for f in findings] == ["real/0.png"]
+    assert "real/0.png" not in set(with_bad.split["image_id"])
+
+
+def test_misspelt_models_fail_before_anything_is_written(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(rdf.errors.ModelError, match="did you mean"):
+        train_all(settings(source, "models=['resnet_s']"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="no model 'mpl'"):
+        train_all(settings(source, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run").detector("mpl")
+
+
+def final_weights(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    return {str(p.relative_to(folder)): load_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_kill_nine_at_random_points_changes_nothing(source: Path, tmp_path: Path) -> None:
+    """SIGKILL three times at random moments, resume, and compare with a run that was left alone."""
+    overrides = [*SMALL, "phase1.epochs=6", "phase2.epochs=4", "models=['resnet_se_small']"]
+    options = [part for o in overrides for part in ("--set", o)]
+    command = [sys.executable, "-m", "robustbench_df", "train-all", "--quiet", "--run", str(tmp_path / "killed")]
+    first = [*command, "--data", str(source), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    rng = random.Random(0)
+    kills = 0
+    for attempt in range(12):
+        started = (tmp_path / "killed" / "config.json").exists()
+        process = subprocess.Popen([*command, "--resume"] if started else first, env=environment)
+        if kills < 3:
+            # Wait until training has begun, then a random moment more: start-up itself is not interesting.
+            models, deadline = tmp_path / "killed" / "models", time.monotonic() + 60
+            while not models.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0.05, 1.5) + (3.0 if started else 0.0))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        if process.wait() == 0:
+            break
+        assert attempt < 11
+    assert kills > 0
+    whole = train_all(load_config("full", overrides=overrides, data={"source": str(source)}), tmp_path / "whole")
+    left, right = final_weights(whole.path), final_weights(tmp_path / "killed")
+    assert left.keys() == right.keys()
+    for file in left:
+        assert all(np.array_equal(left[file][k], right[file][k]) for k in left[file]), file
+    results = [json.loads((p / "results.json").read_text()) for p in (whole.path, tmp_path / "killed")]
+    assert results[0] == results[1]

@@ -1,0 +1,211 @@
+"""The loop learns, resumes bit for bit, survives what it should and stops at what it must."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from robustbench_df.config import Recipe, load_config
+from robustbench_df.data.split import Split, make_refit, make_split
+from robustbench_df.errors import TrainError
+from robustbench_df.evaluate import predict_logits
+from robustbench_df.metrics.scores import auc, margins
+from robustbench_df.train import fit as loop
+from robustbench_df.train.fit import Job, fit
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import Setting
+from robustbench_df.train.state import load_checkpoint
+from tests.conftest import learnable_set
+
+BASE = ["model.pretrained=never", "phase1.epochs=3", "phase2.epochs=2", "phase1.batch_size=16", "phase2.batch_size=16"]
+RICH = [
+    "phase1.ema=0.9",
+    "phase1.mixup=0.4",
+    "phase1.cutmix=1.0",
+    "phase1.copies=20",
+    "phase1.label_smoothing=0.1",
+    "phase2.adversarial_copies=10",
+    "augment.trivial=true",
+    "augment.erase=0.3",
+    "phase1.micro_batch=8",
+]
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_config("full", overrides=[*BASE, *overrides]).for_model("resnet_se_small")
+
+
+def job(folder: Path, *overrides: str, **extra: Any) -> Job:
+    return replace(Job("resnet_se_small", recipe(*overrides), folder, Setting(), save_every=0.0), **extra)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return make_split(learnable_set(120))
+
+
+class StopAt(Reporter):
+    """Raise after so many epochs, as Ctrl-C would."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, _row: dict[str, Any]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {phase: load_file(folder / f"{phase}.safetensors") for phase in ("base", "final")}
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return all(torch.equal(first[p][k], second[p][k]) for p in first for k in first[p])
+
+
+def test_it_learns_and_phase_two_hardens_against_fgsm(tmp_path: Path) -> None:
+    easy = make_split(learnable_set(240))
+    fit(job(tmp_path, "phase1.epochs=12", "phase1.lr=3e-3", "phase2.epochs=6", "phase2.lr=1e-3"), easy)
+    labels = easy.images.labels[easy.test]
+    scores = {p: auc(margins(predict_logits(load_checkpoint(tmp_path, p), easy.images, easy.test)), labels)
+              for p in ("base", "final")}  # fmt: skip
+    assert scores["base"] > 0.9
+    rows = [json.loads(line) for line in (tmp_path / "final-history.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert max(row["val_fgsm_auc"] for row in rows) > rows[0]["val_fgsm_auc"]
+    first, second = weights(tmp_path)["base"], weights(tmp_path)["final"]
+    assert any(not torch.equal(first[k], second[k]) for k in first)  # phase 2 kept both and changed something
+
+
+@pytest.mark.parametrize("overrides", [[], RICH], ids=["plain", "everything on"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_stopped_phase_resumes_bit_for_bit(tmp_path: Path, split: Split, overrides: list[str], stop: int) -> None:
+    fit(job(tmp_path / "whole", *overrides), split)
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(tmp_path / "parts", *overrides), split, StopAt(stop))
+    torch.rand(7)  # whatever else the process drew in between must not matter
+    fit(job(tmp_path / "parts", *overrides), split)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    for phase in ("base", "final"):
+        lines = [(tmp_path / d / f"{phase}-history.jsonl").read_text() for d in ("whole", "parts")]
+        epochs = [[json.loads(x)["epoch"] for x in text.splitlines()] for text in lines]
+        assert epochs[0] == epochs[1]
+        assert not (tmp_path / "parts" / f"{phase}-state.pt").exists()
+
+
+def test_seed_and_fold_change_the_weights(tmp_path: Path, split: Split) -> None:
+    fit(job(tmp_path / "a"), split)
+    fit(job(tmp_path / "b", seed=1), split)
+    fit(job(tmp_path / "c", fold=2), split)
+    assert not same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_finished_phases_are_not_trained_again(tmp_path: Path, split: Split) -> None:
+    fit(job(tmp_path), split)
+    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    fit(job(tmp_path), split)
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, said = loop._backward, []
+
+    def small_memory(*args: Any) -> torch.Tensor:
+        if args[-1] > 4:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return real(*args)
+
+    class Listener(Reporter):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    monkeypatch.setattr(loop, "_backward", small_memory)
+    fit(job(tmp_path, "phase2.epochs=0"), split, Listener())
+    assert said == [
+        "out of memory: micro-batch 16 → 8, accumulation doubled, training goes on",
+        "out of memory: micro-batch 8 → 4, accumulation doubled, training goes on",
+    ]
+
+
+def test_micro_batches_accumulate_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    detector, _ = loop.build_detector(recipe().model, (16, 16))
+    detector.eval()  # batch statistics would differ between micro-batches, the gradient rule must not
+    x, target = torch.rand(12, 3, 16, 16), torch.nn.functional.one_hot(torch.arange(12) % 2, 2).float()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    gradients = []
+    for micro in (12, 5):
+        detector.zero_grad()
+        loop._backward(detector, x, target, Setting(), scaler, micro)
+        gradients.append(torch.cat([p.grad.flatten() for p in detector.parameters() if p.grad is not None]))
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_rate_and_place(tmp_path: Path, split: Split) -> None:
+    with pytest.raises(TrainError, match=r"not finite at epoch \d+, step \d+, lr .*phase1\.lr") as caught:
+        fit(job(tmp_path, "phase1.lr=1e30", "phase1.clip_norm=0", "phase1.schedule=constant", "phase1.warmup=0"), split)
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_early_stopping_and_best_checkpoint(tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6])
+    taken: list[dict[str, torch.Tensor]] = []
+
+    def fake(detector: torch.nn.Module, *_: Any) -> dict[str, float]:
+        taken.append({k: v.clone() for k, v in detector.state_dict().items()})
+        return {"score": next(scores)}
+
+    monkeypatch.setattr(loop, "_validate", fake)
+    fit(job(tmp_path, "phase1.epochs=8", "phase1.patience=3", "phase2.epochs=0"), split)
+    rows = (tmp_path / "base-history.jsonl").read_text().splitlines()
+    assert len(rows) == 5  # the best was epoch 2; three more brought nothing
+    kept = load_file(tmp_path / "base.safetensors")
+    assert all(torch.equal(kept[k], taken[1][k]) for k in kept)
+
+
+def test_a_refit_keeps_the_last_epoch_without_a_val_part(tmp_path: Path, split: Split) -> None:
+    fit(job(tmp_path, "phase1.select=last", "phase2.select=last"), make_refit(split))
+    rows = [json.loads(x) for x in (tmp_path / "base-history.jsonl").read_text().splitlines()]
+    assert "val_auc" not in rows[0]
+    assert (tmp_path / "final.safetensors").exists()
+
+
+def test_a_frozen_backbone_moves_only_the_head(tmp_path: Path, split: Split) -> None:
+    fit(job(tmp_path, "phase1.freeze_backbone=true", "phase2.epochs=0"), split)
+    start, _ = loop.build_for(job(tmp_path), split.images.size)
+    after = load_file(tmp_path / "base.safetensors")
+    moved = {k for k, v in start.state_dict().items() if not torch.equal(v, after[k])}
+    assert moved
+    assert all(k.startswith("net.head.") for k in moved)
+
+
+@pytest.mark.parametrize("mix", ["sample", "batch"])
+def test_thirty_percent_of_training_is_adversarial(mix: str) -> None:
+    config = recipe(f"phase2.mix={mix}").phase2
+    detector, _ = loop.build_detector(recipe().model, (16, 16))
+    x, y = torch.rand(20, 3, 16, 16) * 0.5 + 0.25, torch.arange(20) % 2
+    eps = torch.full((20,), 0.05)
+    shares = []
+    for seed in range(60 if mix == "batch" else 3):
+        generator = torch.Generator().manual_seed(seed)
+        out = loop._attack_share(detector, x, y, eps, config, Setting(), 8, generator)
+        changed = (out - x).abs().amax((1, 2, 3))
+        shares.append(float((changed > 0).float().mean()))
+        assert changed.max() <= 0.05 + 1e-6
+    if mix == "sample":
+        assert shares == [pytest.approx(0.3)] * 3
+    else:
+        assert set(shares) == {0.0, 1.0}
+        assert 0.1 < sum(shares) / len(shares) < 0.5

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from robustbench_df.config import PhaseConfig
+from robustbench_df.train.schedule import learning_rate, planned_epochs
+
+
+def test_the_budget_cuts_epochs_but_never_to_none() -> None:
+    config = PhaseConfig(epochs=60, image_budget=1000)
+    assert planned_epochs(config, 10) == 60
+    assert planned_epochs(config, 100) == 10
+    assert planned_epochs(config, 5000) == 1
+    assert planned_epochs(PhaseConfig(epochs=0, image_budget=10), 5) == 0
+    assert planned_epochs(PhaseConfig(epochs=60), 10**6) == 60
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant", "plateau"])
+def test_schedules_start_low_peak_once_and_end_as_they_say(schedule: str) -> None:
+    config = PhaseConfig.model_validate({"schedule": schedule, "lr": 1.0, "warmup": 0.25})
+    rates = [learning_rate(config, k / 1000) for k in range(1001)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] < 0.05
+    rising = rates[:250]
+    assert all(b > a for a, b in pairwise(rising))
+    if schedule in ("onecycle", "cosine"):
+        assert rates[1000] < 1e-4
+        assert all(b <= a for a, b in pairwise(rates[250:]))
+    else:
+        assert set(rates[250:]) == {1.0}
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    assert learning_rate(PhaseConfig(schedule="cosine", lr=0.1, warmup=0), 0) == pytest.approx(0.1)
