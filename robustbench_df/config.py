@@ -24,6 +24,9 @@ MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
 PRESETS = ("full", "quick", "seed")
 
 
+AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, no extra keys."""
 
@@ -51,8 +54,16 @@ class SplitConfig(Settings):
     val: Fraction = 0.1
     cal: Fraction = 0.1
     test: Fraction = 0.1
-    folds: Annotated[int, Field(ge=1, le=20)] = 1
+    folds: Annotated[int, Field(ge=1, le=20)] | Literal["auto"] = "auto"
+    """How often each detector is trained. ``auto``: 5 times up to 5,000 labelled images, where every image counts and a
+    held-out part would be too small to judge by; once beyond."""
     seed: int = 0
+
+    def fold_count(self, labelled: int) -> int:
+        """Resolve ``folds`` for a number of labelled images."""
+        if self.folds == "auto":
+            return AUTO_FOLDS if labelled <= AUTO_FOLDS_UP_TO else 1
+        return self.folds
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitConfig:
@@ -105,7 +116,7 @@ class PhaseConfig(Settings):
 
     epochs: Count = 60
     image_budget: Count = 0
-    """Most images to see in the phase (0: no limit): epochs are cut to it, which bounds the time on large sets."""
+    """Most images to see in the phase, over all folds (0: no limit): epochs are cut to it, which bounds the time."""
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64

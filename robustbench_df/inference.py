@@ -81,6 +81,18 @@ def select(images: ImageSet, part: str = "auto") -> NDArray[np.intp]:
     return index
 
 
+def check(run: Run, model: str, forms: Sequence[str]) -> None:
+    """Refuse a misspelt model, weighting or form before any image is read.
+
+    Raises:
+        UsageError: the message names the choices and the nearest one.
+    """
+    run.decision(model)
+    for form in forms:
+        if form not in FORMS:
+            raise UsageError(f"unknown form '{form}'{nearest(form, FORMS)}; choose from {', '.join(FORMS)}")
+
+
 def predict(
     run: Run,
     images: ImageSet,
@@ -165,15 +177,13 @@ def render(verdicts: Verdicts, form: str) -> str:
         return text.getvalue()
     if form == "probability":
         rows: list[dict[str, Any]] = [{"image_id": n, "prediction": v} for n, v in zip(names, p, strict=True)]
-    elif form in ("challenge", "confidence"):
-        rows = []
-        for number, k in challenge_order(verdicts.ids):
-            row: dict[str, Any] = {"index": number, "prediction": words[k]}
-            if form == "confidence":
-                row["confidence"] = float(f"{max(verdicts.probability[k], 1 - verdicts.probability[k]):.6g}")
-            rows.append(row)
-    else:
-        raise UsageError(f"unknown form '{form}'{nearest(form, FORMS)}; choose from {', '.join(FORMS)}")
+        return json.dumps(rows, indent=1) + "\n"
+    rows = []
+    for number, k in challenge_order(verdicts.ids):
+        row: dict[str, Any] = {"index": number, "prediction": words[k]}
+        if form == "confidence":
+            row["confidence"] = float(f"{max(verdicts.probability[k], 1 - verdicts.probability[k]):.6g}")
+        rows.append(row)
     return json.dumps(rows, indent=1) + "\n"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from robustbench_df.config import RunConfig
+from robustbench_df.config import Recipe, RunConfig
 from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_images
@@ -82,7 +82,7 @@ def _train_all(run: Run, config: RunConfig, reporter: Reporter) -> None:
     if config.refit:
         for name in config.models:
             with clock.stage(f"refit {name}"):
-                fit(_refit_job(run, name, settings[name], config), make_refit(splits[0]), reporter)
+                fit(_refit_job(run, name, settings[name], len(splits), config), make_refit(splits[0]), reporter)
     write_text(run.file("DONE"), "")
 
 
@@ -114,7 +114,8 @@ def _load(run: Run, config: RunConfig, reporter: Reporter) -> ImageSet:
 
 def _splits(run: Run, images: ImageSet, config: RunConfig) -> list[Split]:
     """Make the split or the folds; the same images and settings always give the same."""
-    splits = make_folds(images, config.split) if config.split.folds > 1 else [make_split(images, config.split)]
+    folds = config.split.fold_count(len(images.labelled()))
+    splits = make_folds(images, config.split, folds) if folds > 1 else [make_split(images, config.split)]
     table = pd.DataFrame(split_rows(splits), columns=["image_id", "part", "fold"])
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
     findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
@@ -145,7 +146,7 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter)
 
 
 def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[tuple[Job, Split]]:
-    recipe = config.for_model(name)
+    recipe = _share_budget(config.for_model(name), len(splits))
     for k, split in enumerate(splits):
         fold = k if len(splits) > 1 else None
         yield (
@@ -162,8 +163,17 @@ def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: Ru
         )
 
 
-def _refit_job(run: Run, name: str, setting: Setting, config: RunConfig) -> Job:
-    recipe = config.for_model(name)
+def _share_budget(recipe: Recipe, folds: int) -> Recipe:
+    """Divide the phases' image budgets among the folds."""
+    shared = {
+        phase: config.model_copy(update={"image_budget": -(-config.image_budget // folds)})
+        for phase, config in (("phase1", recipe.phase1), ("phase2", recipe.phase2))
+    }
+    return recipe.model_copy(update=shared)
+
+
+def _refit_job(run: Run, name: str, setting: Setting, folds: int, config: RunConfig) -> Job:
+    recipe = _share_budget(config.for_model(name), folds)
     # Without a val part there is nothing to choose by: the last epoch of the full schedule is kept.
     last = {"select": "last", "patience": 0}
     recipe = recipe.model_copy(

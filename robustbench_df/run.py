@@ -37,6 +37,11 @@ class Run(RunDir):
             raise RunError(f"run '{self.path}' has no split.parquet; finish it with: {self.resume_command}")
         return pd.read_parquet(path)
 
+    @property
+    def folds(self) -> int:
+        """How often each detector was trained."""
+        return max(int(self.split["fold"].max()) + 1, 1)
+
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of the images the run is about."""
@@ -86,18 +91,20 @@ class Run(RunDir):
         from robustbench_df.models.detector import Ensemble
         from robustbench_df.train.state import load_checkpoint
 
-        if name not in self.models:
-            raise UsageError(
-                f"run '{self.name}' has no model '{name}'{nearest(name, self.models)}; it has {', '.join(self.models)}"
-            )
+        self._known(name)
         phase = phase or self.config.ensemble.phase
         folder = self.model_dir(name)
         if refit:
             return load_checkpoint(folder / "refit", phase)
-        folds = self.config.split.folds
-        if folds == 1:
+        if self.folds == 1:
             return load_checkpoint(folder, phase)
-        return Ensemble([load_checkpoint(self.model_dir(name, k), phase) for k in range(folds)]).eval()
+        return Ensemble([load_checkpoint(self.model_dir(name, k), phase) for k in range(self.folds)]).eval()
+
+    def _known(self, name: str) -> None:
+        if name not in self.models:
+            raise UsageError(
+                f"run '{self.name}' has no model '{name}'{nearest(name, self.models)}; it has {', '.join(self.models)}"
+            )
 
     def ensemble(self, kind: str | None = None, phase: str | None = None, *, refit: bool = False) -> Ensemble:
         """Return the ensemble with its fitted weights; ``kind`` and ``phase`` default to what is shipped."""
@@ -117,7 +124,8 @@ class Run(RunDir):
         from robustbench_df.metrics.calibration import Decision
 
         phase = phase or self.config.ensemble.phase
-        if name in self.models:
+        if not name.startswith("ensemble"):
+            self._known(name)
             return Decision.from_dict(self.read_json("ensemble.json")[phase]["members"][name]["decision"])
         kind = name.removeprefix("ensemble").removeprefix("-") or self.config.ensemble.weights
         return Decision.from_dict(self._fitted(phase, kind)["decision"])

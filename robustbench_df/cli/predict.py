@@ -49,6 +49,8 @@ def predict(
         use_refit = opened.refitted if refit is None else refit
         if use_refit:
             reporter.say("using the detectors refitted on all labelled images: no validation number belongs to them")
+        forms = list(form or core.FORMS)
+        core.check(opened, model, forms)
         images = load_images(source, layout=layout, size=size or opened.config.data.size, max_bad=max_bad)
         for finding in images.findings:
             reporter.warn(f"no prediction for {finding.where}: {finding.detail}")
@@ -66,7 +68,6 @@ def predict(
             progress=reporter.advance,
         )
         reporter.finish()
-        forms = list(form or core.FORMS)
         if not form:
             try:
                 core.challenge_order(verdicts.ids)

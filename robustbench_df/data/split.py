@@ -105,19 +105,19 @@ def make_split(images: ImageSet, config: SplitConfig | None = None) -> Split:
     return split
 
 
-def make_folds(images: ImageSet, config: SplitConfig) -> list[Split]:
-    """Return ``config.folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
+def make_folds(images: ImageSet, config: SplitConfig, folds: int) -> list[Split]:
+    """Return ``folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
 
     Each fold cuts its own val from its training images, so that nothing about the held-out part is ever chosen on it.
     A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge.
     """
     given, free, findings = _given_parts(images)
     pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
-    held = _divide(images, pool, {str(k): 1.0 for k in range(config.folds)}, config.seed)
+    held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed)
     val_share = config.val / (config.train + config.val)
     splits = []
-    for k in range(config.folds):
-        rest = np.sort(np.concatenate([held[str(j)] for j in range(config.folds) if j != k]))
+    for k in range(folds):
+        rest = np.sort(np.concatenate([held[str(j)] for j in range(folds) if j != k]))
         inner = _divide(images, rest, {"train": 1 - val_share, "val": val_share}, config.seed + 1 + k)
         split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
         _require_both_classes(split)

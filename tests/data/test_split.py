@@ -80,7 +80,7 @@ def test_a_given_test_part_is_kept_whole_and_its_twins_leave_train() -> None:
 
 def test_folds_hold_every_image_out_once_and_choose_on_their_own_val() -> None:
     images = random_set(120)
-    folds = make_folds(images, SplitConfig(folds=4))
+    folds = make_folds(images, SplitConfig(), 4)
     held = np.concatenate([fold.cal for fold in folds])
     assert sorted(held) == list(range(120))
     for fold in folds:

@@ -1,0 +1,131 @@
+"""The command line as a user meets it: exit codes, one line per mistake, JSON that parses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustbench_df.models.zoo import MODELS
+from tests.conftest import learnable_set
+from tests.test_pipeline import SMALL, write_folder
+
+
+def rdf(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "robustbench_df", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and a trained run under runs/one."""
+    place = tmp_path_factory.mktemp("place")
+    write_folder(learnable_set(120), place / "images")
+    options = [part for o in SMALL for part in ("--set", o)]
+    done = rdf("train-all", "--data", "images", "--run", "runs/one", "--json", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    (place / "train.json").write_text(done.stdout)
+    return place
+
+
+def test_train_all_reports_json(place: Path) -> None:
+    facts = json.loads((place / "train.json").read_text())
+    assert facts["run"] == "runs/one"
+    assert facts["part"] == "test"
+    detectors = {row["detector"] for row in facts["rows"]}
+    assert {"resnet_se_small", "mlp", "ensemble-accuracy", "ensemble-stacked"} <= detectors
+    assert sum(row["shipped"] for row in facts["rows"]) == 1
+    accuracy = facts["rows"][0]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    assert accuracy["n"] == 12
+
+
+def test_predict_takes_the_latest_run_says_so_and_writes_all_forms(place: Path) -> None:
+    done = rdf("predict", "images", "--zip", "--tta", "--to", "out", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "latest run" in done.stderr
+    assert sorted(p.name for p in (place / "out").iterdir()) == [
+        "challenge.json",
+        "confidence.json",
+        "predictions.csv",
+        "probability.json",
+        "submission.zip",
+    ]
+    assert [row["index"] for row in json.loads((place / "out" / "challenge.json").read_text())] == list(range(120))
+
+
+def test_quiet_says_nothing_but_results(place: Path) -> None:
+    done = rdf("predict", "images", "--quiet", "--form", "csv", cwd=place)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0].startswith("120 images:")
+
+
+def test_no_colour_codes_reach_a_pipe(place: Path) -> None:
+    for arguments in (("data", "info", "images"), ("list", "models"), ("--help",)):
+        assert "\x1b[" not in rdf(*arguments, cwd=place, NO_COLOR="1").stdout
+
+
+def test_data_info(place: Path) -> None:
+    done = rdf("data", "info", "images", "--json", cwd=place)
+    facts = json.loads(done.stdout)
+    assert facts["images"] == 120
+    assert facts["classes"] == {"real": 60, "fake": 60, "unlabelled": 0}
+    assert "60" in rdf("data", "info", "images", cwd=place).stdout
+
+
+def test_lists(place: Path) -> None:
+    assert all(name in rdf("list", "models", cwd=place).stdout for name in MODELS)
+    assert "[seed]" in rdf("list", "presets", cwd=place).stdout
+    assert "runs/one  finished" in rdf("list", "runs", cwd=place).stdout
+
+
+MISTAKES = [
+    (("train-all", "--data", "nowhere"), 1, "nowhere"),
+    (("train-all", "--data", "images", "--models", "resnet_see"), 1, "did you mean 'resnet_se'"),
+    (("train-all", "--data", "images", "--preset", "fulll"), 2, "did you mean 'full'"),
+    (("train-all", "--data", "images", "--set", "phase1.lrr=1"), 2, "did you mean 'phase1.lr'"),
+    (("train-all", "--data", "images", "--run", "runs/one"), 1, "already holds a run"),
+    (("train-all", "--resume", "--run", "runs/one"), 1, "is finished"),
+    (("train-all", "--resume", "--run", "runs/two"), 1, "not a run folder"),
+    (("train-all", "--data", "images", "--device", "cuda:9"), 2, "cuda"),
+    (("train-all", "--data", "images", "--weights", "w.pth"), 2, "--models"),
+    (("predict", "nowhere", "--run", "runs/one"), 1, "nowhere"),
+    (("predict", "images", "--run", "runs/one", "--model", "resnet"), 2, "no model 'resnet'"),
+    (("predict", "images", "--run", "runs/one", "--model", "ensemble-stackd"), 2, "did you mean 'stacked'"),
+    (("predict", "images", "--run", "runs/one", "--form", "cvs"), 2, "did you mean 'csv'"),
+    (("predict", "images", "--run", "images"), 1, "not a run folder"),
+    (("data", "info", "nowhere"), 1, "nowhere"),
+    (("data", "fetch", "cifak"), 2, "did you mean 'cifake'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_mistakes_are_one_line_with_their_exit_code(
+    place: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = rdf(*arguments, cwd=place)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_wrong_usage_is_exit_two(place: Path) -> None:
+    assert rdf("train-all", "--no-such-option", cwd=place).returncode == 2
+    assert rdf("no-such-command", cwd=place).returncode == 2
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    write_folder(learnable_set(10), tmp_path / "images")
+    done = rdf("predict", "images", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "make one with: rdf train-all" in done.stderr
