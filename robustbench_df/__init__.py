@@ -17,11 +17,16 @@ from typing import Any
 from robustbench_df._version import __version__
 
 _EXPORTS = {
+    "AugmentConfig": "config",
     "Detector": "models.detector",
     "Ensemble": "models.detector",
     "ImageSet": "data.imageset",
+    "Job": "train.fit",
     "ModelConfig": "config",
+    "Recipe": "config",
+    "Run": "run",
     "RunConfig": "config",
+    "Setting": "train.speed",
     "Split": "data.split",
     "SplitConfig": "config",
     "build_detector": "models.zoo",
@@ -29,12 +34,13 @@ _EXPORTS = {
     "load_config": "config",
     "load_images": "data.sources",
     "make_split": "data.split",
-    "Run": "run",
     "fgsm": "attacks.fgsm",
     "fit": "train.fit",
     "open_run": "run",
     "predict": "inference",
+    "setting_for": "train.speed",
     "train_all": "pipeline",
+    "training_rate": "train.speed",
 }
 
 __all__ = ["__version__", *_EXPORTS]

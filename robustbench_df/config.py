@@ -83,6 +83,8 @@ class ModelConfig(Settings):
     pretrained: Literal["auto", "never", "required"] = "auto"
     weights: str | None = None
     input_size: Annotated[int, Field(ge=8)] | None = None
+    frontend: Literal["rgb", "residual"] = "rgb"
+    """``residual`` adds high-pass residual channels to the colours (`robustbench_df.models.frontend`)."""
     head: Literal["native", "recipe"] = "native"
     dropout: Fraction = 0.2
     drop_path: Fraction = 0.1

@@ -22,6 +22,7 @@ class Detector(nn.Module):
         net: maps normalised images to ``[N, 2]``.
         mean, std: channel statistics of the normalisation.
         input_size: side to which images are resized (bilinear, antialiased); None leaves them as they come.
+        residuals: adds channels to the normalised colours before ``net``; None adds none.
     """
 
     mean: Tensor
@@ -34,9 +35,11 @@ class Detector(nn.Module):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         input_size: int | None = None,
+        residuals: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.net = net
+        self.residuals = residuals
         self.input_size = input_size
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
@@ -46,7 +49,10 @@ class Detector(nn.Module):
         side = self.input_size
         if side is not None and tuple(x.shape[2:]) != (side, side):
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        logits: Tensor = self.net((x - self.mean) / self.std)
+        inputs = (x - self.mean) / self.std
+        if self.residuals is not None:
+            inputs = torch.cat([inputs, self.residuals(x)], dim=1)
+        logits: Tensor = self.net(inputs)
         return logits
 
 

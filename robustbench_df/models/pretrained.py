@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.errors import ModelError
+from robustbench_df.models.frontend import CHANNELS
 
 State = dict[str, Tensor]
 
@@ -127,7 +128,7 @@ def read_weights(path: Path) -> State:
     return {str(k): v for k, v in raw.items()}
 
 
-def load_weights(detector: nn.Module, source: State | str | Path, name: str, *, from_pretrained: bool = False) -> None:
+def load_weights(detector: nn.Module, source: State | str | Path, model: str, *, from_pretrained: bool = False) -> None:
     """Load weights into ``detector``; a classifier head of another size is left as initialised.
 
     Every other tensor must be there with its own shape. ``module.`` and ``net.`` prefixes are understood.
@@ -141,18 +142,26 @@ def load_weights(detector: nn.Module, source: State | str | Path, name: str, *, 
     found = {}
     for key, value in state.items():
         bare = key.removeprefix("module.").removeprefix("net.")
-        found[f"net.{bare}" if f"net.{bare}" in own else bare] = value
+        name = f"net.{bare}" if f"net.{bare}" in own else bare
+        found[name] = _widened(value, own[name]) if name in own else value
     constants = {"mean", "std"}
     wrong = [k for k, v in own.items() if k not in constants and (k not in found or found[k].shape != v.shape)]
     body = [k for k in wrong if not k.startswith(HEADS)]
     if body:
         seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
         raise ModelError(
-            f"{where} do not fit {name}: {len(body)} tensors differ, first {body[0]} "
+            f"{where} do not fit {model}: {len(body)} tensors differ, first {body[0]} "
             f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem native"
         )
     own.update({k: v for k, v in found.items() if k in own and k not in wrong})
     detector.load_state_dict(own)
+
+
+def _widened(value: Tensor, own: Tensor) -> Tensor:
+    """Give a first convolution over RGB the residual channels of `own`, at weight zero: it computes as before."""
+    if value.ndim != 4 or own.ndim != 4 or value.shape[1] != 3 or own.shape[1] != 3 + CHANNELS:
+        return value
+    return torch.cat([value, value.new_zeros(len(value), CHANNELS, *value.shape[2:])], dim=1)
 
 
 def _first_line(error: BaseException) -> str:

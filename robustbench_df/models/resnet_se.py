@@ -48,13 +48,13 @@ class ResidualBlock(nn.Module):
 class ResNetSE(nn.Module):
     """Three stages (2 residual blocks + SE, stride 2 each) between a 3×3 stem and a two-layer head.
 
-    ``forward`` maps normalised ``[N, 3, H, W]`` to logits ``[N, 2]``; 32×32 shrinks to 16, 8, 4.
+    ``forward`` maps normalised ``[N, in_channels, H, W]`` to logits ``[N, 2]``; 32×32 shrinks to 16, 8, 4.
     """
 
-    def __init__(self, width: int = 64, num_classes: int = 2) -> None:
+    def __init__(self, width: int = 64, num_classes: int = 2, in_channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         stages = []
         channels = width

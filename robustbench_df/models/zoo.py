@@ -18,6 +18,7 @@ from torch import nn
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.frontend import CHANNELS, Residuals
 from robustbench_df.models.pretrained import HEADS, load_weights, pretrained_state
 from robustbench_df.models.resnet_se import ResNetSE
 from robustbench_df.registry import Registry
@@ -56,11 +57,11 @@ MODELS: Registry[Architecture] = Registry("model", ModelError)
 class MLP(nn.Module):
     """Two hidden layers over the flattened image: the baseline any convolutional detector must beat."""
 
-    def __init__(self, side: int, hidden: int = 512) -> None:
+    def __init__(self, side: int, in_channels: int = 3, hidden: int = 512) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(3 * side * side, hidden),
+            nn.Linear(in_channels * side * side, hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(0.3),
             nn.Linear(hidden, hidden // 4),
@@ -69,15 +70,21 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Any) -> Any:
-        """Map ``[N, 3, side, side]`` to ``[N, 2]``."""
+        """Map ``[N, in_channels, side, side]`` to ``[N, 2]``."""
         return self.layers(x)
 
 
-def _timm(name: str, **kwargs: Any) -> nn.Module:
+def channels(config: ModelConfig) -> int:
+    """How many channels the network sees."""
+    return 3 + (CHANNELS if config.frontend == "residual" else 0)
+
+
+def _timm(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
     import timm
 
+    settings = {"drop_rate": config.dropout, "in_chans": channels(config), "num_classes": 2, **kwargs}
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=2, **kwargs)
+        model: nn.Module = timm.create_model(name, pretrained=False, **settings)
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ModelError(f"timm cannot build '{name}': {str(error).splitlines()[0]}") from error
     return model
@@ -85,7 +92,7 @@ def _timm(name: str, **kwargs: Any) -> nn.Module:
 
 def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        net: Any = _timm(name, config, drop_path_rate=config.drop_path)
         if small:
             net.conv_stem.stride = (1, 1)
         return net  # type: ignore[no-any-return]
@@ -95,10 +102,10 @@ def _efficientnet(name: str) -> Build:
 
 def _convnext(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        net: Any = _timm(name, config, drop_path_rate=config.drop_path)
         if small:
             # Not timm's patch_size=2: it would make up for the finer stem with a stride in the first stage.
-            net.stem[0] = nn.Conv2d(3, net.stem[0].out_channels, 2, 2)
+            net.stem[0] = nn.Conv2d(channels(config), net.stem[0].out_channels, 2, 2)
         return net  # type: ignore[no-any-return]
 
     return build
@@ -111,9 +118,9 @@ def recipe_head(features: int) -> nn.Sequential:
 
 def _resnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = _timm(name, drop_rate=config.dropout, drop_path_rate=config.drop_path)
+        net: Any = _timm(name, config, drop_path_rate=config.drop_path)
         if small:
-            net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            net.conv1 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
             net.maxpool = nn.Identity()
         if config.head == "recipe":
             net.fc = recipe_head(net.num_features)
@@ -123,9 +130,9 @@ def _resnet(name: str) -> Build:
 
 
 def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-    net: Any = _timm("densenet121", drop_rate=config.dropout)
+    net: Any = _timm("densenet121", config)
     if small:
-        net.features.conv0 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        net.features.conv0 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
         net.features.pool0 = nn.Identity()
     return net  # type: ignore[no-any-return]
 
@@ -139,9 +146,9 @@ def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
         )
     return _timm(
         "vit_base_patch16_224",
+        config,
         img_size=side,
         patch_size=patch,
-        drop_rate=config.dropout,
         drop_path_rate=config.drop_path,
     )
 
@@ -160,9 +167,12 @@ _TABLE = {
         "efficientnet_b0",
     ),
     "resnet_se": Architecture(
-        "ResNet with squeeze-and-excitation for small images, 11.2 M parameters", lambda *_: ResNetSE(64)
+        "ResNet with squeeze-and-excitation for small images, 11.2 M parameters",
+        lambda config, *_: ResNetSE(64, in_channels=channels(config)),
     ),
-    "resnet_se_small": Architecture("the same shape at width 24, 1.6 M parameters", lambda *_: ResNetSE(24)),
+    "resnet_se_small": Architecture(
+        "the same shape at width 24, 1.6 M parameters", lambda config, *_: ResNetSE(24, in_channels=channels(config))
+    ),
     "convnext_base": _entry(
         "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
     ),
@@ -197,13 +207,13 @@ _TABLE = {
     "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121"),
     "inception_resnet_v2": Architecture(
         "Inception-ResNet-v2 (Szegedy et al. 2017), 54.3 M parameters; images are enlarged to 139 px",
-        lambda config, *_: _timm("inception_resnet_v2", drop_rate=config.dropout),
+        lambda config, *_: _timm("inception_resnet_v2", config),
         "inception_resnet_v2",
         fixed_side=139,
     ),
     "mlp": Architecture(
         "two hidden layers on the pixels: the baseline to beat",
-        lambda _config, _small, side: MLP(side),
+        lambda config, _small, side: MLP(side, channels(config)),
         fixed_grid=True,
     ),
 }
@@ -227,7 +237,7 @@ def architecture(name: str) -> Architecture:
         raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
     return Architecture(
         f"timm's {bare}",
-        lambda config, *_: _timm(bare, drop_rate=config.dropout),
+        lambda config, *_: _timm(bare, config),
         timm_name=bare,
     )
 
@@ -260,7 +270,9 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     resolved = config.model_copy(
         update={"stem": stem, "input_size": input_size, "pretrained": "never", "weights": None}
     )
-    detector = Detector(arch.build(resolved, stem == "small", input_size or shortest), input_size=input_size)
+    net = arch.build(resolved, stem == "small", input_size or shortest)
+    residuals = Residuals() if resolved.frontend == "residual" else None
+    detector = Detector(net, input_size=input_size, residuals=residuals)
     if state is not None:
         load_weights(detector, state, config.name, from_pretrained=True)
     elif config.weights is not None:

@@ -135,24 +135,41 @@ def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, can
     best = 0.0
     with torch.random.fork_rng():
         for candidate in candidates:
-            rates[f"{candidate.precision}/{candidate.memory_format}"] = rate = _rate(
-                build(), size, batch, candidate, best
-            )
+            rate = training_rate(build(), size, batch, candidate, give_up_below=best / 1.5)
+            rates[f"{candidate.precision}/{candidate.memory_format}"] = rate
             best = max(best, rate)
     names = list(rates)
     winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
     return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
 
 
-def _rate(detector: Detector, size: tuple[int, int], batch: int, setting: Setting, best: float) -> float:
-    """Images per second of forward + backward + step; gives up after one step when far behind ``best``."""
+def training_rate(
+    detector: Detector,
+    size: tuple[int, int],
+    batch: int,
+    setting: Setting,
+    steps: int = PROBE_STEPS,
+    *,
+    give_up_below: float = 0.0,
+) -> float:
+    """Images per second of bare forward + backward + AdamW step on one resident random batch.
+
+    Args:
+        detector: trained for a few steps; give a fresh one.
+        size: image height and width in pixels.
+        batch: images per step.
+        setting: device, precision, memory format, threads.
+        steps: timed steps, after one that is not.
+        give_up_below: stop after the first step that is slower than this rate.
+    """
     device = torch.device(setting.device)
-    detector = detector.to(device).to(memory_format=setting.format).train()
+    torch.set_num_threads(setting.threads)
+    apply_format(detector.train(), setting)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
     x = torch.rand(batch, 3, *size, device=device).contiguous(memory_format=setting.format)
     y = torch.arange(batch, device=device) % 2
     seconds = []
-    for step in range(1 + PROBE_STEPS):
+    for step in range(1 + steps):
         synchronize(device)
         start = time.perf_counter()
         with setting.autocast():
@@ -163,7 +180,7 @@ def _rate(detector: Detector, size: tuple[int, int], batch: int, setting: Settin
         synchronize(device)
         if step:  # the first step allocates and chooses kernels
             seconds.append(time.perf_counter() - start)
-            if batch / seconds[-1] < best / 1.5:
+            if batch / seconds[-1] < give_up_below:
                 break
     return batch / statistics.median(seconds)
 
