@@ -174,12 +174,14 @@ class SpeedConfig(Settings):
 
 
 class EnsembleConfig(Settings):
-    """How detectors are combined; all weights come from val (or out-of-fold) predictions."""
+    """How detectors are combined and which combination is shipped; decided on val (or out-of-fold) predictions."""
 
-    weights: Literal["accuracy", "uniform", "logodds", "stacked"] = "accuracy"
+    weights: Literal["auto", "accuracy", "uniform", "logodds", "stacked"] = "accuracy"
+    """``auto`` ships the kind with the lowest cross-fitted log loss; every kind is fitted and reported."""
+    phase: Literal["auto", "base", "final"] = "final"
+    """Which checkpoints are shipped: before or after adversarial fine-tuning; ``auto``: the lower log loss on clean
+    images, because surviving one gradient step is worth little against an attacker who takes more."""
     threshold: Literal["accuracy", "youden", "half"] = "accuracy"
-    phase: Literal["base", "final"] = "final"
-    """Which checkpoint is shipped: before or after adversarial fine-tuning."""
 
 
 class RunConfig(Settings):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.config import EnsembleConfig
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.metrics.calibration import Decision
-from robustbench_df.metrics.scores import Floats, margins
+from robustbench_df.metrics.scores import Floats, log_loss, margins
 from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fitted, fit_weights
 from robustbench_df.records import Predictions, Result, results_to_json
 from robustbench_df.run import Run
@@ -58,12 +59,18 @@ class Votes:
         rows, labels, logits = self.where("oof", "val"), self.rows.labels, self.logits
         weights = fit_weights(kind, logits[:, rows], labels[rows])
         combined = weights.combine(logits)
-        held = self.where("oof")
-        if held.any():
-            ids = self.rows.table["image_id"][held]
-            groups = np.array([self.groups[i] or i for i in ids], dtype=str)
-            combined[held] = cross_fitted(kind, logits[:, held], labels[held], groups=groups)
+        if self.where("oof").any():
+            combined[rows] = self._cross_fitted(kind, rows)
         return weights, combined
+
+    def loss(self, kind: str) -> float:
+        """Log loss on val, or out of fold, of weights that have not seen the image they are judged on."""
+        rows = self.where("oof", "val")
+        return log_loss(margins(self._cross_fitted(kind, rows)), self.rows.labels[rows])
+
+    def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
+        groups = np.array([self.groups[i] or i for i in self.rows.table["image_id"][rows]], dtype=str)
+        return cross_fitted(kind, self.logits[:, rows], self.rows.labels[rows], groups=groups)
 
 
 def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:
@@ -109,7 +116,8 @@ def judge_table(
 def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
     """Write ``ensemble.json``: weights of every kind, and each member's and ensemble's decision, for each phase."""
     config = run.config
-    entry: dict[str, Any] = {"shipped": {"kind": config.ensemble.weights, "phase": config.ensemble.phase}}
+    entry: dict[str, Any] = {}
+    losses: dict[tuple[str, str], float] = {}
     for phase in phases:
         votes = votes_of(run, images, phase)
         rule = config.ensemble.threshold
@@ -120,10 +128,24 @@ def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
         ensembles = {}
         for kind in WEIGHTINGS:
             weights, combined = votes.weigh(kind)
+            losses[phase, kind] = votes.loss(kind)
             decision = fit_decision_on(votes.rows, margins(combined), rule)
-            ensembles[kind] = {"weights": weights.to_dict(), "decision": decision.to_dict()}
+            ensembles[kind] = {
+                "weights": weights.to_dict(),
+                "decision": decision.to_dict(),
+                "cross_fitted_log_loss": losses[phase, kind],
+            }
         entry[phase] = {"members": members, "ensembles": ensembles}
-    write_json(run.file("ensemble.json"), entry)
+    phase, kind = _ship(losses, config.ensemble)
+    write_json(run.file("ensemble.json"), {"shipped": {"kind": kind, "phase": phase}, **entry})
+
+
+def _ship(losses: Mapping[tuple[str, str], float], config: EnsembleConfig) -> tuple[str, str]:
+    """Choose phase and kind: as configured, and where that is ``auto`` by the lowest cross-fitted log loss."""
+    allowed = [
+        (phase, kind) for phase, kind in losses if config.phase in ("auto", phase) and config.weights in ("auto", kind)
+    ]
+    return min(allowed, key=lambda choice: losses[choice])
 
 
 def votes_of(run: Run, images: ImageSet, phase: str) -> Votes:
@@ -149,7 +171,7 @@ def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: 
         for kind in WEIGHTINGS:
             margin = margins(votes.weigh(kind)[1])
             decision = run.decision(f"ensemble-{kind}", phase)
-            named = [f"ensemble-{kind}"] + (["ensemble"] if kind == run.config.ensemble.weights else [])
+            named = [f"ensemble-{kind}"] + (["ensemble"] if kind == run.shipped["kind"] else [])
             for name in named:
                 results += judge_table(votes.rows, margin, decision, rule, model=name, phase=phase, condition="clean")
     write_json(run.file("results.json"), results_to_json(results, fingerprint=images.fingerprint))

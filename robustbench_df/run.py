@@ -38,6 +38,12 @@ class Run(RunDir):
         return pd.read_parquet(path)
 
     @property
+    def shipped(self) -> dict[str, str]:
+        """Which ensemble is shipped: ``{"kind": …, "phase": …}``."""
+        choice: dict[str, str] = self.read_json("ensemble.json")["shipped"]
+        return choice
+
+    @property
     def folds(self) -> int:
         """How often each detector was trained."""
         return max(int(self.split["fold"].max()) + 1, 1)
@@ -92,7 +98,7 @@ class Run(RunDir):
         from robustbench_df.train.state import load_checkpoint
 
         self._known(name)
-        phase = phase or self.config.ensemble.phase
+        phase = phase or self.shipped["phase"]
         folder = self.model_dir(name)
         if refit:
             return load_checkpoint(folder / "refit", phase)
@@ -108,7 +114,7 @@ class Run(RunDir):
 
     def ensemble(self, kind: str | None = None, phase: str | None = None, *, refit: bool = False) -> Ensemble:
         """Return the ensemble with its fitted weights; ``kind`` and ``phase`` default to what is shipped."""
-        phase = phase or self.config.ensemble.phase
+        phase = phase or self.shipped["phase"]
         weights = self.weights(kind, phase)
         return assemble([self.detector(name, phase, refit=refit) for name in self.models], weights)
 
@@ -116,18 +122,18 @@ class Run(RunDir):
         """Return the fitted weights, in the order of `models`."""
         from robustbench_df.metrics.weights import EnsembleWeights
 
-        kind, phase = kind or self.config.ensemble.weights, phase or self.config.ensemble.phase
+        kind, phase = kind or self.shipped["kind"], phase or self.shipped["phase"]
         return EnsembleWeights.from_dict(self._fitted(phase, kind)["weights"])
 
     def decision(self, name: str = "ensemble", phase: str | None = None) -> Decision:
         """Return temperature and threshold of a detector, or of an ensemble (``ensemble``, ``ensemble-uniform`` …)."""
         from robustbench_df.metrics.calibration import Decision
 
-        phase = phase or self.config.ensemble.phase
+        phase = phase or self.shipped["phase"]
         if not name.startswith("ensemble"):
             self._known(name)
             return Decision.from_dict(self.read_json("ensemble.json")[phase]["members"][name]["decision"])
-        kind = name.removeprefix("ensemble").removeprefix("-") or self.config.ensemble.weights
+        kind = name.removeprefix("ensemble").removeprefix("-") or self.shipped["kind"]
         return Decision.from_dict(self._fitted(phase, kind)["decision"])
 
     def _fitted(self, phase: str, kind: str) -> dict[str, Any]:

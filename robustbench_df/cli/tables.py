@@ -44,18 +44,17 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
     """One entry per detector and phase, then per ensemble: what the summary table and ``--json`` show."""
     results = run.results()
     part = judging_part(results)
-    config = run.config
-    shipped = config.ensemble
+    kind_shipped, phase_shipped = run.shipped["kind"], run.shipped["phase"]
     attack = next((r.condition for r in results if r.condition != "clean"), "")
     weights = dict(zip(run.models, run.weights().weights, strict=True))
     rows = []
     names = [(name, phase) for name in run.models for phase in ("base", "final")]
-    names += [(f"ensemble-{kind}", shipped.phase) for kind in WEIGHTINGS]
-    other = "base" if shipped.phase == "final" else "final"
-    names.append((f"ensemble-{shipped.weights}", other))
+    names += [(f"ensemble-{kind}", phase_shipped) for kind in WEIGHTINGS]
+    other = "base" if phase_shipped == "final" else "final"
+    names.append((f"ensemble-{kind_shipped}", other))
     for name, phase in names:
-        is_shipped = name == f"ensemble-{shipped.weights}" and phase == shipped.phase
-        attacked = "ensemble" if name == f"ensemble-{shipped.weights}" else name
+        is_shipped = name == f"ensemble-{kind_shipped}" and phase == phase_shipped
+        attacked = "ensemble" if name == f"ensemble-{kind_shipped}" else name
 
         def number(metric: str, model: str = name, phase: str = phase, condition: str = "clean") -> Result | None:
             return find(
@@ -67,7 +66,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
                 "detector": name,
                 "phase": phase,
                 "shipped": is_shipped,
-                "weight": weights.get(name) if phase == shipped.phase else None,
+                "weight": weights.get(name) if phase == phase_shipped else None,
                 "accuracy": number("accuracy"),
                 "auc": number("auc"),
                 "f1": number("f1"),
@@ -80,7 +79,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
 
 def best_single(run: Run) -> str:
     """The member with the best accuracy on the images that weights are chosen on (val or out of fold)."""
-    results, phase = run.results(), run.config.ensemble.phase
+    results, phase = run.results(), run.shipped["phase"]
     part = "oof" if any(r.part == "oof" for r in results) else "val"
 
     def score(name: str) -> float:
@@ -129,7 +128,7 @@ def print_summary(run: Run) -> None:
     for heading in ("weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"):
         table.add_column(heading, justify="right")
     for row in rows:
-        single = row["detector"] == best and row["phase"] == run.config.ensemble.phase
+        single = row["detector"] == best and row["phase"] == run.shipped["phase"]
         mark = " ◀ ship" if row["shipped"] else " ★" if single else ""
         table.add_row(
             row["detector"] + mark,

@@ -45,6 +45,8 @@ from robustbench_df.train.traindata import TrainData, draw_epsilons
 PHASES = ("base", "final")
 """The checkpoints kept: after clean training, and after adversarial fine-tuning."""
 
+_SMOOTH = 3
+
 _CHECK_EVERY = 16
 """Steps between looks at the loss on an accelerator, where each look waits for the device."""
 
@@ -170,7 +172,7 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
         score = float(epoch)
         if len(split.val):
             row |= _validate(kept, split, adversarial)
-            score = row["score"] if config.select == "best" else score
+            score = _smoothed([*progress.history, row]) if config.select == "best" else score
         if score > progress.best_score:
             progress.best_score, progress.best_epoch, progress.best = score, epoch, snapshot(kept)
         if config.schedule == "plateau" and epoch - progress.best_epoch >= 3:
@@ -307,6 +309,12 @@ def _validate(detector: Detector, split: Split, adversarial: AdversarialConfig |
         # Clean and adversarial count alike: a checkpoint that buys one with the other is not preferred.
         row["score"] = (row["val_auc"] + row["val_fgsm_auc"]) / 2
     return {name: round(float(value), 6) for name, value in row.items()}
+
+
+def _smoothed(history: list[dict[str, Any]]) -> float:
+    """Mean score of the last `_SMOOTH` epochs: one epoch's luck on a few hundred val images is not progress."""
+    scores = [row["score"] for row in history[-_SMOOTH:]]
+    return float(sum(scores) / len(scores))
 
 
 def _lines(history: list[dict[str, Any]]) -> Iterator[str]:
