@@ -242,7 +242,10 @@ def score_cell(
     images = splits[0].images
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
     if len(splits) == 1:
-        work += [(part, -1, members[0], splits[0].part(part)) for part in ("val", "cal", "test")]
+        # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
+        judged = "test" if len(splits[0].test) else "val"
+        parts = ("val", "cal", "test") if condition == CLEAN else (judged,)
+        work += [(part, -1, members[0], splits[0].part(part)) for part in parts]
     else:
         work += [("oof", k, member, split.cal) for k, (member, split) in enumerate(zip(members, splits, strict=True))]
         work += [("test", -1, Ensemble(members).eval(), splits[0].test)]
@@ -267,17 +270,23 @@ def score_cell(
     return Predictions(pd.concat(tables, ignore_index=True), images.fingerprint)
 
 
-def resume_config(run: Run, overrides: dict[str, Any]) -> RunConfig:
-    """Return the settings of a run to be resumed.
+def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run to be resumed; ``asked`` are nested values from the command line.
 
     Raises:
         UsageError: the command line asks for something the run was not begun with.
     """
     config = run.config
-    for key, value in overrides.items():
-        if getattr(config, key, value) != value:
+    _require_same(run, config.model_dump(), asked, "")
+    return config
+
+
+def _require_same(run: Run, begun: dict[str, Any], asked: dict[str, Any], prefix: str) -> None:
+    for key, value in asked.items():
+        if isinstance(value, dict):
+            _require_same(run, begun[key], value, f"{prefix}{key}.")
+        elif begun[key] != value:
             raise UsageError(
-                f"run '{run.name}' was begun with {key}={getattr(config, key)}, not {value}; "
+                f"run '{run.name}' was begun with {prefix}{key}={begun[key]}, not {value}; "
                 "resume it without options, or start a new run"
             )
-    return config
