@@ -96,7 +96,7 @@ def check(run: Run, model: str, forms: Sequence[str]) -> None:
 def predict(
     run: Run,
     images: ImageSet,
-    index: NDArray[np.intp],
+    index: NDArray[np.intp] | None = None,
     *,
     model: str = "ensemble",
     phase: str | None = None,
@@ -109,7 +109,7 @@ def predict(
 
     Args:
         run: where the detectors come from.
-        images, index: what to score; of any size, since detectors resize inside.
+        images, index: what to score; None: as `select` chooses.
         model: a detector's name, ``ensemble``, or ``ensemble-uniform`` and the like.
         phase: ``base`` or ``final``; None: as shipped.
         tta: average the probabilities over `tta_views`.
@@ -119,6 +119,7 @@ def predict(
     """
     from robustbench_df.evaluate import predict_logits
 
+    index = select(images) if index is None else index
     if model.partition("-")[0] == "ensemble":
         kind = model.removeprefix("ensemble").removeprefix("-") or None
         detector: Any = run.ensemble(kind, phase, refit=refit)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
+from robustbench_df.train.report import Reporter
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
 
@@ -57,10 +58,7 @@ def fetch(
 class DownloadProgress:
     """Translate ``(bytes so far, bytes in all)`` to a reporter's start and advance."""
 
-    def __init__(self, reporter: object) -> None:
-        from robustbench_df.train.report import Reporter
-
-        assert isinstance(reporter, Reporter)
+    def __init__(self, reporter: Reporter) -> None:
         self._reporter, self._done = reporter, -1
 
     def __call__(self, done: int, total: int | None) -> None:
