@@ -58,6 +58,7 @@ def train_all(
         architecture(name)  # a misspelt name fails before anything is read or written
     run = Run(path) if resume and path is not None else Run(create_run(config, path).path)
     with run.lock():
+        reporter.say(f"run folder: {run.path}")
         try:
             _train_all(run, config, reporter)
         except KeyboardInterrupt as error:

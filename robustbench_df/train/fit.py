@@ -30,7 +30,7 @@ from robustbench_df.models.zoo import build_detector, head_parameters
 from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment, mix
 from robustbench_df.train.report import Reporter
-from robustbench_df.train.schedule import learning_rate, planned_epochs
+from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs
 from robustbench_df.train.speed import Setting, apply_format
 from robustbench_df.train.state import (
     load_checkpoint,
@@ -135,9 +135,10 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
         for step in range(steps):
             x, y, ids = data.batch(order[step * config.batch_size : (step + 1) * config.batch_size])
             x = augment(x, job.recipe.augment, ids, *key)
-            rate = learning_rate(config, (epoch * steps + step + 0.5) / (epochs * steps)) * progress.plateau
+            done = (epoch * steps + step + 0.5) / (epochs * steps)
+            rate = learning_rate(config, done) * progress.plateau
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"], group["betas"] = rate, (momentum(config, done), 0.999)
             while True:  # once, unless memory runs out
                 try:
                     batch, target = x, _one_hot(y, config.label_smoothing)

@@ -10,6 +10,10 @@ ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
 """First and last learning rate as shares of the peak (torch's OneCycleLR starts at 1/25; Smith & Topin 2018)."""
 
 
+BETA1_FLAT, BETA1_AT_PEAK = 0.95, 0.85
+"""AdamW's β₁ under ``onecycle``: least inertia where the rate is highest (OneCycleLR's ``cycle_momentum``)."""
+
+
 def planned_epochs(config: PhaseConfig, images: int) -> int:
     """Epochs of a phase over ``images`` training images: ``epochs``, cut to ``image_budget`` where one is set."""
     if not config.image_budget or not config.epochs:
@@ -33,3 +37,15 @@ def learning_rate(config: PhaseConfig, progress: float) -> float:
     if progress < warm:
         return config.lr * progress / warm
     return config.lr * falling if config.schedule == "cosine" else config.lr
+
+
+def momentum(config: PhaseConfig, progress: float) -> float:
+    """AdamW's β₁ at ``progress``: moves against the learning rate under ``onecycle``, else AdamW's own 0.9."""
+    if config.schedule != "onecycle":
+        return 0.9
+    warm = config.warmup
+    if progress < warm:
+        share = (1 - math.cos(math.pi * progress / warm)) / 2
+    else:
+        share = (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2 if warm < 1 else 1.0
+    return BETA1_FLAT + (BETA1_AT_PEAK - BETA1_FLAT) * share

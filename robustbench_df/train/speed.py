@@ -28,7 +28,7 @@ from robustbench_df.rundir import write_json
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-PROBE_BATCH = 32
+PROBE_BATCH = 64
 PROBE_STEPS = 3
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from robustbench_df.config import PhaseConfig
-from robustbench_df.train.schedule import learning_rate, planned_epochs
+from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs
 
 
 def test_the_budget_cuts_epochs_but_never_to_none() -> None:
@@ -34,3 +34,12 @@ def test_schedules_start_low_peak_once_and_end_as_they_say(schedule: str) -> Non
 
 def test_no_warmup_starts_at_the_peak() -> None:
     assert learning_rate(PhaseConfig(schedule="cosine", lr=0.1, warmup=0), 0) == pytest.approx(0.1)
+
+
+def test_momentum_moves_against_the_rate() -> None:
+    config = PhaseConfig(schedule="onecycle", lr=1.0, warmup=0.25)
+    values = [momentum(config, k / 100) for k in range(101)]
+    assert values[0] == pytest.approx(0.95)
+    assert min(values) == pytest.approx(values[25]) == pytest.approx(0.85)
+    assert values[100] == pytest.approx(0.95)
+    assert momentum(PhaseConfig(schedule="cosine"), 0.3) == 0.9

@@ -1,0 +1,67 @@
+"""The probe picks the fastest of what is allowed, and remembers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustbench_df.config import ModelConfig, SpeedConfig
+from robustbench_df.errors import UsageError
+from robustbench_df.models.detector import Detector
+from robustbench_df.models.zoo import build_detector
+from robustbench_df.train import speed
+from robustbench_df.train.speed import Setting, choose_device, setting_for, training_rate
+
+SIZE = (16, 16)
+
+
+def build() -> Detector:
+    return build_detector(ModelConfig(name="resnet_se_small", pretrained="never"), SIZE)[0]
+
+
+def test_the_fastest_candidate_wins_and_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fake_rate(_detector: Detector, _size: Any, _batch: int, setting: Setting, **_: Any) -> float:
+        asked.append(f"{setting.precision}/{setting.memory_format}")
+        return {"bf16/channels_last": 10.0, "fp32/contiguous": 30.0}.get(asked[-1], 20.0)
+
+    monkeypatch.setattr(speed, "training_rate", fake_rate)
+    arguments = (build, SIZE, 8, SpeedConfig(device="cpu"), {"name": "x"}, tmp_path)
+    chosen = setting_for(*arguments)
+    assert (chosen.precision, chosen.memory_format) == ("fp32", "contiguous")
+    assert chosen.measured is not None
+    assert len(chosen.measured) == len(asked) == 4
+    assert setting_for(*arguments) == chosen
+    assert len(asked) == 4  # remembered, not measured again
+    setting_for(build, SIZE, 8, SpeedConfig(device="cpu"), {"name": "y"}, tmp_path)
+    assert len(asked) == 8  # another model is another question
+
+
+def test_what_is_fixed_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "training_rate", lambda *_, **__: pytest.fail("probed"))
+    config = SpeedConfig(device="cpu", precision="fp32", memory_format="channels_last", threads=1)
+    assert setting_for(build, SIZE, 8, config, {}) == Setting("cpu", "fp32", "channels_last", 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rate_is_measured_without_touching_the_global_stream(precision: str) -> None:
+    assert training_rate(build(), SIZE, 4, Setting(precision=precision), 2) > 0
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    setting_for(build, SIZE, 4, SpeedConfig(device="cpu"), {})
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="unknown device"):
+        choose_device("gpu0")
+    if not torch.cuda.is_available():
+        assert choose_device("auto") in ("cpu", "mps")
+        with pytest.raises(UsageError, match="no CUDA device"):
+            choose_device("cuda")
