@@ -57,7 +57,8 @@ class SplitConfig(Settings):
     folds: Annotated[int, Field(ge=1, le=20)] | Literal["auto"] = "auto"
     """How often each detector is trained. ``auto``: 5 times up to 5,000 labelled images, where every image counts and a
     held-out part would be too small to judge by; once beyond."""
-    seed: int = 0
+    seed: int | None = None
+    """None: the run's own seed."""
 
     def fold_count(self, labelled: int) -> int:
         """Resolve ``folds`` for a number of labelled images."""
@@ -256,6 +257,8 @@ def load_config(
     for override in overrides:
         _merge(merged, _parse_override(override))
     _merge(merged, values)
+    if merged["preset"] != preset:
+        raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")
     return validated(RunConfig, merged)
 
 

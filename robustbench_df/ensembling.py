@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 
 from robustbench_df.config import EnsembleConfig
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.metrics.calibration import Decision
+from robustbench_df.errors import DataError
+from robustbench_df.metrics.calibration import Decision, fit_temperature
 from robustbench_df.metrics.scores import Floats, log_loss, margins
 from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fitted, fit_weights
 from robustbench_df.records import Predictions, Result, results_to_json
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
 from robustbench_df.summary import decide, judge, judge_cross_fitted, results_of
+
+CROSS_FITS = 5
+"""Parts into which val, or the out-of-fold images, are divided to judge fitted weights."""
 
 PARTS = ("val", "cal", "oof", "test")
 
@@ -66,11 +70,19 @@ class Votes:
     def loss(self, kind: str) -> float:
         """Log loss on val, or out of fold, of weights that have not seen the image they are judged on."""
         rows = self.where("oof", "val")
-        return log_loss(margins(self._cross_fitted(kind, rows)), self.rows.labels[rows])
+        margin, labels = margins(self._cross_fitted(kind, rows)), self.rows.labels[rows]
+        # At its own best temperature: a kind must not win by its confidence, which calibration mends anyway.
+        return log_loss(margin / fit_temperature(margin, labels), labels)
 
     def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
         groups = np.array([self.groups[i] or i for i in self.rows.table["image_id"][rows]], dtype=str)
-        return cross_fitted(kind, self.logits[:, rows], self.rows.labels[rows], groups=groups)
+        logits, labels = self.logits[:, rows], self.rows.labels[rows]
+        for folds in range(CROSS_FITS, 1, -1):
+            try:
+                return cross_fitted(kind, logits, labels, groups=groups, folds=folds)
+            except DataError:
+                continue  # too few images or groups of a class for so many parts
+        return fit_weights(kind, logits, labels).combine(logits)
 
 
 def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from robustbench_df.models.detector import Detector, frozen
 from robustbench_df.records import Predictions
 
 BATCH = 256
-"""Images per forward in evaluation; results do not depend on it beyond float rounding."""
+"""Images per forward in evaluation, halved while memory runs out; results do not depend on it beyond float rounding."""
 
 Transform = Callable[[Detector, Tensor, Tensor], Tensor]
 """``(detector, x, y) -> x``: what a condition does to a batch before it is scored."""
@@ -45,15 +45,10 @@ class Condition:
 CLEAN = Condition()
 
 
-def batches(
-    images: ImageSet, index: NDArray[np.intp], device: torch.device | str = "cpu", size: int = BATCH
-) -> Iterator[tuple[Tensor, Tensor, NDArray[np.intp]]]:
-    """Yield ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], index)``, read as they are needed."""
-    for start in range(0, len(index), size):
-        part = index[start : start + size]
-        x = torch.from_numpy(images.pixels(part)).to(device).float().div_(255)
-        y = torch.from_numpy(images.labels[part].astype(np.int64)).to(device)
-        yield x, y, part
+def _batch(images: ImageSet, index: NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images float ``[n, 3, H, W]`` in [0, 1] and labels int64 ``[n]``, read only now."""
+    x = torch.from_numpy(images.pixels(index)).to(device).float().div_(255)
+    return x, torch.from_numpy(images.labels[index].astype(np.int64)).to(device)
 
 
 def predict_logits(
@@ -74,24 +69,48 @@ def predict_logits(
         views: test-time augmentation: the log of the mean probability over the views is returned.
         progress: called with the number of images of each finished batch.
     """
-    device = next(detector.buffers()).device
+    device = detector.mean.device
     out = np.empty((len(index), 2), dtype=np.float32)
-    done = 0
+    done, size = 0, BATCH
     with frozen(detector):
-        for x, y, part in batches(images, index, device):
-            if transform is not None:
-                x = transform(detector, x, y)
-            with torch.no_grad():
-                if views is None:
-                    logits = detector(x).float()
-                else:
-                    seen = torch.stack([detector(view).float().log_softmax(1) for view in views(x)])
-                    logits = seen.logsumexp(0) - float(np.log(len(seen)))
-            out[done : done + len(part)] = logits.cpu().numpy()
+        while done < len(index):
+            part = index[done : done + size]
+            try:
+                out[done : done + len(part)] = _logits(detector, *_batch(images, part, device), transform, views)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+                continue
             done += len(part)
             if progress is not None:
                 progress(len(part))
     return out
+
+
+def _logits(
+    detector: Detector,
+    x: Tensor,
+    y: Tensor,
+    transform: Transform | None,
+    views: Callable[[Tensor], list[Tensor]] | None,
+) -> NDArray[np.float32]:
+    if transform is not None:
+        x = transform(detector, x, y)
+    with torch.no_grad():
+        if views is None:
+            logits = detector(x).float()
+        else:
+            seen = torch.stack([detector(view).float().log_softmax(1) for view in views(x)])
+            logits = seen.logsumexp(0) - float(np.log(len(seen)))
+    scores: NDArray[np.float32] = logits.cpu().numpy()
+    return scores
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out, on any device."""
+    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def predictions_table(

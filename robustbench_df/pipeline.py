@@ -27,10 +27,19 @@ from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.models.zoo import architecture, build_detector
 from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
-from robustbench_df.rundir import Durations, create_run, provenance, write_atomic, write_json, write_text
+from robustbench_df.rundir import (
+    Durations,
+    create_run,
+    provenance,
+    refuse_existing,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from robustbench_df.train.fit import PHASES, Job, fit
 from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import Setting, setting_for
+from robustbench_df.train.schedule import planned_epochs
+from robustbench_df.train.speed import Setting, choose_device, device_name, setting_for
 from robustbench_df.train.state import load_checkpoint
 
 
@@ -54,21 +63,29 @@ def train_all(
         Interrupted: on Ctrl-C; the message says how to go on.
     """
     reporter = reporter or Reporter()
-    for name in config.models:
+    for name in {*config.models, *config.per_model}:
         architecture(name)  # a misspelt name fails before anything is read or written
-    run = Run(path) if resume and path is not None else Run(create_run(config, path).path)
-    with run.lock():
-        reporter.say(f"run folder: {run.path}")
-        try:
-            _train_all(run, config, reporter)
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"stopped; finished work is kept, go on with: {run.resume_command}") from error
+    choose_device(config.speed.device)
+    run: Run | None = None
+    try:
+        if resume and path is not None:
+            run = Run(path)
+        else:
+            refuse_existing(path)
+        images = _load(config)
+        splits = _splits(images, config)
+        # Only now, when the data has proved usable, is anything written: a mistyped path leaves no run behind.
+        run = run or Run(create_run(config, path).path)
+        with run.lock():
+            _begin(run, images, splits, config, reporter)
+            _train_all(run, images, splits, config, reporter)
+    except KeyboardInterrupt as error:
+        how = f"finished work is kept, go on with: {run.resume_command}" if run else "nothing had been written"
+        raise Interrupted(f"stopped; {how}") from error
     return run
 
 
-def _train_all(run: Run, config: RunConfig, reporter: Reporter) -> None:
-    images = _load(run, config, reporter)
-    splits = _splits(run, images, config)
+def _train_all(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
     settings = _settings(run, images, config, reporter)
     clock = Durations(run)
     for name in config.models:
@@ -83,14 +100,13 @@ def _train_all(run: Run, config: RunConfig, reporter: Reporter) -> None:
     if config.refit:
         for name in config.models:
             with clock.stage(f"refit {name}"):
-                fit(_refit_job(run, name, settings[name], len(splits), config), make_refit(splits[0]), reporter)
+                fit(_refit_job(run, name, settings[name], splits, config), make_refit(splits[0]), reporter)
     write_text(run.file("DONE"), "")
 
 
-def _load(run: Run, config: RunConfig, reporter: Reporter) -> ImageSet:
-    """Read the images, keep what was wrong with them, and refuse to go on with other images than before."""
+def _load(config: RunConfig) -> ImageSet:
     data = config.data
-    images = load_images(
+    return load_images(
         data.source,
         layout=data.layout,
         labels=data.labels,
@@ -99,29 +115,40 @@ def _load(run: Run, config: RunConfig, reporter: Reporter) -> ImageSet:
         max_bad=data.max_bad,
         seed=config.seed,
     )
+
+
+def _splits(images: ImageSet, config: RunConfig) -> list[Split]:
+    """Make the split or the folds; the same images and settings always give the same."""
+    settings = config.split if config.split.seed is not None else config.split.model_copy(update={"seed": config.seed})
+    folds = settings.fold_count(len(images.labelled()))
+    return make_folds(images, settings, folds) if folds > 1 else [make_split(images, settings)]
+
+
+def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
+    """Keep what the run is about; on resume, refuse other images or another split than it was begun with."""
+    reporter.say(f"run folder: {run.path}")
+    table = pd.DataFrame(split_rows(splits), columns=["image_id", "part", "fold"])
     if run.file("provenance.json").exists():
         if images.fingerprint != run.fingerprint:
             raise RunError(
-                f"'{data.source}' has changed since run '{run.name}' began (fingerprint {images.fingerprint}, then "
-                f"{run.fingerprint}); restore it or start a new run"
+                f"'{config.data.source}' has changed since run '{run.name}' began (fingerprint {images.fingerprint}, "
+                f"then {run.fingerprint}); restore it or start a new run"
+            )
+        if run.file("split.parquet").exists() and not table.equals(pd.read_parquet(run.file("split.parquet"))):
+            raise RunError(
+                f"run '{run.name}' was begun with another split (its groups, given parts or version changed); "
+                "restore them or start a new run"
             )
     else:
-        record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), config.speed.device)
+        record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), device_name(config.speed.device))
         write_json(run.file("provenance.json"), {**record, "images": len(images), "layout": images.layout})
-    if images.findings:
-        reporter.warn(f"{len(images.findings)} findings in the data, kept in {run.file('findings.json')}")
-    return images
-
-
-def _splits(run: Run, images: ImageSet, config: RunConfig) -> list[Split]:
-    """Make the split or the folds; the same images and settings always give the same."""
-    folds = config.split.fold_count(len(images.labelled()))
-    splits = make_folds(images, config.split, folds) if folds > 1 else [make_split(images, config.split)]
-    table = pd.DataFrame(split_rows(splits), columns=["image_id", "part", "fold"])
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
     findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
     write_json(run.file("findings.json"), {"findings": findings})
-    return splits
+    if findings:
+        reporter.warn(f"{len(findings)} findings in the data, kept in {run.file('findings.json')}")
+    if len(splits) > 1:
+        reporter.say(f"{len(splits)} folds: each detector is trained {len(splits)} times and judged out of fold")
 
 
 def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter) -> dict[str, Setting]:
@@ -133,7 +160,7 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter)
             recipe = config.for_model(name)
 
             def build(recipe: Any = recipe) -> Detector:
-                return build_detector(recipe.model.model_copy(update={"pretrained": "never"}), images.size)[0]
+                return build_detector(recipe.model, images.size)[0]
 
             batch = recipe.phase1.micro_batch or recipe.phase1.batch_size
             identity = recipe.model.model_dump(mode="json")
@@ -173,17 +200,23 @@ def _share_budget(recipe: Recipe, folds: int) -> Recipe:
     return recipe.model_copy(update=shared)
 
 
-def _refit_job(run: Run, name: str, setting: Setting, folds: int, config: RunConfig) -> Job:
-    recipe = _share_budget(config.for_model(name), folds)
-    # Without a val part there is nothing to choose by: the last epoch of the full schedule is kept.
-    last = {"select": "last", "patience": 0}
-    recipe = recipe.model_copy(
-        update={
-            "phase1": recipe.phase1.model_copy(update=last),
-            "phase2": recipe.phase2.model_copy(update=last),
-        }
-    )
+def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], config: RunConfig) -> Job:
+    """The recipe as the folds ran it: as many epochs, and since there is no val to choose by, the last one kept."""
+    recipe = _share_budget(config.for_model(name), len(splits))
+    images = len(splits[0].train)
+    fixed = {
+        phase: settings.model_copy(
+            update={
+                "epochs": planned_epochs(settings, images + settings.copies),
+                "image_budget": 0,
+                "select": "last",
+                "patience": 0,
+            }
+        )
+        for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2))
+    }
     folder = run.model_dir(name) / "refit"
+    recipe = recipe.model_copy(update=fixed)
     return Job(f"{name} refit", recipe, folder, setting, seed=config.seed, save_every=config.speed.save_every)
 
 
@@ -244,7 +277,7 @@ def score_cell(
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
     if len(splits) == 1:
         # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
-        judged = "test" if len(splits[0].test) else "val"
+        judged = next(part for part in ("test", "cal", "val") if len(splits[0].part(part)))
         parts = ("val", "cal", "test") if condition == CLEAN else (judged,)
         work += [(part, -1, members[0], splits[0].part(part)) for part in parts]
     else:

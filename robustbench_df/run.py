@@ -38,6 +38,14 @@ class Run(RunDir):
         return pd.read_parquet(path)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images the run was trained on."""
+        folder = self.model_dir(self.models[0], 0 if self.folds > 1 else None)
+        described = self.read_json(*folder.relative_to(self.path).parts, "model.json")
+        height, width = described["image_size"]
+        return int(height), int(width)
+
+    @property
     def shipped(self) -> dict[str, str]:
         """Which ensemble is shipped: ``{"kind": …, "phase": …}``."""
         choice: dict[str, str] = self.read_json("ensemble.json")["shipped"]
@@ -172,12 +180,12 @@ def assemble(members: list[Detector], weights: EnsembleWeights) -> Ensemble:
     return Ensemble(members, weights.weights).eval()
 
 
-def open_run(path: Path | str | None = None) -> Run:
-    """Open a run folder; None or ``runs/latest`` is the latest one.
+def open_run(path: Path | str | None = None, *, finished: bool | None = None) -> Run:
+    """Open a run folder; None or ``runs/latest`` is the latest one (see `find_run` for ``finished``).
 
     Raises:
         RunError: there is no such run, or it was written by a version with another schema.
     """
-    run = Run(find_run(path).path)
+    run = Run(find_run(path, finished=finished).path)
     _ = run.config  # refuses another schema now rather than later
     return run

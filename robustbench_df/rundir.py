@@ -62,7 +62,7 @@ def _no_nan(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where everything of one run lives; see DESIGN in the README for the layout."""
+    """Where everything of one run lives."""
 
     path: Path
 
@@ -153,17 +153,28 @@ def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
         stem = Path(config.data.source).stem or "run"
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = RUNS / f"{stamp}-{stem}-{config.preset}"
+    refuse_existing(path)
     run = RunDir(path)
-    if run.file("config.json").exists():
-        raise RunError(f"'{path}' already holds a run; go on with --resume, or choose another --run")
-    if path.exists() and not path.is_dir():
-        raise RunError(f"'{path}' is a file, not a folder; choose another --run")
     write_json(run.file("config.json"), {"schema": SCHEMA, "config": config.model_dump(mode="json")})
     return run
 
 
-def find_run(path: Path | str | None = None) -> RunDir:
+def refuse_existing(path: Path | None) -> None:
+    """Refuse a folder that holds a run already, or is no folder.
+
+    Raises:
+        RunError: see there.
+    """
+    if path is not None and (path / "config.json").exists():
+        raise RunError(f"'{path}' already holds a run; go on with --resume, or choose another --run")
+    if path is not None and path.exists() and not path.is_dir():
+        raise RunError(f"'{path}' is a file, not a folder; choose another --run")
+
+
+def find_run(path: Path | str | None = None, *, finished: bool | None = None) -> RunDir:
     """Return the named run, or the latest under ``runs/`` (``None`` or ``runs/latest``).
+
+    Among the latest, ``finished`` asks for finished (True) or unfinished (False) ones first.
 
     Raises:
         RunError: there is none.
@@ -178,7 +189,9 @@ def find_run(path: Path | str | None = None) -> RunDir:
     configs = sorted(root.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, str(p)))
     if not configs:
         raise RunError(f"no run under '{root}'; make one with: rdf train-all --data FOLDER")
-    return RunDir(configs[-1].parent)
+    runs = [RunDir(config.parent) for config in configs]
+    wanted = [run for run in runs if finished is None or run.finished == finished]
+    return (wanted or runs)[-1]
 
 
 def provenance(seed: int, fingerprint: str, threads: int, device: str) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_per_model_overrides_reach_only_their_model() -> None:
         ("models=['resnet_se', 'resnet_se']", "twice"),
         ("split.train=0.9", "must be 1"),
         ("phase1", "KEY=VALUE"),
+        ("preset=seed", "use --preset seed"),
     ],
 )
 def test_mistakes_are_one_line(override: str, message: str) -> None:

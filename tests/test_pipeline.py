@@ -188,29 +188,37 @@ def final_weights(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def test_kill_nine_at_random_points_changes_nothing(source: Path, tmp_path: Path) -> None:
     """SIGKILL three times at random moments, resume, and compare with a run that was left alone."""
-    overrides = [*SMALL, "phase1.epochs=6", "phase2.epochs=4", "models=['resnet_se_small']"]
+    overrides = [*SMALL, "phase1.epochs=14", "phase2.epochs=6", "models=['resnet_se_small']"]
     options = [part for o in overrides for part in ("--set", o)]
     command = [sys.executable, "-m", "robustbench_df", "train-all", "--quiet", "--run", str(tmp_path / "killed")]
     first = [*command, "--data", str(source), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     rng = random.Random(0)
-    kills = 0
+    kills, survived, start_up = 0, 0, 0.0
     for attempt in range(12):
         started = (tmp_path / "killed" / "config.json").exists()
+        began = time.monotonic()
         process = subprocess.Popen([*command, "--resume"] if started else first, env=environment)
         if kills < 3:
             # Wait until training has begun, then a random moment more: start-up itself is not interesting.
-            models, deadline = tmp_path / "killed" / "models", time.monotonic() + 60
-            while not models.exists() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            time.sleep(rng.uniform(0.05, 1.5) + (3.0 if started else 0.0))
+            deadline = time.monotonic() + 60
+            while not list((tmp_path / "killed").rglob("*-state.pt")) and time.monotonic() < deadline:
+                if process.poll() is not None:
+                    break
+                time.sleep(0.01)
+            if started:
+                time.sleep(start_up)  # the saved state is there already; let the resumed process begin
+            time.sleep(rng.uniform(0.02, 0.4))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
+                survived = max(survived, len(list((tmp_path / "killed").rglob("*-state.pt"))))
         if process.wait() == 0:
             break
+        start_up = start_up or 0.8 * (time.monotonic() - began)
         assert attempt < 11
-    assert kills > 0
+    assert kills >= 2
+    assert survived  # at least one kill left a half-trained state, which the resumed run went on from
     whole = train_all(load_config("full", overrides=overrides, data={"source": str(source)}), tmp_path / "whole")
     left, right = final_weights(whole.path), final_weights(tmp_path / "killed")
     assert left.keys() == right.keys()

@@ -49,7 +49,10 @@ def cell(split: rdf.Split, row: dict[str, object], stem: str, frontend: str) -> 
 def main(source: str) -> None:
     images = rdf.load_images(source)
     split = rdf.make_split(images, rdf.SplitConfig(train=0.75, val=0.05, cal=0, test=0.2, seed=CONFIG["seed"]))
-    done = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
+    facts = {"data": images.fingerprint, "train_images": len(split.train), "config": CONFIG}
+    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
+    # Rows of other data or settings are not ours to keep.
+    done = kept["rows"] if all(kept.get(key) == value for key, value in facts.items()) else []
     seen = {(r["model"], r["stem"], r["frontend"]) for r in done}
     for row, frontend, stem in itertools.product(CONFIG["rows"], ("rgb", "residual"), ("native", "small")):
         if (row["model"], stem, frontend) in seen or (row["model"], stem) == ("resnet_se_small", "small"):
@@ -57,7 +60,6 @@ def main(source: str) -> None:
         done.append(cell(split, row, stem, frontend))
         print(json.dumps(done[-1]), flush=True)
         OUT.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"source": Path(source).name, "train_images": len(split.train), "config": CONFIG}
         OUT.write_text(json.dumps({**facts, "rows": done}, indent=1) + "\n")
 
 

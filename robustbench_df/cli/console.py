@@ -45,11 +45,11 @@ class PlainReporter(Reporter):
     def __init__(self) -> None:
         self._title, self._last, self._row = "", 0.0, ""
 
-    def start(self, title: str, steps: int, done: int = 0) -> None:
+    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
         """Name the stage."""
         self._title, self._last, self._row = title, time.monotonic(), ""
         resumed = f", {done} behind us" if done else ""
-        print(f"{title}: {steps} images{resumed}", file=sys.stderr, flush=True)
+        print(f"{title}: {steps} {unit}{resumed}", file=sys.stderr, flush=True)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch when the last line is old enough."""
@@ -87,9 +87,11 @@ class RichReporter(Reporter):
         self._progress = progress
         self._task: Any = None
 
-    def start(self, title: str, steps: int, done: int = 0) -> None:
+    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
         """Open a bar."""
-        self._task = self._progress.add_task(title, total=max(steps, 1), completed=done, numbers="")
+        self._task = self._progress.add_task(
+            title, total=max(steps, 1), completed=done, numbers="" if unit == "images" else unit
+        )
 
     def advance(self, images: int) -> None:
         """Move the bar."""
@@ -102,7 +104,9 @@ class RichReporter(Reporter):
     def finish(self) -> None:
         """Complete the bar (early stopping leaves it short)."""
         task = next(t for t in self._progress.tasks if t.id == self._task)
-        self._progress.update(self._task, completed=task.total)
+        # Gone from the live display, which a long run would outgrow; its last line stays above.
+        self._progress.update(self._task, completed=task.total, visible=False)
+        self._progress.console.print(Text(f"{task.description}  {task.fields['numbers']}", style="dim"))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

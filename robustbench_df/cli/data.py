@@ -14,9 +14,13 @@ from robustbench_df.train.report import Reporter
 app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
 
 
+COMMON_SIDE = 64
+"""Images of different sizes are brought to this side, in pixels, to look for duplicates."""
+
+
 @app.command("info")
 def info(
-    source: Annotated[str, typer.Argument(help="Folder, zip, CSV or Parquet manifest; 'demo' for the demo set.")],
+    source: Annotated[str, typer.Argument(help="Folder, zip, CSV or Parquet manifest.")] = "demo",
     layout: Layout = "auto",
     labels: Labels = "folder",
     fake_is: FakeIs = None,
@@ -27,10 +31,17 @@ def info(
     """Show layout, counts by class and split, sizes, formats, bad files and exact duplicates."""
     from robustbench_df.cli.tables import print_data_info
     from robustbench_df.data.info import describe
-    from robustbench_df.data.sources import load_images
+    from robustbench_df.data.sources import image_sizes, load_images
 
-    images = load_images(source, layout=layout, labels=labels, fake_is=fake_is, size=size, max_bad=max_bad)
+    sizes = image_sizes(source, layout=layout, fake_is=fake_is)
+    # Information must not be refused for what it would tell: mixed sizes, one class only.
+    side = size or (COMMON_SIDE if len(sizes) > 1 else None)
+    images = load_images(
+        source, layout=layout, labels=labels, fake_is=fake_is, size=side, max_bad=max_bad, require_classes=False
+    )
     facts = describe(images)
+    facts["sizes"] = sizes or facts["sizes"]
+    facts["compared_at"] = images.size[0] if side else None
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
@@ -40,7 +51,7 @@ def info(
 @app.command("fetch")
 def fetch(
     name: Annotated[str, typer.Argument(help="Which set: cifake.")],
-    dest: Annotated[Path, typer.Option("--to", help="Folder to put it in.")] = Path("data"),
+    dest: Annotated[Path, typer.Option("--to", help="Folder to put it in.")] = Path("data/cifake"),
     quiet: Quiet = False,
 ) -> None:
     """Download a public data set; an interrupted download goes on where it stopped."""
@@ -64,7 +75,7 @@ class DownloadProgress:
     def __call__(self, done: int, total: int | None) -> None:
         """Report the state of the download."""
         if self._done < 0:
-            self._reporter.start("downloading (bytes)", total or 0, done)
+            self._reporter.start("downloading", total or 0, done, unit="bytes")
         else:
             self._reporter.advance(done - self._done)
         self._done = done

@@ -10,7 +10,7 @@ import typer
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder; the latest one when not given.")]
-Layout = Annotated[str, typer.Option(help="auto, folders, challenge, manifest, unlabelled or demo.")]
+Layout = Annotated[str, typer.Option(help="auto, folders, challenge, manifest or unlabelled.")]
 Labels = Annotated[
     Literal["folder", "predictions"], typer.Option(help="What is learnt: folder labels, or a black box's predictions.")
 ]

@@ -9,6 +9,9 @@ import typer
 
 from robustbench_df.cli.options import AsJson, Layout, MaxBad, Quiet, RunPath, Size
 
+MOST_FINDINGS = 10
+"""Findings printed one by one; the rest are counted."""
+
 
 def predict(
     source: Annotated[str, typer.Argument(help="Folder, zip, manifest or one image.")],
@@ -40,7 +43,7 @@ def predict(
     from robustbench_df.run import open_run
     from robustbench_df.train.speed import choose_device
 
-    opened = open_run(run)
+    opened = open_run(run, finished=True)
     if phase not in (None, "base", "final"):
         raise UsageError(f"unknown phase '{phase}'{nearest(str(phase), ['base', 'final'])}; choose base or final")
     with reporting(quiet or as_json) as reporter:
@@ -51,9 +54,14 @@ def predict(
             reporter.say("using the detectors refitted on all labelled images: no validation number belongs to them")
         forms = list(form or core.FORMS)
         core.check(opened, model, forms)
-        images = load_images(source, layout=layout, size=size or opened.config.data.size, max_bad=max_bad)
-        for finding in images.findings:
-            reporter.warn(f"no prediction for {finding.where}: {finding.detail}")
+        height, width = opened.image_size
+        # A detector is only as good as judged on images of the size it was trained on.
+        side = size or (height if height == width else None)
+        images = load_images(source, layout=layout, size=side, max_bad=max_bad, require_classes=False)
+        for finding in images.findings[:MOST_FINDINGS]:
+            reporter.warn(f"{finding.kind}: {finding.where}: {finding.detail}")
+        if len(images.findings) > MOST_FINDINGS:
+            reporter.warn(f"and {len(images.findings) - MOST_FINDINGS} findings more (rdf data info {source})")
         index = core.select(images, part)
         reporter.start(f"predicting with {model}", len(index))
         verdicts = core.predict(
@@ -74,7 +82,7 @@ def predict(
             except DataError as error:
                 forms = ["probability", "csv"]
                 reporter.warn(f"no challenge files: {error}")
-    folder = to or opened.file("submissions", Path(source).stem or "images")
+    folder = to or opened.file("submissions", f"{Path(source).stem or 'images'}-{model.replace(':', '_')}")
     written = core.write_forms(verdicts, folder, forms, pack=pack)
     fakes = int(verdicts.verdict.sum())
     if as_json:

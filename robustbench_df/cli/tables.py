@@ -142,8 +142,14 @@ def print_summary(run: Run) -> None:
             style="bold" if row["shipped"] else "",
         )
     out.print(table)
-    fitted = {"oof": "out-of-fold predictions, each image judged by fits that had not seen it"}
+    fitted = {
+        "oof": "out-of-fold predictions; clean numbers come from fits that had not seen the image",
+        "cal": "val (weights) and cal (temperature, threshold): these numbers are optimistic, there is no test part",
+        "val": "val: these numbers are optimistic, there is no test part",
+    }
     source = fitted.get(part, "val (weights) and cal (temperature, threshold)")
+    if run.config.ensemble.weights == "auto":
+        out.print(Text("The kind of ensemble was chosen by its cross-fitted log loss on val or out of fold."))
     out.print(Text("◀ ship: what rdf predict uses; ★ the best single detector on val."))
     out.print(Text(f"Fitted on {source}. The intervals do not hold the variance between training seeds."))
     out.print(
@@ -171,7 +177,13 @@ def print_data_info(facts: dict[str, Any]) -> None:
         table.add_row("not given" if part == "none" else part, *(str(counts.get(c, 0)) for c in classes))
     out.print(table)
     for label in ("sizes", "formats"):
-        out.print(Text(f"{label}: " + ", ".join(f"{k} × {v}" for k, v in facts[label].items())))
+        most = list(facts[label].items())[:8]
+        rest = f", and {len(facts[label]) - 8} more" if len(facts[label]) > 8 else ""
+        out.print(Text(f"{label}: " + ", ".join(f"{count} of {name}" for name, count in most) + rest))
+    if facts["compared_at"]:
+        out.print(
+            Text(f"duplicates were looked for at {facts['compared_at']} px; training needs --size", style="yellow")
+        )
     if facts["groups"]:
         out.print(Text(f"groups: {facts['groups']}"))
     if len(facts["sources"]) > 1:

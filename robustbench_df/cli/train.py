@@ -14,7 +14,9 @@ RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the ru
 
 def train_all(
     source: Annotated[str | None, typer.Option("--data", help="Folder, zip or manifest; the demo set if none.")] = None,
-    preset: Annotated[str, typer.Option(help="full (our best), quick, or seed (the published recipe).")] = "full",
+    preset: Annotated[
+        str | None, typer.Option(help="full (our best, default), quick, or seed (the published recipe).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings on top of the preset.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. phase1.lr=3e-4.")] = None,
     models: Annotated[str | None, typer.Option(help="Comma-separated names; see rdf list models.")] = None,
@@ -27,7 +29,7 @@ def train_all(
     pretrained: Annotated[str | None, typer.Option(help="auto, never or required.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    layout: Annotated[str | None, typer.Option(help="auto, folders, challenge, manifest or demo.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, folders, challenge or manifest.")] = None,
     labels: Annotated[str | None, typer.Option(help="Learn 'folder' labels or a black box's 'predictions'.")] = None,
     fake_is: FakeIs = None,
     size: Size = None,
@@ -58,14 +60,14 @@ def train_all(
         speed__device=device,
     )
     if resume:
-        found = open_run(run)
-        if overrides or config:
-            raise UsageError("--resume goes on with the run's own settings; leave out --set and --config")
+        found = open_run(run, finished=False)
+        if overrides or config or preset:
+            raise UsageError("--resume goes on with the run's own settings; leave out --preset, --set and --config")
         if found.finished:
             raise RunError(f"run '{found.path}' is finished; predict with: rdf predict SOURCE --run {found.path}")
         _work(resume_config(found, values), found.path, quiet=quiet, as_json=as_json, resume=True)
         return
-    settings = load_config(preset, config, overrides or (), **values)
+    settings = load_config(preset or "full", config, overrides or (), **values)
     if settings.model.weights is not None and len(settings.models) > 1:
         raise UsageError("--weights starts one model; name it with --models")
     _work(settings, run, quiet=quiet, as_json=as_json)

@@ -92,6 +92,15 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
         raise Unreadable("unreadable", " ".join(str(error).split()) or type(error).__name__) from error
 
 
+def dimensions(raw: bytes) -> str | None:
+    """Read an image's size from its header, as "width×height" before any EXIF turn; None where there is none."""
+    try:
+        with Image.open(BytesIO(raw), formats=FORMATS) as image:
+            return f"{image.width}×{image.height}"
+    except (Image.DecompressionBombError, UnidentifiedImageError, *_PILLOW_ERRORS):
+        return None
+
+
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Keep Pillow's warnings (odd EXIF, near-bombs) off the terminal: what matters becomes a finding.

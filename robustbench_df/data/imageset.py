@@ -94,7 +94,7 @@ class ImageSet:
 
     def pixels(self, index: Any) -> Pixels:
         """Return uint8 ``[n, 3, H, W]`` for an index array, slice, or sequence of ids (a copy, in RAM)."""
-        if isinstance(index, Sequence) and index and isinstance(index[0], str):
+        if isinstance(index, Sequence | np.ndarray) and len(index) and isinstance(index[0], str):
             where = {name: k for k, name in enumerate(self.ids)}
             missing = [name for name in index if name not in where]
             if missing:

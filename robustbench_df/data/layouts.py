@@ -97,6 +97,7 @@ def place_of(folder: str) -> Place:
     for part in folder.split("/") if folder else ():
         if label == UNLABELLED and class_of(part) != UNLABELLED:
             label = class_of(part)
+            given = given or split_of(re.split(r"[_ -]", part)[0]) or ""  # "test_real" says both
         elif not given and (split := split_of(part)):
             given = split
         else:

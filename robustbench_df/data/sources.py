@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from robustbench_df.data.cache import Decoded, decoded
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
 from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
-from robustbench_df.data.stores import FolderStore, Store
+from robustbench_df.data.stores import FolderStore, Store, Unreadable
 from robustbench_df.errors import DataError, UsageError, nearest
 
 LAYOUTS = ("auto", "folders", "challenge", "manifest", "unlabelled")
@@ -35,6 +36,7 @@ def load_images(
     cache_dir: Path | None = None,
     workers: int | None = None,
     seed: int = 0,
+    require_classes: bool = True,
 ) -> ImageSet:
     """Read a folder, a zip archive, a manifest or a single image into an `ImageSet`.
 
@@ -50,6 +52,7 @@ def load_images(
         cache_dir: where decoded pixels are kept; ``$RDF_CACHE`` or the user's cache folder when None.
         workers: decoding threads; one per CPU when None.
         seed: seed of the demo set.
+        require_classes: refuse a labelled layout in which a class is missing; prediction does not care.
 
     Returns:
         The readable images in natural order of their names; everything odd is in ``findings``.
@@ -65,7 +68,7 @@ def load_images(
         return demo_set(seed=seed, size=size or 32)
     store, plan = _open(Path(source), layout, fake_is)
     try:
-        labelled = plan.layout != "unlabelled"
+        labelled = require_classes and plan.layout != "unlabelled"
         entries = plan.entries
         if not entries:
             raise DataError(f"no images in '{source}'{_instead(store, plan)}; give a folder or zip that holds some")
@@ -84,6 +87,34 @@ def load_images(
         return images
     finally:
         store.close()
+
+
+def image_sizes(
+    source: str | Path | None = None, *, layout: str = "auto", fake_is: int | None = None
+) -> dict[str, int]:
+    """Count the images of a source by their size ("width×height", the most frequent first), from their headers.
+
+    Raises:
+        UsageError, DataError: as `load_images`.
+    """
+    if source is None or source == "demo":
+        return {}
+    from robustbench_df.data.decode import dimensions, quiet_pillow
+
+    store, plan = _open(Path(source), layout, fake_is)
+    found: Counter[str] = Counter()
+    try:
+        with quiet_pillow():
+            for entry in plan.entries:
+                try:
+                    size = dimensions(store.read(entry.name))
+                except Unreadable:
+                    continue  # a finding of `load_images`
+                if size is not None:
+                    found[size] += 1
+    finally:
+        store.close()
+    return dict(found.most_common())
 
 
 def _check_options(

@@ -98,7 +98,7 @@ def make_split(images: ImageSet, config: SplitConfig | None = None) -> Split:
     pool = np.concatenate([free, given["train"]])
     if not len(pool):
         raise DataError("the source puts no image into train; nothing can be learnt")
-    drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed)
+    drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed or 0)
     parts = {part: np.sort(drawn.get(part, given[part])) for part in SPLIT_NAMES}
     split = Split(images, **parts, findings=findings)
     _require_both_classes(split)
@@ -113,12 +113,12 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int) -> list[Split]
     """
     given, free, findings = _given_parts(images)
     pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
-    held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed)
+    held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed or 0)
     val_share = config.val / (config.train + config.val)
     splits = []
     for k in range(folds):
         rest = np.sort(np.concatenate([held[str(j)] for j in range(folds) if j != k]))
-        inner = _divide(images, rest, {"train": 1 - val_share, "val": val_share}, config.seed + 1 + k)
+        inner = _divide(images, rest, {"train": 1 - val_share, "val": val_share}, (config.seed or 0) + 1 + k)
         split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
         _require_both_classes(split)
         splits.append(split)
@@ -210,7 +210,7 @@ def _require_both_classes(split: Split) -> None:
         if lacking and (sum(counts.values()) or part in ("train", "val")):
             raise DataError(
                 f"the {part} part has no {lacking[0]} image ({counts['real']} real, {counts['fake']} fake); "
-                "give more images or other fractions (--set split.val=0.2)"
+                "give more images or other fractions (--set split.train=0.6 --set split.val=0.2)"
             )
 
 

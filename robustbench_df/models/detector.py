@@ -91,6 +91,7 @@ class Ensemble(Detector):
                 raise ValueError(f"ensemble weights must be non-negative with a positive sum, not {raw.tolist()}")
             raw = raw / raw.sum()
         self.register_buffer("member_weights", raw)
+        self.to(members[0].mean.device)  # its own buffers join the members, wherever these are
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities ``[N, 2]`` of the combination for images ``[N, 3, H, W]`` in [0, 1]."""

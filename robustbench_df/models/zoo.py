@@ -249,10 +249,13 @@ def architecture(name: str) -> Architecture:
     if not timm.is_model(bare.split(".")[0]):
         close = timm.list_models(f"*{bare}*")[:5] or timm.list_models(f"{bare[:6]}*")[:5]
         raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
+    shape = timm.get_pretrained_cfg(bare)
+    fixed = shape.input_size[-1] if shape is not None and shape.fixed_input_size else None
     return Architecture(
         f"timm's {bare}",
         lambda config, *_: _timm(bare, config),
         timm_name=bare,
+        fixed_side=fixed,
     )
 
 

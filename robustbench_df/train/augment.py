@@ -62,7 +62,7 @@ def augment(x: Tensor, config: AugmentConfig, ids: Tensor, *key: rng.Key) -> Ten
 
 
 _COLUMNS = 24
-"""Random numbers per image: the sum of what all changes take (22), rounded up."""
+"""Random numbers per image: the sum of what all changes take (23), rounded up."""
 
 
 def _shift(x: Tensor, u: Tensor, v: Tensor, limit: float) -> Tensor:

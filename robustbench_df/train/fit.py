@@ -23,7 +23,7 @@ from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import AdversarialConfig, ModelConfig, PhaseConfig, Recipe
 from robustbench_df.data.split import Split
 from robustbench_df.errors import TrainError
-from robustbench_df.evaluate import predict_logits
+from robustbench_df.evaluate import is_out_of_memory, predict_logits
 from robustbench_df.metrics.scores import accuracy, auc, log_loss, margins
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector, head_parameters
@@ -35,6 +35,7 @@ from robustbench_df.train.speed import Setting, apply_format
 from robustbench_df.train.state import (
     load_checkpoint,
     load_state,
+    resolved_detector,
     save_model_config,
     save_state,
     save_weights,
@@ -44,6 +45,9 @@ from robustbench_df.train.traindata import TrainData, draw_epsilons
 
 PHASES = ("base", "final")
 """The checkpoints kept: after clean training, and after adversarial fine-tuning."""
+
+_PLATEAU_PATIENCE = 3
+"""Epochs without a better score after which the ``plateau`` schedule halves the rate."""
 
 _SMOOTH = 3
 
@@ -89,7 +93,8 @@ def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
         if (job.folder / f"{phase}.safetensors").exists():
             continue
         if phase == "base":
-            detector, model = build_for(job, split.images.size)
+            begun = (job.folder / f"{phase}-state.pt").exists()
+            detector, model = resolved_detector(job.folder) if begun else build_for(job, split.images.size)
             save_model_config(job.folder, model, split.images.size)
         else:
             detector = load_checkpoint(job.folder, "base")
@@ -120,6 +125,9 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
     steps = max(len(data) // config.batch_size, 1)
     micro = progress.micro_batch or min(config.micro_batch or config.batch_size, config.batch_size)
     title = f"{job.name}{f' fold {job.fold + 1}' if job.fold >= 0 else ''} · {phase}"
+    if adversarial is not None and progress.epoch == 0 and len(split.val) and config.select == "best":
+        # Where phase 2 sets out from is a candidate too: fine-tuning that only does harm is not kept.
+        progress.best_score, progress.best = _validate(detector, split, adversarial)["score"], snapshot(detector)
     reporter.start(title, epochs * steps * config.batch_size, progress.epoch * steps * config.batch_size)
 
     for epoch in range(progress.epoch, epochs):
@@ -176,8 +184,9 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
             score = _smoothed([*progress.history, row]) if config.select == "best" else score
         if score > progress.best_score:
             progress.best_score, progress.best_epoch, progress.best = score, epoch, snapshot(kept)
-        if config.schedule == "plateau" and epoch - progress.best_epoch >= 3:
-            progress.plateau *= 0.5  # ReduceLROnPlateau: halve after three epochs without a better score
+        waited = epoch - max(progress.best_epoch, progress.plateau_epoch)
+        if config.schedule == "plateau" and waited >= _PLATEAU_PATIENCE:
+            progress.plateau, progress.plateau_epoch = progress.plateau / 2, epoch
         row["seconds"] = round(time.perf_counter() - started, 2)
         progress.history.append(row)
         progress.epoch, progress.micro_batch = epoch + 1, micro
@@ -260,8 +269,7 @@ def _smaller(micro: int, error: RuntimeError, reporter: Reporter) -> int:
     Raises:
         TrainError: one image already was too much.
     """
-    out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not out_of_memory:
+    if not is_out_of_memory(error):
         raise error
     if micro == 1:
         raise TrainError("out of memory with a single image; use a smaller model or --size") from error
@@ -279,8 +287,16 @@ def _require_finite(losses: list[Tensor], job: Job, phase: str, epoch: int, step
         table = "phase2" if phase == "final" else "phase1"
         raise TrainError(
             f"{job.name} {phase}: the loss is not finite at epoch {epoch + 1}, step {first + 1}, lr {rate:.2e}; "
-            f"the last good state is in '{job.folder}'; try a smaller rate (--set {table}.lr=...)"
+            f"{_last_good(job.folder, phase)}; try a smaller rate (--set {table}.lr=...)"
         )
+
+
+def _last_good(folder: Path, phase: str) -> str:
+    """Say which file holds the last weights worth having."""
+    for name in (f"{phase}-state.pt", "base.safetensors"):
+        if (folder / name).exists():
+            return f"the last good checkpoint is '{folder / name}'"
+    return "no checkpoint had been saved yet"
 
 
 @torch.no_grad()

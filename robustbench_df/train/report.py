@@ -8,8 +8,8 @@ from typing import Any
 class Reporter:
     """Receives progress. Every method does nothing here; override what is wanted."""
 
-    def start(self, title: str, steps: int, done: int = 0) -> None:
-        """Announce a stage of ``steps`` images, of which ``done`` are behind us."""
+    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
+        """Announce a stage of ``steps`` units, of which ``done`` are behind us."""
 
     def advance(self, images: int) -> None:
         """Report that ``images`` more have been processed."""

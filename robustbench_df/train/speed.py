@@ -68,9 +68,16 @@ def choose_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device '{name}'; choose cpu, cuda, cuda:N or mps") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device '{name}' asked for, but torch sees no CUDA device; use --set speed.device=cpu")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise UsageError(f"device '{name}' asked for, but torch sees none such; use --device cpu")
     return name
+
+
+def device_name(name: str) -> str:
+    """Describe a device for the record, for example ``cuda (NVIDIA H200)``."""
+    device = choose_device(name)
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
 def setting_for(
@@ -138,8 +145,13 @@ def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, can
             rate = training_rate(build(), size, batch, candidate, give_up_below=best / 1.5)
             rates[f"{candidate.precision}/{candidate.memory_format}"] = rate
             best = max(best, rate)
-    names = list(rates)
-    winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
+        names = list(rates)
+        winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
+        if winner.device == "cpu" and winner.threads > 1:  # hyper-threads can be slower than cores
+            fewer = replace(winner, threads=winner.threads // 2)
+            rates[f"{fewer.threads} threads"] = rate = training_rate(build(), size, batch, fewer, give_up_below=best)
+            winner = fewer if rate > best else winner
+            torch.set_num_threads(winner.threads)
     return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
 
 

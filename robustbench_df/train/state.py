@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ Weights = dict[str, Tensor]
 class Progress:
     """Where a phase stands after its last finished epoch.
 
-    ``best`` holds the chosen weights (on the CPU), ``plateau`` the learning-rate factor of ReduceLROnPlateau.
+    ``best`` holds the chosen weights (on the CPU), ``plateau`` the learning-rate factor of ReduceLROnPlateau
+    and ``plateau_epoch`` when it last changed.
     """
 
     epoch: int = 0
@@ -31,6 +33,7 @@ class Progress:
     best_epoch: int = -1
     best: Weights = field(default_factory=dict)
     plateau: float = 1.0
+    plateau_epoch: int = 0
     micro_batch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,13 +73,17 @@ def load_state(
     """Restore a phase in place; returns a fresh `Progress` where nothing was saved."""
     if not path.exists():
         return Progress()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    detector.load_state_dict(state["detector"])
-    if ema is not None:
-        ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        detector.load_state_dict(state["detector"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        return Progress(**state["progress"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"'{path}' cannot be resumed from ({reason}); remove it to train this phase again") from error
 
 
 def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) -> None:
@@ -102,15 +109,19 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
 
     path = folder / f"{phase}.safetensors"
     try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        weights = load_file(path)
+        detector, _ = resolved_detector(folder)
+        detector.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise RunError(
             f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
         ) from error
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"checkpoint '{path}' is damaged: {error}") from error
-    height, width = described["image_size"]
-    detector, _ = build_detector(validated(ModelConfig, described["model"]), (height, width))
-    detector.load_state_dict(weights)
+    except (SafetensorError, json.JSONDecodeError, RuntimeError) as error:
+        raise RunError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
     return detector.eval()
+
+
+def resolved_detector(folder: Path) -> tuple[Detector, ModelConfig]:
+    """Build the architecture that ``model.json`` describes, untrained, with its config: no hub is asked again."""
+    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    height, width = described["image_size"]
+    return build_detector(validated(ModelConfig, described["model"]), (height, width))

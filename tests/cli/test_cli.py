@@ -79,7 +79,34 @@ def test_data_info(place: Path) -> None:
     facts = json.loads(done.stdout)
     assert facts["images"] == 120
     assert facts["classes"] == {"real": 60, "fake": 60, "unlabelled": 0}
-    assert "60" in rdf("data", "info", "images", cwd=place).stdout
+    assert facts["sizes"] == {"16×16": 120}
+    assert "120 of 16×16" in rdf("data", "info", "images", cwd=place).stdout
+
+
+def test_data_info_of_mixed_sizes_and_one_class(place: Path) -> None:
+    write_folder(learnable_set(6, size=16), place / "mixed")
+    write_folder(learnable_set(8, size=24), place / "mixed" / "more")
+    facts = json.loads(rdf("data", "info", "mixed", "--json", cwd=place).stdout)
+    assert facts["sizes"] == {"24×24": 8, "16×16": 6}
+    assert facts["compared_at"] == 64
+    done = rdf("train-all", "--data", "mixed", "--run", "runs/mixed", cwd=place)
+    assert done.returncode == 1
+    assert "--size" in done.stderr
+    assert not (place / "runs" / "mixed").exists()  # a source that cannot be used leaves no run behind
+
+
+def test_predict_takes_any_size_and_a_folder_of_one_class(place: Path) -> None:
+    write_folder(learnable_set(7, size=40), place / "large")
+    done = rdf("predict", "large/fake", "--run", "runs/one", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 3
+
+
+def test_an_unlabelled_manifest_can_be_predicted(place: Path) -> None:
+    (place / "list.csv").write_text("path\nimages/real/0.png\nimages/fake/1.png\n")
+    done = rdf("predict", "list.csv", "--run", "runs/one", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 2
 
 
 def test_lists(place: Path) -> None:

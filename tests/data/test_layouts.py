@@ -260,3 +260,9 @@ def test_layout_must_fit(folder, pair):
         load_images(root / "m.csv", layout="folders")
     with pytest.raises(DataError, match=r"no manifest\.csv"):
         load_images(folder(pair, "plain"), layout="manifest")
+
+
+def test_a_folder_that_names_split_and_class_gives_both() -> None:
+    assert place_of("test_real").given == "test"
+    assert place_of("training_fake") == (1, "train", "")
+    assert place_of("val/fake").given == "val"

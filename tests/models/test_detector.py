@@ -82,3 +82,12 @@ def test_frozen_restores_every_mode_and_flag() -> None:
         assert not any(p.requires_grad for p in detector.parameters())
     assert [m.training for m in detector.modules()] == modes
     assert [p.requires_grad for p in detector.parameters()] == flags
+
+
+def test_an_ensemble_lives_where_its_members_live() -> None:
+    """All buffers on the members' device: one left behind would break every run on an accelerator."""
+    with torch.device("meta"):
+        members = [linear_detector(k) for k in range(2)]
+    ensemble = Ensemble([Ensemble(members), *members])
+    assert {b.device.type for b in ensemble.buffers()} == {"meta"}
+    assert ensemble(torch.empty(2, 3, 4, 4, device="meta")).shape == (2, 2)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from robustbench_df.config import Recipe, load_config
 from robustbench_df.data.split import Split, make_refit, make_split
-from robustbench_df.errors import TrainError
+from robustbench_df.errors import RunError, TrainError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.scores import auc, margins
 from robustbench_df.train import fit as loop
@@ -209,3 +209,22 @@ def test_thirty_percent_of_training_is_adversarial(mix: str) -> None:
     else:
         assert set(shares) == {0.0, 1.0}
         assert 0.1 < sum(shares) / len(shares) < 0.5
+
+
+def test_plateau_halves_after_three_epochs_without_progress_and_then_waits_again(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"score": 0.5})
+    fit(job(tmp_path, "phase1.epochs=9", "phase1.schedule=plateau", "phase1.warmup=0", "phase2.epochs=0"), split)
+    rates = [json.loads(x)["lr"] for x in (tmp_path / "base-history.jsonl").read_text().splitlines()]
+    steps = [round(r / rates[0], 4) for r in rates]
+    assert steps == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_a_damaged_state_is_one_clear_line(tmp_path: Path, split: Split) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(job(tmp_path), split, StopAt(2))
+    state = tmp_path / "base-state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(RunError, match="cannot be resumed from"):
+        fit(job(tmp_path), split)
