@@ -199,6 +199,8 @@ class RunConfig(Settings):
     phase2: AdversarialConfig = AdversarialConfig()
     speed: SpeedConfig = SpeedConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    attack_images: Count = 500
+    """Most images of the judged part on which `train-all` tries FGSM, evenly spaced (0: all). Clean numbers use all."""
     refit: bool = False
     per_model: dict[str, dict[str, Any]] = {}
     """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``."""

@@ -71,7 +71,8 @@ def predict_logits(
     """
     device = detector.mean.device
     out = np.empty((len(index), 2), dtype=np.float32)
-    done, size = 0, BATCH
+    # An attack holds the activations of every member for its gradient: smaller batches keep memory flat.
+    done, size = 0, BATCH if transform is None else BATCH // 4
     with frozen(detector):
         while done < len(index):
             part = index[done : done + size]

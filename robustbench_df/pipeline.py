@@ -262,16 +262,24 @@ def _missing_cells(
     if cells:
         members = [member(k if len(splits) > 1 else None) for k in range(len(splits))]
         for condition in cells:
-            predictions = score_cell(name, phase, condition, members, splits, reporter)
+            limit = run.config.attack_images if condition != CLEAN else 0
+            predictions = score_cell(name, phase, condition, members, splits, reporter, limit)
             predictions.save(run.predictions_path(name, phase, condition.name))
 
 
 def score_cell(
-    name: str, phase: str, condition: Condition, members: list[Detector], splits: list[Split], reporter: Reporter
+    name: str,
+    phase: str,
+    condition: Condition,
+    members: list[Detector],
+    splits: list[Split],
+    reporter: Reporter,
+    limit: int = 0,
 ) -> Predictions:
     """Score one detector under one condition on everything it has not been trained on.
 
-    With folds, each held-out part is scored by its own fold's detector and test by their mean, as deployed.
+    With folds, each held-out part is scored by its own fold's detector and test by their mean, as deployed. ``limit``
+    takes that many evenly spaced images of each part (of all held-out parts together); 0 takes all.
     """
     images = splits[0].images
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
@@ -283,6 +291,11 @@ def score_cell(
     else:
         work += [("oof", k, member, split.cal) for k, (member, split) in enumerate(zip(members, splits, strict=True))]
         work += [("test", -1, Ensemble(members).eval(), splits[0].test)]
+    if limit:
+        shares = {part: max(sum(p == part for p, *_ in work), 1) for part, *_ in work}
+        work = [
+            (part, fold, d, index[:: max(-(-len(index) * shares[part] // limit), 1)]) for part, fold, d, index in work
+        ]
     reporter.start(f"{name} · {phase} · {condition.name}", sum(len(index) for *_, index in work))
     tables = []
     for part, fold, detector, index in work:

@@ -81,7 +81,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"process {holder.pid}"), run.lock():
         pass
     holder.kill()
-    holder.wait()
+    holder.communicate()
     with run.lock():
         pass
 

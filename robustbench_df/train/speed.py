@@ -29,7 +29,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PROBE_BATCH = 64
-PROBE_STEPS = 3
+PROBE_STEPS = 2
 
 
 @dataclass(frozen=True)

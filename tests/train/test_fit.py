@@ -155,12 +155,12 @@ def test_micro_batches_accumulate_the_same_gradient() -> None:
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_place(tmp_path: Path, split: Split) -> None:
     with pytest.raises(TrainError, match=r"not finite at epoch \d+, step \d+, lr .*phase1\.lr") as caught:
         fit(job(tmp_path, "phase1.lr=1e30", "phase1.clip_norm=0", "phase1.schedule=constant", "phase1.warmup=0"), split)
-    assert str(tmp_path) in str(caught.value)
+    assert "no checkpoint had been saved yet" in str(caught.value)
     assert not (tmp_path / "base.safetensors").exists()
 
 
 def test_early_stopping_and_best_checkpoint(tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6])
+    scores = iter([0.5, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     taken: list[dict[str, torch.Tensor]] = []
 
     def fake(detector: torch.nn.Module, *_: Any) -> dict[str, float]:
