@@ -18,7 +18,7 @@ import torch
 from robustbench_df.config import Recipe, RunConfig
 from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.data.sources import load_images
+from robustbench_df.data.sources import load_configured
 from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
 from robustbench_df.ensembling import fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError, UsageError
@@ -72,7 +72,7 @@ def train_all(
             run = Run(path)
         else:
             refuse_existing(path)
-        images = _load(config)
+        images = load_configured(config.data, config.seed)
         splits = _splits(images, config)
         # Only now, when the data has proved usable, is anything written: a mistyped path leaves no run behind.
         run = run or Run(create_run(config, path).path)
@@ -102,19 +102,6 @@ def _train_all(run: Run, images: ImageSet, splits: list[Split], config: RunConfi
             with clock.stage(f"refit {name}"):
                 fit(_refit_job(run, name, settings[name], splits, config), make_refit(splits[0]), reporter)
     write_text(run.file("DONE"), "")
-
-
-def _load(config: RunConfig) -> ImageSet:
-    data = config.data
-    return load_images(
-        data.source,
-        layout=data.layout,
-        labels=data.labels,
-        fake_is=data.fake_is,
-        size=data.size,
-        max_bad=data.max_bad,
-        seed=config.seed,
-    )
 
 
 def _splits(images: ImageSet, config: RunConfig) -> list[Split]:

@@ -67,18 +67,10 @@ class Run(RunDir):
         Raises:
             RunError: the source holds other images than the run was made with.
         """
-        from robustbench_df.data.sources import load_images
+        from robustbench_df.data.sources import load_configured
 
         data = self.config.data
-        images = load_images(
-            data.source,
-            layout=data.layout,
-            labels=data.labels,
-            fake_is=data.fake_is,
-            size=data.size,
-            max_bad=data.max_bad,
-            seed=self.config.seed,
-        )
+        images = load_configured(data, self.config.seed)
         if images.fingerprint != self.fingerprint:
             raise RunError(
                 f"'{data.source}' has changed since run '{self.name}' (fingerprint {images.fingerprint}, then "

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from robustbench_df.config import DataConfig
 from robustbench_df.data import layouts
 from robustbench_df.data.archive import ZipStore
 from robustbench_df.data.cache import Decoded, decoded
@@ -89,6 +90,19 @@ def load_images(
         store.close()
 
 
+def load_configured(data: DataConfig, seed: int) -> ImageSet:
+    """Load what a run's settings name; see `load_images`."""
+    return load_images(
+        data.source,
+        layout=data.layout,
+        labels=data.labels,
+        fake_is=data.fake_is,
+        size=data.size,
+        max_bad=data.max_bad,
+        seed=seed,
+    )
+
+
 def image_sizes(
     source: str | Path | None = None, *, layout: str = "auto", fake_is: int | None = None
 ) -> dict[str, int]:
@@ -148,7 +162,7 @@ def _open(path: Path, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
         store = ZipStore.open(path)
         try:
             return _plan(layouts.unwrap(store), layout, fake_is)
-        except BaseException:
+        except BaseException:  # Ctrl-C too must not leave the archive open; it goes on its way
             store.close()
             raise
     raise DataError(
