@@ -203,7 +203,8 @@ class RunConfig(Settings):
     """Most images of the judged part on which `train-all` tries FGSM, evenly spaced (0: all). Clean numbers use all."""
     refit: bool = False
     per_model: dict[str, dict[str, Any]] = {}
-    """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``."""
+    """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``. A name of one's own is another
+    member of an architecture: ``{"twin": {"model": {"name": "resnet_se", "frontend": "rgb"}}}``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -64,7 +64,8 @@ def train_all(
     """
     reporter = reporter or Reporter()
     for name in {*config.models, *config.per_model}:
-        architecture(name)  # a misspelt name fails before anything is read or written
+        # A misspelt name fails before anything is read or written.
+        architecture(config.for_model(name).model.name)
     choose_device(config.speed.device)
     run: Run | None = None
     try:

@@ -23,7 +23,8 @@ from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import AdversarialConfig, ModelConfig, PhaseConfig, Recipe
 from robustbench_df.data.split import Split
 from robustbench_df.errors import TrainError
-from robustbench_df.evaluate import is_out_of_memory, predict_logits
+from robustbench_df.evaluate import predict_logits
+from robustbench_df.memory import is_out_of_memory
 from robustbench_df.metrics.scores import accuracy, auc, log_loss, margins
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector, head_parameters
@@ -31,7 +32,7 @@ from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment, mix
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs
-from robustbench_df.train.speed import Setting, apply_format
+from robustbench_df.train.speed import Setting, apply_format, working
 from robustbench_df.train.state import (
     load_checkpoint,
     load_state,
@@ -88,7 +89,12 @@ def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
         TrainError: the loss is not finite, or even one image does not fit in memory.
     """
     reporter = reporter or Reporter()
-    torch.set_num_threads(job.setting.threads)
+    with working(job.setting.threads):
+        _fit(job, split, reporter)
+    return job.folder
+
+
+def _fit(job: Job, split: Split, reporter: Reporter) -> None:
     for phase, config in zip(PHASES, (job.recipe.phase1, job.recipe.phase2), strict=True):
         if (job.folder / f"{phase}.safetensors").exists():
             continue
@@ -100,7 +106,6 @@ def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
             detector = load_checkpoint(job.folder, "base")
         apply_format(detector, job.setting)
         run_phase(job, phase, config, detector, split, reporter)
-    return job.folder
 
 
 def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, split: Split, reporter: Reporter) -> None:

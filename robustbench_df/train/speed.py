@@ -11,7 +11,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 
 from robustbench_df.config import SpeedConfig
 from robustbench_df.errors import UsageError
+from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
 
@@ -151,7 +153,6 @@ def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, can
             fewer = replace(winner, threads=winner.threads // 2)
             rates[f"{fewer.threads} threads"] = rate = training_rate(build(), size, batch, fewer, give_up_below=best)
             winner = fewer if rate > best else winner
-            torch.set_num_threads(winner.threads)
     return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
 
 
@@ -175,26 +176,38 @@ def training_rate(
         give_up_below: stop after the first step that is slower than this rate.
     """
     device = torch.device(setting.device)
-    torch.set_num_threads(setting.threads)
     apply_format(detector.train(), setting)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
     x = torch.rand(batch, 3, *size, device=device).contiguous(memory_format=setting.format)
     y = torch.arange(batch, device=device) % 2
     seconds = []
-    for step in range(1 + steps):
-        synchronize(device)
-        start = time.perf_counter()
-        with setting.autocast():
-            loss = F.cross_entropy(detector(x).float(), y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        synchronize(device)
-        if step:  # the first step allocates and chooses kernels
-            seconds.append(time.perf_counter() - start)
-            if batch / seconds[-1] < give_up_below:
-                break
+    with working(setting.threads):
+        for step in range(1 + steps):
+            synchronize(device)
+            start = time.perf_counter()
+            with setting.autocast():
+                loss = F.cross_entropy(detector(x).float(), y)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            synchronize(device)
+            if step:  # the first step allocates and chooses kernels
+                seconds.append(time.perf_counter() - start)
+                if batch / seconds[-1] < give_up_below:
+                    break
     return batch / statistics.median(seconds)
+
+
+@contextmanager
+def working(threads: int) -> Iterator[None]:
+    """Compute with so many threads, with freed memory kept; the caller's thread count is restored."""
+    before = torch.get_num_threads()
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,0 +1,280 @@
+"""`run_attack`: any attack over any number of images, in batches that shrink when memory runs out.
+
+The runner freezes the detector and restores it, shares the clean pass between budgets, and hands back what the victims
+measured. It never trusts an attack's own word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.attacks.catalogue import attack_named
+from robustbench_df.attacks.spec import Attack, AttackSpec
+from robustbench_df.attacks.victim import Victim
+from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.memory import is_out_of_memory, keep_freed_memory
+from robustbench_df.models.detector import frozen
+
+BATCH = 64
+"""Images attacked together. Larger ones hold more activations for the gradient and gain nothing on a CPU."""
+
+_CLASSES = {"real": 0, "fake": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What an attack did to each of N images.
+
+    Attributes:
+        x_adv: ``[N, C, H, W]`` in [0, 1]: the nearest image that fooled the detector, else the one within the budget
+            that came closest to it.
+        logits: ``[N, 2]`` of ``x_adv``, as answered during the attack.
+        correct: bool ``[N]``, right on the clean image. Only these are attacked.
+        success: bool ``[N]``, right on the clean image and fooled within the budget; ``correct & ~success`` is robust.
+        first_step: int64 ``[N]``, how many images were asked about up to the first success; -1: none.
+        distance: ``[N]`` from the clean image to ``x_adv``, in the norm of the threat.
+        nearest: ``[N]`` distance of the nearest image that fooled the detector, at any budget; inf: none was met.
+        forwards, backwards: int64 ``[N]``, passes through the detector.
+        not_finite, zero_gradients: int64 ``[N]``, answers that were no numbers and gradients that were zero.
+        clean_logits: ``[N, 2]``.
+        by: int64 ``[N]``, which attack of a suite fooled the image, by its position; -1: none.
+    """
+
+    x_adv: Tensor
+    logits: Tensor
+    correct: Tensor
+    success: Tensor
+    first_step: Tensor
+    distance: Tensor
+    nearest: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    not_finite: Tensor
+    zero_gradients: Tensor
+    clean_logits: Tensor
+    by: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_adv)
+
+    @property
+    def robust(self) -> Tensor:
+        """bool ``[N]``: right on the clean image and not fooled."""
+        return self.correct & ~self.success
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of robust images."""
+        return float(self.robust.float().mean())
+
+    @property
+    def margin(self) -> Tensor:
+        """``logit_fake - logit_real`` ``[N]`` of ``x_adv``: the score after the attack."""
+        return self.logits[:, 1] - self.logits[:, 0]
+
+
+def run_attack(
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    spec: AttackSpec | str,
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    eps: Tensor | None = None,
+    batch_size: int = BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> Attacked:
+    """Attack ``detector`` on ``x`` and measure what came of it.
+
+    Args:
+        detector: maps ``[N, 3, H, W]`` in [0, 1] to logits ``[N, 2]``; attacked in eval mode with frozen parameters,
+            both restored afterwards.
+        x: images ``[N, C, H, W]`` in [0, 1].
+        y: labels ``[N]``, 1 = fake.
+        spec: the attack, or its name with default settings.
+        ids: int64 ``[N]``, a stable number per image; None: the position. The same image with the same id meets the
+            same randomness alone, in any batch and in any order.
+        seed: key of all randomness.
+        eps: float ``[N]``, a budget per image instead of the spec's.
+        batch_size: images attacked together, halved while memory runs out.
+        progress: called with the number of images of each finished batch.
+
+    Raises:
+        UsageError: unknown attack, a norm it does not know, images outside [0, 1].
+        ModelError: the detector returns something else than logits ``[N, 2]``.
+    """
+    spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
+    budgets = torch.full((len(x),), spec.eps) if eps is None else eps
+    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, batch_size, progress)
+    return out
+
+
+def run_sweep(
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    spec: AttackSpec,
+    epsilons: Sequence[float],
+    *,
+    cumulative: bool = True,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> list[Attacked]:
+    """Attack at several budgets in one go; returns one `Attacked` per budget, in the order asked for.
+
+    ``cumulative``: budgets are taken in rising order, an image fooled at one counts as fooled at every larger one
+    (it lies inside that ball too), and an image still standing sets out from where the former budget left it. Else
+    every budget is attacked by itself, as libraries do; the curve may then rise by chance. Either way the clean pass,
+    and for FGSM the gradient, is computed once: its passes are counted with the smallest budget.
+    """
+    order = sorted(range(len(epsilons)), key=lambda k: epsilons[k])
+    for value in epsilons:
+        validate_budget(spec, value)
+    budgets = [torch.full((len(x),), epsilons[k]) for k in order]
+    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, batch_size, progress)
+    return [found[order.index(k)] for k in range(len(epsilons))]
+
+
+def validate_budget(spec: AttackSpec, eps: float) -> AttackSpec:
+    """Return the spec with another budget, checked like the first."""
+    return AttackSpec.model_validate({**spec.model_dump(), "eps": eps})
+
+
+def _run(
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    spec: AttackSpec,
+    budgets: list[Tensor],
+    ids: Tensor | None,
+    seed: int,
+    cumulative: bool,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> list[Attacked]:
+    attack = attack_named(spec.name)
+    check_inputs(x, y, spec, attack)
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+    budgets = [budget.to(x.device, torch.float32) for budget in budgets]
+    parts: list[list[Attacked]] = []
+    done, size = 0, batch_size
+    keep_freed_memory()
+    with frozen(detector):
+        while done < len(x):
+            part = slice(done, done + size)
+            victim = Victim(
+                detector,
+                x[part],
+                y[part].to(x.device),
+                ids[part],
+                spec.norm,
+                budgets[0][part],
+                key=(seed, spec.name),
+                eot=spec.eot,
+                limit=spec.queries or 0,
+                stop=spec.early_stop and not attack.minimal,
+            )
+            try:
+                parts.append(_attack_batch(victim, attack, spec, [b[part] for b in budgets], cumulative))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise ModelError("out of memory with a single image; attack a smaller detector or image") from error
+                size //= 2
+                continue
+            done += len(victim.x)
+            if progress is not None:
+                progress(len(victim.x))
+    return [concatenate([part[k] for part in parts]) for k in range(len(budgets))]
+
+
+def _attack_batch(
+    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool
+) -> list[Attacked]:
+    """Attack one batch at every budget; the clean pass is made once."""
+    victim.open(gradient=attack.from_clean(spec))
+    chosen = victim.y != (-1 if spec.target is None else _CLASSES[spec.target])
+    out = []
+    for k, eps in enumerate(budgets):
+        if k:
+            victim = victim.resume(eps, carry=cumulative)
+        victim.alive &= chosen
+        attack.run(victim, spec)
+        out.append(_measured(victim, spec))
+    return out
+
+
+def _measured(victim: Victim, spec: AttackSpec) -> Attacked:
+    x_adv, logits = victim.result()
+    if not spec.early_stop:
+        x_adv = victim.last
+    return Attacked(
+        x_adv=x_adv.detach(),
+        logits=logits,
+        correct=victim.correct,
+        success=victim.success,
+        first_step=torch.where(victim.success, victim.first_step, -1),
+        distance=victim.geometry.length(x_adv - victim.x),
+        nearest=victim.distance,
+        forwards=victim.forwards,
+        backwards=victim.backwards,
+        not_finite=victim.not_finite,
+        zero_gradients=victim.zero_gradients,
+        clean_logits=victim.clean_logits,
+        by=victim.success.long() - 1,
+    )
+
+
+def check_inputs(x: Tensor, y: Tensor, spec: AttackSpec, attack: Attack) -> None:
+    """Refuse images outside [0, 1], labels that are no classes, and a norm the attack does not know.
+
+    Raises:
+        UsageError: see there; the message names the value.
+    """
+    if spec.norm not in attack.norms:
+        raise UsageError(f"{spec.name} does not attack in {spec.norm}; it knows {', '.join(attack.norms)}")
+    if x.ndim != 4 or not x.is_floating_point() or len(x) != len(y) or not len(x):
+        raise UsageError(
+            f"an attack takes float images [N, C, H, W] and labels [N], not {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):
+        raise UsageError(
+            f"pixels lie in [{low:.3g}, {high:.3g}]; attacks take [0, 1], normalisation belongs in the detector"
+        )
+    if not bool(((y == 0) | (y == 1)).all()):
+        raise UsageError("labels must be 0 (real) or 1 (fake)")
+
+
+def concatenate(parts: Sequence[Attacked]) -> Attacked:
+    """Join the results of consecutive batches."""
+    if len(parts) == 1:
+        return parts[0]
+    return Attacked(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Attacked)})
+
+
+def merge(found: Attacked, more: Attacked, rows: Tensor, number: int) -> Attacked:
+    """Add a further attack, made on the images ``rows`` that ``found`` left standing, as number ``number`` of a suite.
+
+    Its successes count; of two failures the one with the lower margin is the worst case; passes add up.
+    """
+    out = {f.name: getattr(found, f.name).clone() for f in fields(Attacked)}
+    towards_wrong = torch.where(more.clean_logits[:, 1] > more.clean_logits[:, 0], -1.0, 1.0)
+    taken = more.success | ((more.margin - found.margin[rows]) * towards_wrong > 0)
+    for name in ("x_adv", "logits", "distance"):
+        out[name][rows[taken]] = getattr(more, name)[taken]
+    won = rows[more.success]
+    out["success"][won], out["by"][won] = True, number
+    out["first_step"][won] = found.forwards[won] + more.first_step[more.success]
+    out["nearest"][rows] = torch.minimum(found.nearest[rows], more.nearest)
+    for name in ("forwards", "backwards", "not_finite", "zero_gradients"):
+        out[name][rows] += getattr(more, name)
+    return Attacked(**out)

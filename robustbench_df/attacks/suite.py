@@ -1,0 +1,68 @@
+"""Suites: several attacks, each on what the former left standing; the worst case per image is what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.attacks.catalogue import attack_named
+from robustbench_df.attacks.runner import BATCH, Attacked, merge, run_attack
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.errors import UsageError, nearest
+
+SUITES: dict[str, tuple[AttackSpec, ...]] = {
+    "quick": (AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=20)),
+    # AutoAttack (Croce & Hein 2020, arXiv:2003.01690) for two classes, where DLR is undefined and the cross-entropy's
+    # gradient is the margin's: APGD on the margin with its 5 restarts, FAB towards the one other class, Square.
+    "standard": (
+        AttackSpec(name="apgd", steps=100, restarts=5),
+        AttackSpec(name="fab", steps=100, restarts=5),
+        AttackSpec(name="square", queries=5000),
+    ),
+}
+
+
+def suite_specs(name: str, eps: float, norm: str) -> list[AttackSpec]:
+    """Return a suite's attacks at one budget; those that do not know the norm are left out.
+
+    Raises:
+        UsageError: an unknown suite.
+    """
+    if name not in SUITES:
+        raise UsageError(f"unknown suite '{name}'{nearest(name, SUITES)}; choose from {', '.join(SUITES)}")
+    chosen = [spec for spec in SUITES[name] if norm in attack_named(spec.name).norms]
+    return [AttackSpec.model_validate({**spec.model_dump(), "eps": eps, "norm": norm}) for spec in chosen]
+
+
+def run_suite(
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    suite: str = "standard",
+    *,
+    eps: float = 8 / 255,
+    norm: str = "linf",
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> Attacked:
+    """Run a suite at one budget and return the worst case per image; arguments as in `run_attack`.
+
+    ``by`` names the attack that fooled an image by its position in `suite_specs`.
+    """
+    total: Attacked | None = None
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    for number, spec in enumerate(suite_specs(suite, eps, norm)):
+        rows = torch.arange(len(x), device=x.device) if total is None else total.robust.nonzero().squeeze(1)
+        if not len(rows):
+            break
+        found = run_attack(
+            detector, x[rows], y[rows], spec, ids=ids[rows], seed=seed, batch_size=batch_size, progress=progress
+        )
+        total = found if total is None else merge(total, found, rows, number)
+    if total is None:
+        raise UsageError(f"no attack of suite '{suite}' knows the norm {norm}")
+    return total

@@ -1,0 +1,30 @@
+"""Memory: recognise when it runs out, and keep what the C library would give back only to fetch it again."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out, on any device."""
+    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed for the next batch instead of giving it back to the system.
+
+    Activations are allocated and freed at every step; by default each is a fresh mapping, zeroed page by page. Keeping
+    them made training 12 to 25% faster on two cores. Does nothing where the C library is another.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version.restype = ctypes.c_char_p  # absent elsewhere, where the numbers mean other things
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_MAX, 0)
+    except (AttributeError, OSError, TypeError):
+        return
