@@ -81,7 +81,7 @@ class Geometry:
 
     ``length(delta) -> [N]``; ``project(delta, x, eps)`` returns the ``delta`` within the budget for which ``x + delta``
     lies in [0, 1]; ``ascent(gradient, x, left) -> delta`` of length one along which the objective rises, where ``left``
-    in (0, 1] is the share of the attack still to come; ``inside(ids, shape, *key)`` draws from the unit ball, counter-based.
+    in (0, 1] is the share of the attack still to come; ``inside(ids, shape, *key)`` draws from the unit ball by `rng`.
     """
 
     length: Callable[[Tensor], Tensor]
@@ -104,7 +104,7 @@ def _linf_project(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     return (x + delta.clamp(-bound, bound)).clamp(0, 1) - x
 
 
-def _linf_ascent(gradient: Tensor, x: Tensor, left: float) -> Tensor:  # noqa: ARG001  (one signature for all norms)
+def _linf_ascent(gradient: Tensor, x: Tensor, left: float) -> Tensor:  # noqa: ARG001  (one signature)
     return gradient.sign()
 
 
