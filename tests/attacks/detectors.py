@@ -29,7 +29,7 @@ class Linear(nn.Module):
 
 
 class Small(nn.Module):
-    """A convolution, batch norm, a kink and a linear head: everything that makes an attack's life hard, in miniature."""
+    """A convolution, batch norm, a kink and a linear head: what makes an attack hard, in miniature."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
