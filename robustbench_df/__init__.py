@@ -17,6 +17,9 @@ from typing import Any
 from robustbench_df._version import __version__
 
 _EXPORTS = {
+    "AttackPlan": "robustness",
+    "AttackSpec": "attacks.spec",
+    "Attacked": "attacks.runner",
     "AugmentConfig": "config",
     "Decision": "metrics.calibration",
     "Detector": "models.detector",
@@ -30,6 +33,7 @@ _EXPORTS = {
     "Setting": "train.speed",
     "Split": "data.split",
     "SplitConfig": "config",
+    "Threat": "attacks.threat",
     "build_detector": "models.zoo",
     "image_set_from_arrays": "data.imageset",
     "judge": "summary",
@@ -43,6 +47,11 @@ _EXPORTS = {
     "open_run": "run",
     "predict": "inference",
     "predict_logits": "evaluate",
+    "attack_run": "robustness",
+    "run_attack": "attacks.runner",
+    "run_suite": "attacks.suite",
+    "run_sweep": "attacks.runner",
+    "transfer_matrix": "attacks.transfer",
     "setting_for": "train.speed",
     "train_all": "pipeline",
     "training_rate": "train.speed",

@@ -119,7 +119,8 @@ class PhaseConfig(Settings):
 
     epochs: Count = 60
     image_budget: Count = 0
-    """Most images to see in the phase, over all folds (0: no limit): epochs are cut to it, which bounds the time."""
+    """Most images to see in the phase, over all folds (0: no limit), which bounds the time: as many whole epochs as fit,
+    or a part of one."""
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64

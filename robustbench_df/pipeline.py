@@ -196,7 +196,8 @@ def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], confi
         phase: settings.model_copy(
             update={
                 "epochs": planned_epochs(settings, images + settings.copies),
-                "image_budget": 0,
+                # A budget below one epoch goes on cutting it; any other one is in the number of epochs.
+                "image_budget": min(settings.image_budget, images) % images,
                 "select": "last",
                 "patience": 0,
             }

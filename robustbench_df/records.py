@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Predictions:
 
     table: pd.DataFrame
     fingerprint: str
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of the whole table, as JSON: an attack's settings, its seconds."""
 
     def __post_init__(self) -> None:
         missing = [c for c in COLUMNS if c not in self.table.columns]
@@ -46,7 +48,7 @@ class Predictions:
 
     def part(self, name: str) -> Predictions:
         """Return the rows of one part (val, cal, test, oof), in image order."""
-        return Predictions(self.table[self.table["part"] == name].reset_index(drop=True), self.fingerprint)
+        return replace(self, table=self.table[self.table["part"] == name].reset_index(drop=True))
 
     def save(self, path: Path) -> None:
         """Write Parquet with schema version and fingerprint in its metadata, whole or not at all."""
@@ -54,7 +56,11 @@ class Predictions:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(self.table, preserve_index=False)
-        extra = {b"rdf_schema": str(SCHEMA).encode(), b"rdf_fingerprint": self.fingerprint.encode()}
+        extra = {
+            b"rdf_schema": str(SCHEMA).encode(),
+            b"rdf_fingerprint": self.fingerprint.encode(),
+            b"rdf_notes": json.dumps(dict(self.notes)).encode(),
+        }
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
         write_atomic(path, lambda temporary: pq.write_table(table, temporary))
 
@@ -79,7 +85,7 @@ def load_predictions(path: Path, fingerprint: str | None = None) -> Predictions:
         raise RunError(f"'{path}' has schema {schema}, this version reads {SCHEMA}; train the run again")
     if fingerprint is not None and found != fingerprint:
         raise RunError(f"'{path}' is about other images (fingerprint {found}, the run's is {fingerprint})")
-    return Predictions(table.to_pandas(), found)
+    return Predictions(table.to_pandas(), found, json.loads(meta.get(b"rdf_notes", b"{}")))
 
 
 @dataclass(frozen=True)

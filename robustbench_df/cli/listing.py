@@ -28,6 +28,19 @@ def models(
             typer.echo(f"timm:{name}")
 
 
+@app.command("attacks")
+def attacks() -> None:
+    """List the attacks and suites, one line each."""
+    from robustbench_df.attacks.catalogue import ATTACKS
+    from robustbench_df.attacks.suite import SUITES
+
+    for name in ATTACKS:
+        entry = ATTACKS[name]
+        typer.echo(f"{name:16} {entry.summary}; sees the detector's {entry.access}; {', '.join(entry.norms)}")
+    for name, specs in SUITES.items():
+        typer.echo(f"suite {name:10} {', '.join(spec.name for spec in specs)}: each on what the former left standing")
+
+
 @app.command("presets")
 def presets() -> None:
     """List the presets and what each sets."""

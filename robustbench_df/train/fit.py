@@ -31,7 +31,7 @@ from robustbench_df.models.zoo import build_detector, head_parameters
 from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment, mix
 from robustbench_df.train.report import Reporter
-from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs
+from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
 from robustbench_df.train.speed import Setting, apply_format, working
 from robustbench_df.train.state import (
     load_checkpoint,
@@ -127,7 +127,7 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
     saved_at = time.monotonic()
 
     epochs = planned_epochs(config, len(data))
-    steps = max(len(data) // config.batch_size, 1)
+    steps = steps_per_epoch(config, len(data))
     micro = progress.micro_batch or min(config.micro_batch or config.batch_size, config.batch_size)
     title = f"{job.name}{f' fold {job.fold + 1}' if job.fold >= 0 else ''} · {phase}"
     if adversarial is not None and progress.epoch == 0 and len(split.val) and config.select == "best":

@@ -21,6 +21,12 @@ def planned_epochs(config: PhaseConfig, images: int) -> int:
     return max(min(config.epochs, config.image_budget // max(images, 1)), 1)
 
 
+def steps_per_epoch(config: PhaseConfig, images: int) -> int:
+    """Optimiser steps of an epoch: whole batches only; one epoch is cut short where the budget is less than that."""
+    seen = min(images, config.image_budget) if config.image_budget else images
+    return max(seen // config.batch_size, 1)
+
+
 def learning_rate(config: PhaseConfig, progress: float) -> float:
     """Learning rate at ``progress`` in [0, 1] of the phase.
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from robustbench_df.config import PhaseConfig
-from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs
+from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
 
 
 def test_the_budget_cuts_epochs_but_never_to_none() -> None:
@@ -15,6 +15,14 @@ def test_the_budget_cuts_epochs_but_never_to_none() -> None:
     assert planned_epochs(config, 5000) == 1
     assert planned_epochs(PhaseConfig(epochs=0, image_budget=10), 5) == 0
     assert planned_epochs(PhaseConfig(epochs=60), 10**6) == 60
+
+
+def test_a_budget_below_one_epoch_cuts_it_short() -> None:
+    config = PhaseConfig(image_budget=640, batch_size=64)
+    assert steps_per_epoch(config, 5000) == 10
+    assert steps_per_epoch(config, 200) == 3
+    assert steps_per_epoch(PhaseConfig(batch_size=64), 5000) == 78
+    assert steps_per_epoch(config, 10) == 1
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant", "plateau"])

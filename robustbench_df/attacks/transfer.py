@@ -1,0 +1,46 @@
+"""Transfer: adversarial images crafted on one detector and scored on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.attacks.runner import BATCH, run_attack
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.models.detector import frozen
+
+
+def transfer_matrix(
+    detectors: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    spec: AttackSpec,
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> dict[str, dict[str, Tensor]]:
+    """Return bool ``[N]`` per crafted-on and scored-on: whether the scored detector is right on the crafted image.
+
+    Images are crafted to the end of the attack (``early_stop=False``): one that stops just across its own detector's
+    boundary fools nobody else. All images are scored, also those that either detector gets wrong when clean.
+    """
+    spec = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
+    out: dict[str, dict[str, Tensor]] = {"(clean)": _right(detectors, x, y, batch_size)}
+    for name, detector in detectors.items():
+        crafted = run_attack(detector, x, y, spec, ids=ids, seed=seed, batch_size=batch_size).x_adv
+        out[name] = _right(detectors, crafted, y, batch_size)
+    return out
+
+
+def right_on(detector: nn.Module, x: Tensor, y: Tensor, size: int = BATCH) -> Tensor:
+    """Return bool ``[N]``: whether the detector is right on ``x``."""
+    with frozen(detector), torch.no_grad():
+        logits = torch.cat([detector(part) for part in x.split(size)])
+    return (logits[:, 1] > logits[:, 0]).long() == y
+
+
+def _right(detectors: Mapping[str, nn.Module], x: Tensor, y: Tensor, size: int) -> dict[str, Tensor]:
+    return {name: right_on(detector, x, y, size) for name, detector in detectors.items()}

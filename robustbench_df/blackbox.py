@@ -1,0 +1,133 @@
+"""`rdf attack --detector`: someone else's detector, of which only the answers can be seen."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from robustbench_df.attacks.catalogue import attack_named
+from robustbench_df.attacks.external import external_detector
+from robustbench_df.attacks.runner import Attacked, run_attack
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.transfer import right_on
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.sources import load_images
+from robustbench_df.errors import RunError, UsageError
+from robustbench_df.metrics.intervals import wilson
+from robustbench_df.robustness import AttackPlan, Index, choose_part, deployed, tensors, thin, works
+from robustbench_df.run import Run, open_run
+from robustbench_df.rundir import write_json
+from robustbench_df.train.report import Reporter
+
+QUERIES = 1000
+"""Default questions per image: a service answers slowly, and Square has most of its successes early."""
+
+
+def attack_external(
+    address: str,
+    plan: AttackPlan,
+    source: str | None,
+    run_path: Path | None,
+    queries: int | None,
+    rate: float | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Attack a detector by its answers; returns the numbers, which are also written beside the log of answers.
+
+    Answers are logged as they come: a stopped attack started again asks only what it has not asked yet.
+
+    Args:
+        address: ``python:module:function`` or an http address (`robustbench_df.attacks.external`).
+        plan: budgets, norm, attacks that need no gradient, number of images.
+        source: labelled images; None: the judged part of the run.
+        run_path: the run for the images and for transfer; the latest if None.
+        queries: most questions per image and attack.
+        rate: most requests per second.
+        reporter: receives progress.
+
+    Raises:
+        UsageError: an attack needs a gradient.
+        ModelError: the detector answers with something else than P(fake).
+    """
+    named = [AttackSpec(name=a) if isinstance(a, str) else a for a in plan.attacks if a != "quick"]
+    specs = [spec for spec in named if spec.name != "fgsm"] or [AttackSpec(name="square")]
+    for spec in specs:
+        if attack_named(spec.name).access == "gradient":
+            raise UsageError(f"{spec.name} needs a gradient, which --detector does not give; use square or hopskipjump")
+    run = _run(run_path, needed=source is None)
+    images, index = _images(source, run, plan)
+    digest = hashlib.blake2b(f"{address} {images.fingerprint}".encode(), digest_size=4).hexdigest()
+    folder = (run.file("attacks") if run is not None else Path()) / f"blackbox-{digest}"
+    detector: Any = external_detector(address, rate=rate, log=folder / "answers.jsonl")
+    x, y, ids = tensors(images, index, plan.model_copy(update={"device": "cpu"}))
+    rows = []
+    for eps in plan.epsilons:
+        for spec in specs:
+            values = {**spec.model_dump(), "eps": eps, "norm": plan.norm, "queries": spec.queries or queries or QUERIES}
+            full = AttackSpec.model_validate(values)
+            reporter.start(f"{address} · {full.name} {full.threat}, {full.queries} questions per image", len(index))
+            found = run_attack(detector, x, y, full, ids=ids, seed=plan.seed, progress=reporter.advance)
+            reporter.finish()
+            rows.append(_row(full.name, full, found))
+        if run is not None:
+            rows.append(_transfer(run, detector, x, y, ids, eps, plan))
+    facts = {"detector": address, "images": len(index), "asked": detector.asked, "served": detector.served}
+    facts |= {"log": str(folder / "answers.jsonl"), "attacks": rows}
+    write_json(folder / "result.json", facts)
+    return facts
+
+
+def _run(path: Path | None, *, needed: bool) -> Run | None:
+    try:
+        return open_run(path, finished=True)
+    except RunError:
+        if needed or path is not None:
+            raise
+        return None  # without a run there are still score attacks
+
+
+def _images(source: str | None, run: Run | None, plan: AttackPlan) -> tuple[ImageSet, Index]:
+    if source is None:
+        assert run is not None
+        images = run.images()
+        parts = works(run, run.models[0], "base", images, choose_part(run, plan.part), plan)
+        return images, np.sort(np.concatenate([work.index for work in parts]))
+    size = run.image_size[0] if run is not None else None
+    images = load_images(source, size=size)
+    return images, thin(images.labelled(), plan.images)
+
+
+def _row(name: str, spec: AttackSpec, found: Attacked) -> dict[str, Any]:
+    n, right, left = len(found), int(found.correct.sum()), int(found.robust.sum())
+    after = wilson(left, n)
+    return {
+        "attack": name,
+        "threat": str(spec.threat),
+        "clean_accuracy": right / n,
+        "accuracy": {"value": after.value, "low": after.low, "high": after.high, "n": n},
+        "fooled": int(found.success.sum()),
+        "questions_per_image": float(found.forwards.float().mean()),
+    }
+
+
+def _transfer(
+    run: Run, detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, eps: float, plan: AttackPlan
+) -> dict[str, Any]:
+    """Craft on the run's ensemble to the end, then ask the black box once per image."""
+    spec = AttackSpec(name="pgd", steps=20, eps=eps, norm=plan.norm, early_stop=False)
+    own = deployed(run, "ensemble", run.shipped["phase"], None)
+    crafted = run_attack(own, x, y, spec, ids=ids, seed=plan.seed).x_adv
+    clean, attacked = right_on(detector, x, y), right_on(detector, crafted, y)
+    after = wilson(int((clean & attacked).sum()), len(x))
+    return {
+        "attack": f"transfer from {run.name}",
+        "threat": str(spec.threat),
+        "clean_accuracy": float(clean.float().mean()),
+        "accuracy": {"value": after.value, "low": after.low, "high": after.high, "n": len(x)},
+        "fooled": int((clean & ~attacked).sum()),
+        "questions_per_image": 1.0,
+    }

@@ -1,0 +1,147 @@
+"""``rdf attack``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from robustbench_df.cli.options import AsJson, Quiet, RunPath
+
+Epsilons = Annotated[
+    list[str] | None, typer.Option("--eps", help="Budget in pixels of [0, 1]: 0.05 or 8/255. May be repeated.")
+]
+
+
+def attack(
+    eps: Epsilons = None,
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    attacks: Annotated[
+        list[str] | None, typer.Option("--attack", help="One attack, see rdf list attacks. May be repeated.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="quick (FGSM, PGD-20; default), standard (binary AutoAttack) or none.")
+    ] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A setting of --attack, e.g. steps=20.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
+    ] = None,
+    phase: Annotated[str, typer.Option(help="base, final, or both.")] = "both",
+    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    n: Annotated[int, typer.Option("--n", min=0, help="Most images, evenly spaced; 0 takes all.")] = 500,
+    run: RunPath = None,
+    checks: Annotated[str, typer.Option(help="Whose numbers are checked: shipped, all or none.")] = "shipped",
+    transfer: Annotated[bool, typer.Option("--transfer", help="Also the matrix crafted on × scored on.")] = False,
+    save_images: Annotated[int, typer.Option(min=0, help="Keep so many adversarial examples as PNG.")] = 0,
+    detector: Annotated[
+        str | None, typer.Option(help="A black box instead of a run: python:module:function or http://…")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--data", help="Images for --detector; the run's if none.")] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Most questions per image to --detector.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Most requests per second to --detector.")] = None,
+    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Attack a run's detectors and ensemble as deployed, before and after phase 2, and check the numbers."""
+    import json
+
+    from robustbench_df.attacks.threat import Threat, check_norm, parse_eps
+    from robustbench_df.cli.attack_tables import print_attacks, print_checks, print_transfer, rows_json
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.config import validated
+    from robustbench_df.errors import UsageError
+    from robustbench_df.robustness import AttackPlan, attack_run
+    from robustbench_df.run import open_run
+
+    check_norm(norm)
+    budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
+    if checks not in ("shipped", "all", "none"):
+        raise UsageError(f"--checks takes shipped, all or none, not '{checks}'")
+    plan = validated(
+        AttackPlan,
+        {
+            "epsilons": budgets,
+            "norm": norm,
+            "attacks": _attacks(attacks, suite, param or [], queries),
+            "models": tuple(name for name in models or [] if name != "all"),
+            "phases": ("base", "final") if phase == "both" else (phase,),
+            "part": part,
+            "images": n,
+            "seed": seed,
+            "device": device,
+        },
+    )
+    with reporting(quiet or as_json) as reporter:
+        if detector is not None:
+            from robustbench_df.blackbox import attack_external
+
+            outside = attack_external(detector, plan, source, run, queries, rate, reporter)
+            typer.echo(json.dumps(outside, indent=2))
+            return
+        opened = open_run(run, finished=True)
+        if run is None:
+            reporter.say(f"using the latest run, {opened.path}")
+        cells = attack_run(opened, plan, reporter)
+        from robustbench_df import scrutiny
+
+        findings = scrutiny.examine(opened, cells, plan, checks, reporter)
+        matrix = scrutiny.transfer_of(opened, plan, reporter) if transfer else None
+        kept = scrutiny.save_examples(opened, cells, plan, save_images, reporter) if save_images else []
+    if as_json:
+        facts: dict[str, Any] = {"run": str(opened.path), "cells": rows_json(opened, cells), "checks": findings}
+        typer.echo(json.dumps({**facts, "transfer": matrix, "images": [str(p) for p in kept]}, indent=2))
+        return
+    print_attacks(opened, cells)
+    if matrix is not None:
+        print_transfer(matrix)
+    print_checks(findings)
+    for path in kept[:1]:
+        typer.echo(f"{len(kept)} adversarial examples: {path.parent}")
+
+
+def _attacks(names: list[str] | None, suite: str | None, params: list[str], queries: int | None) -> tuple[Any, ...]:
+    """FGSM and the suite; or what is named."""
+    from robustbench_df.attacks.catalogue import attack_named
+    from robustbench_df.attacks.suite import SUITES
+    from robustbench_df.errors import UsageError, nearest
+
+    if suite is not None and suite != "none" and suite not in SUITES:
+        raise UsageError(f"unknown suite '{suite}'{nearest(suite, SUITES)}; choose from {', '.join(SUITES)}, none")
+    if params and not names:
+        raise UsageError("--param sets something of --attack; name one")
+    chosen: list[Any] = []
+    for name in names or []:
+        attack_named(name)  # a misspelt name fails before anything is loaded
+        chosen.append({"name": name, **_settings(params, queries)})
+    if not names:
+        chosen.append({"name": "fgsm"})
+    if suite is None and not names:
+        suite = "quick"
+    if suite not in (None, "none"):
+        chosen.append(suite)
+    return tuple(chosen)
+
+
+def _settings(params: list[str], queries: int | None) -> dict[str, Any]:
+    """Sort ``key=value`` into fields of the spec and an attack's own parameters."""
+    import tomllib
+
+    from robustbench_df.attacks.spec import AttackSpec
+    from robustbench_df.errors import UsageError
+
+    out: dict[str, Any] = {"params": {}}
+    if queries is not None:
+        out["queries"] = queries
+    for text in params:
+        key, found, value = text.partition("=")
+        if not found:
+            raise UsageError(f"--param takes KEY=VALUE, not '{text}'")
+        try:
+            parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        known = key in AttackSpec.model_fields and key not in ("name", "eps", "norm", "params")
+        (out if known else out["params"])[key] = parsed
+    return out

@@ -1,0 +1,126 @@
+"""Tables of ``rdf attack`` for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_df.attacks.summary import summarise
+from robustbench_df.cli.console import out
+from robustbench_df.metrics.intervals import Interval
+from robustbench_df.robustness import Cell
+from robustbench_df.run import Run
+
+_STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}
+
+
+def _share(value: Interval) -> str:
+    if value.value != value.value:
+        return "undefined"
+    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
+
+
+def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
+    """One plain entry per cell."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Interval):
+            ends = {"value": value.value, "low": value.low, "high": value.high}
+            return {**{k: None if v != v else v for k, v in ends.items()}, "n": value.n, "method": value.method}
+        return value
+
+    rows = []
+    for cell in cells:
+        predictions = cell.load(run)
+        numbers = {key: plain(value) for key, value in summarise(predictions.table).items()}
+        head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name}
+        head |= {"norm": cell.threat.norm, "eps": cell.threat.eps}
+        rows.append({**head, **numbers, "seconds": predictions.notes.get("seconds"), "file": str(cell.path)})
+    return rows
+
+
+def print_attacks(run: Run, cells: list[Cell]) -> None:
+    """Print one table per attack and budget."""
+    shipped = run.shipped["phase"]
+    seen = list(dict.fromkeys((cell.attack_name, cell.threat) for cell in cells))
+    for name, threat in seen:
+        chosen = [cell for cell in cells if (cell.attack_name, cell.threat) == (name, threat)]
+        part = str(chosen[0].load(run).table["part"].iloc[0])
+        table = Table(title=f"{name}, {threat}: {part} images of {run.name}, 95% intervals", title_justify="left")
+        table.add_column("detector", no_wrap=True)
+        table.add_column("phase")
+        headings = (
+            "clean",
+            "under attack (Wilson)",
+            "AUC after",
+            "fake→real",
+            "real→fake",
+            "F + B per image",
+            "n",
+            "s",
+        )
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for cell in chosen:
+            predictions = cell.load(run)
+            s = summarise(predictions.table)
+            is_shipped = cell.model == "ensemble" and cell.phase == shipped
+            auc = s["auc"].value
+            table.add_row(
+                cell.model + (" ◀ ship" if is_shipped else ""),
+                cell.phase,
+                f"{s['clean_accuracy'].value:.1%}",
+                _share(s["accuracy"]),
+                "undefined" if auc != auc else f"{auc:.3f}",
+                _one(s["fake_to_real"]),
+                _one(s["real_to_fake"]),
+                f"{s['forwards']:.1f} + {s['backwards']:.1f}",
+                str(s["n"]),
+                f"{predictions.notes.get('seconds', float('nan')):.1f}",
+                style="bold" if is_shipped else "",
+            )
+        out.print(table)
+    lines = (
+        "Attacked as deployed, with the calibrated threshold; the ensemble as one. Only images that are right when "
+        "clean are attacked, each ends at its first success, and any image the attack asked about counts.",
+        "fake→real: share of the rightly recognised fakes that the attack passed off as real. "
+        "F, B: forwards and backwards through the detector.",
+    )
+    for line in lines:
+        out.print(Text(line))
+    out.print(Text(f"Cells: {run.file('attacks')}"))
+
+
+def _one(value: Interval) -> str:
+    return "undefined" if value.value != value.value else f"{value.value:.1%}"
+
+
+def print_transfer(matrix: dict[str, Any]) -> None:
+    """Print accuracy by crafted on × scored on."""
+    names = list(matrix["scored_on"])
+    table = Table(
+        title=f"Transfer, {matrix['threat']}: accuracy of the column on {matrix['n']} images crafted on the row",
+        title_justify="left",
+    )
+    table.add_column("crafted on", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    for crafted, row in matrix["accuracy"].items():
+        table.add_row(crafted, *(f"{row[name]:.1%}" for name in names))
+    out.print(table)
+
+
+def print_checks(findings: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the checks of each detector, the worst first."""
+    order = ["fail", "warn", "not run", "pass"]
+    for name, found in findings.items():
+        table = Table(title=f"Can the number be believed? {name}", title_justify="left", show_lines=False)
+        table.add_column("")
+        table.add_column("check", no_wrap=True)
+        table.add_column("what was seen")
+        for check in sorted(found, key=lambda c: order.index(c["status"])):
+            detail = check["detail"] + (f" → {check['remedy']}" if check["status"] in ("fail", "warn") else "")
+            table.add_row(Text(check["status"], style=_STYLES[check["status"]]), check["id"], detail)
+        out.print(table)

@@ -1,0 +1,35 @@
+"""A detector with the decision it is deployed with, so that an attack meets the verdict users see."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustbench_df.metrics.calibration import Decision
+from robustbench_df.models.detector import Detector
+
+_CERTAIN = 30.0
+"""Log-odds of a threshold of 0 or 1: beyond any margin that float32 tells from certainty."""
+
+
+class Deployed(Detector):
+    """Shift and scale a detector's margin so that the decision's threshold lies at zero.
+
+    ``forward`` returns logits ``[N, 2]`` whose larger one is the calibrated verdict: ``margin / temperature`` minus the
+    log-odds of the threshold. A gradient passes through unchanged but for the scale.
+    """
+
+    def __init__(self, detector: Detector, decision: Decision) -> None:
+        super().__init__(detector)
+        p = decision.threshold
+        odds = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(_CERTAIN, p - 0.5)
+        self.temperature, self.offset = decision.temperature, max(min(odds, _CERTAIN), -_CERTAIN)
+        self.to(detector.mean.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, 2]`` for images ``[N, 3, H, W]`` in [0, 1]."""
+        logits = self.net(x).float()
+        margin = (logits[:, 1] - logits[:, 0]) / self.temperature - self.offset
+        return torch.stack([-margin / 2, margin / 2], dim=1)

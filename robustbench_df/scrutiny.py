@@ -1,0 +1,182 @@
+"""What stands beside an attack's numbers: the checks, the transfer matrix, and examples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustbench_df.attacks.checks import Check, run_checks
+from robustbench_df.attacks.runner import run_attack
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.suite import run_suite
+from robustbench_df.attacks.summary import robust
+from robustbench_df.attacks.transfer import right_on, transfer_matrix
+from robustbench_df.robustness import AttackPlan, Cell, choose_part, deployed, tensors, thin, works
+from robustbench_df.run import Run
+from robustbench_df.rundir import write_atomic, write_json
+from robustbench_df.train.report import Reporter
+
+CHECKED = 32
+"""Images on which a detector is checked: each costs some hundred passes."""
+
+TRANSFERRED = 200
+"""Images of the transfer matrix: crafted on every detector, scored on all."""
+
+OVERFITTED = 0.2
+"""FGSM accuracy above the suite's by more than this is the mark of catastrophic overfitting (Wong et al. 2020,
+arXiv:2001.03994, figure 1: FGSM accuracy rises while PGD's falls to 0)."""
+
+AMPLIFIED = 10
+"""Factor by which the difference image is enlarged, around mid-grey."""
+
+
+def examine(
+    run: Run, cells: Sequence[Cell], plan: AttackPlan, which: str, reporter: Reporter
+) -> dict[str, list[dict[str, Any]]]:
+    """Check detectors (``shipped``, ``all`` or ``none``) and what the cells say of each other; kept in the run."""
+    if which == "none" or not plan.epsilons:
+        return {}
+    images, part = run.images(), choose_part(run, plan.part)
+    found: dict[str, list[dict[str, Any]]] = {}
+    pairs = list(dict.fromkeys((cell.model, cell.phase) for cell in cells))
+    shipped = ("ensemble", run.shipped["phase"])
+    deep = pairs if which == "all" else [shipped] if shipped in pairs else pairs[:1]
+    for model, phase in pairs:
+        own = [cell for cell in cells if (cell.model, cell.phase) == (model, phase)]
+        checks = check_cells(run, own)
+        if (model, phase) in deep:
+            work = works(run, model, phase, images, part, plan)[0]
+            x, y, ids = tensors(images, thin(work.index, CHECKED), plan)
+            reporter.start(f"checks · {model} · {phase}", 1, unit="detector")
+            eps = max(plan.epsilons)
+            checks += run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed)
+            reporter.finish()
+        found[f"{model} · {phase}"] = [asdict(check) for check in checks]
+    write_json(run.file("attacks", "checks.json"), found)
+    return found
+
+
+def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
+    """Compare the finished cells of one detector: one step against many, and budgets against each other."""
+    tables = {(cell.attack_name, cell.threat): cell.load(run).table for cell in cells}
+    checks = []
+    for (name, threat), table in tables.items():
+        one_step = tables.get(("fgsm", threat))
+        if name != "fgsm" and one_step is not None:
+            gap = float(robust(one_step).mean() - robust(table).mean())
+            checks.append(
+                Check(
+                    id="one step against many",
+                    status="fail" if gap > OVERFITTED else "pass",
+                    detail=f"{threat}: {robust(one_step).mean():.1%} survive FGSM, {robust(table).mean():.1%} {name}",
+                    figures={"fgsm": float(robust(one_step).mean()), name: float(robust(table).mean())},
+                    remedy="catastrophic overfitting or masked gradients: quote the suite's number, never FGSM's",
+                )
+            )
+    for name in dict.fromkeys(name for name, _ in tables):
+        rates = {threat.eps: float(robust(t).mean()) for (other, threat), t in tables.items() if other == name}
+        if len(rates) > 1:
+            ordered = [rates[eps] for eps in sorted(rates)]
+            rise = max(b - a for a, b in pairwise(ordered))
+            checks.append(
+                Check(
+                    id=f"{name}: monotone in eps",
+                    status="pass" if rise <= 0 else "warn" if rise < 0.05 else "fail",
+                    detail=", ".join(f"{eps:g}: {rates[eps]:.1%}" for eps in sorted(rates)),
+                    figures={f"{eps:g}": rate for eps, rate in rates.items()},
+                    remedy="a larger budget holds every smaller one: the attack is too weak or its gradient is masked",
+                )
+            )
+    return checks
+
+
+def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any]:
+    """Craft on every detector and the ensemble of the shipped phase with PGD-20, score on all; kept in the run."""
+    images, part, phase = run.images(), choose_part(run, plan.part), run.shipped["phase"]
+    names = (*run.models, "ensemble")
+    fold = 0 if part == "oof" else None
+    some = works(run, names[0], phase, images, part, plan)[0]
+    index = thin(some.index, TRANSFERRED)
+    x, y, ids = tensors(images, index, plan)
+    spec = AttackSpec(name="pgd", steps=20, eps=max(plan.epsilons), norm=plan.norm)
+    reporter.start("transfer", 1, unit="matrix")
+    detectors = {name: deployed(run, name, phase, fold).to(x.device) for name in names}
+    right = transfer_matrix(detectors, x, y, spec, ids=ids, seed=plan.seed, batch_size=plan.batch)
+    reporter.finish()
+    matrix = {
+        "threat": f"pgd, 20 steps, {spec.threat}",
+        "phase": phase,
+        "n": len(index),
+        "scored_on": list(names),
+        "accuracy": {a: {b: float(v.float().mean()) for b, v in row.items()} for a, row in right.items()},
+    }
+    write_json(run.file("attacks", "transfer.json"), matrix)
+    return matrix
+
+
+def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int, reporter: Reporter) -> list[Path]:
+    """Save ``count`` adversarial images of the shipped ensemble's last cell: clean, attacked and amplified difference.
+
+    The attack is made again (it is deterministic) and its images are rounded to 8 bit as a file must be; the success
+    rate before and after rounding stands in ``examples.json``.
+    """
+    shipped = [c for c in cells if (c.model, c.phase) == ("ensemble", run.shipped["phase"])] or list(cells)
+    cell = shipped[-1]
+    images, part = run.images(), choose_part(run, plan.part)
+    folder = run.file("attacks", f"examples-{cell.model}-{cell.phase}-{cell.condition}")
+    written: list[Path] = []
+    rows = []
+    reporter.start("examples", count)
+    for work in works(run, cell.model, cell.phase, images, part, plan):
+        wanted = count - len(rows)
+        index = work.index[: wanted * 2]
+        if not wanted or not len(index):
+            break
+        x, y, ids = tensors(images, index, plan)
+        options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
+        if isinstance(cell.attack, str):
+            found = run_suite(work.detector, x, y, cell.attack, eps=cell.threat.eps, norm=cell.threat.norm, **options)
+        else:
+            found = run_attack(work.detector, x, y, cell.specs()[0], **options)
+        rounded = (found.x_adv * 255).round().clamp(0, 255) / 255
+        still = ~right_on(work.detector, rounded, y, plan.batch)
+        for k in found.success.nonzero().squeeze(1).tolist()[:wanted]:
+            stem = str(images.ids[index[k]]).replace("/", "_").rsplit(".", 1)[0]
+            difference = ((rounded[k] - x[k]) * AMPLIFIED + 0.5).clamp(0, 1)
+            for kind, picture in (("clean", x[k]), ("adversarial", rounded[k]), ("difference", difference)):
+                written.append(_save_png(picture, folder / f"{stem}-{kind}.png"))
+            rows.append(
+                {
+                    "image_id": str(images.ids[index[k]]),
+                    "label": int(y[k]),
+                    "distance": float(found.distance[k]),
+                    "margin": float(found.margin[k]),
+                    "fooled_after_rounding": bool(still[k]),
+                }
+            )
+            reporter.advance(1)
+    reporter.finish()
+    summary = {
+        "threat": str(cell.threat),
+        "attack": cell.attack_name,
+        "amplified": AMPLIFIED,
+        "fooled": len(rows),
+        "fooled_after_rounding": sum(r["fooled_after_rounding"] for r in rows),
+        "images": rows,
+    }
+    write_json(folder / "examples.json", summary)
+    return written
+
+
+def _save_png(picture: Tensor, path: Path) -> Path:
+    pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    write_atomic(path, lambda temporary: Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, "PNG"))
+    return path
