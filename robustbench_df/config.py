@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
-PRESETS = ("full", "quick", "seed")
+PRESETS = ("full", "quick", "seed", "robust")
 
 
 AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
@@ -119,8 +119,8 @@ class PhaseConfig(Settings):
 
     epochs: Count = 60
     image_budget: Count = 0
-    """Most images to see in the phase, over all folds (0: no limit), which bounds the time: as many whole epochs as fit,
-    or a part of one."""
+    """Most images to see in the phase on a CPU, over all folds (0: no limit), which bounds the time: as many whole
+    epochs as fit, or a part of one. An accelerator has no need of it."""
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64
@@ -148,12 +148,20 @@ class PhaseConfig(Settings):
 
 
 class AdversarialConfig(PhaseConfig):
-    """Phase 2: clean and FGSM images together (Goodfellow et al. 2015), from phase 1's checkpoint."""
+    """Phase 2: clean and adversarial images together, from phase 1's checkpoint."""
 
     epochs: Count = 6
     lr: Positive = 1e-4
+    objective: Literal["fgsm", "fast", "pgd", "trades"] = "fgsm"
+    """How images are attacked (`robustbench_df.train.objectives`): ``fgsm`` is the recipe, which does not make robust;
+    ``fast`` one step from a random start, with a guard; ``pgd`` several steps; ``trades`` several steps away from
+    the clean answer, with a loss of its own."""
+    attack_steps: Annotated[int, Field(ge=1)] = 5
+    """Steps of ``pgd`` and ``trades``."""
+    beta: Annotated[float, Field(ge=0)] = 6.0
+    """Weight of robustness against accuracy in ``trades`` (6 in Zhang et al. 2019)."""
     ratio: Fraction = 0.3
-    """Share of adversarial images: 0.3 is the recipe's 70/30."""
+    """Share of adversarial images: 0.3 is the recipe's 70/30; ``trades`` attacks every image."""
     epsilons: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.03, 0.05, 0.08)
     """One is drawn per image, L∞ in pixels of [0, 1]."""
     mix: Literal["sample", "batch"] = "sample"
@@ -161,7 +169,7 @@ class AdversarialConfig(PhaseConfig):
     adversarial_copies: Count = 0
     """Fixed FGSM copies of train images, crafted against phase 1's checkpoint, added under their source's label."""
     select_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """The FGSM strength at which val is attacked to choose the checkpoint."""
+    """The strength at which val is attacked to choose the checkpoint: by FGSM under ``fgsm``, else by PGD."""
 
 
 class SpeedConfig(Settings):

@@ -162,7 +162,7 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter)
 
 
 def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[tuple[Job, Split]]:
-    recipe = _share_budget(config.for_model(name), len(splits))
+    recipe = _share_budget(config.for_model(name), len(splits), setting)
     for k, split in enumerate(splits):
         fold = k if len(splits) > 1 else None
         yield (
@@ -179,10 +179,11 @@ def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: Ru
         )
 
 
-def _share_budget(recipe: Recipe, folds: int) -> Recipe:
-    """Divide the phases' image budgets among the folds."""
+def _share_budget(recipe: Recipe, folds: int, setting: Setting) -> Recipe:
+    """Divide the phases' image budgets among the folds; an accelerator needs none."""
+    on_cpu = setting.device == "cpu"
     shared = {
-        phase: config.model_copy(update={"image_budget": -(-config.image_budget // folds)})
+        phase: config.model_copy(update={"image_budget": -(-config.image_budget // folds) if on_cpu else 0})
         for phase, config in (("phase1", recipe.phase1), ("phase2", recipe.phase2))
     }
     return recipe.model_copy(update=shared)
@@ -190,7 +191,7 @@ def _share_budget(recipe: Recipe, folds: int) -> Recipe:
 
 def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], config: RunConfig) -> Job:
     """The recipe as the folds ran it: as many epochs, and since there is no val to choose by, the last one kept."""
-    recipe = _share_budget(config.for_model(name), len(splits))
+    recipe = _share_budget(config.for_model(name), len(splits), setting)
     images = len(splits[0].train)
     fixed = {
         phase: settings.model_copy(

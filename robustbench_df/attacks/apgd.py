@@ -21,19 +21,19 @@ from robustbench_df.attacks.victim import Victim
 STEPS = 100
 
 FIRST_STRIDE = 2.0
-"""First step length as a multiple of eps (2020, algorithm 1: it crosses the whole ball)."""
+"""First step length as a multiple of eps (2020, eta at the start): it crosses the whole ball."""
 
 GRADIENT_SHARE = 0.75
-"""Share of the new gradient step in a move; the rest is the former move (2020, section 3.1: alpha)."""
+"""Share of the new gradient step in a move; the rest is the former move (2020, alpha)."""
 
 ENOUGH_FALLS = 0.75
-"""Share of steps since the last check that must have lowered the margin (2020, section 3.2: rho)."""
+"""Share of steps since the last check that must have lowered the margin (2020, rho)."""
 
 FIRST_CHECK, CHECK_SHRINKS, SHORTEST_CHECK = 22, 3, 6
-"""In percent of the steps: the first interval between checks, how much each is shorter, the least (2020, eq. 3)."""
+"""In percent of the steps: the first interval between checks, how much each is shorter, the least (2020, p_j)."""
 
 L1_CHECK = 0.04
-"""Share of the steps between two checks in L1 (2021, section 3.3, as the next five)."""
+"""Share of the steps between two checks in L1 (2021, algorithm 1, as the next five)."""
 
 L1_FIRST_SHARE = 0.2
 """Share of the coordinates that the first L1 steps move."""
@@ -112,7 +112,7 @@ def apgd(victim: Victim, spec: AttackSpec) -> None:
 def checkpoints(steps: int) -> dict[int, int]:
     """Steps at which the stride is reviewed in L∞ and L2, each with the number of steps since the former one.
 
-    Whole percents keep the ceiling of equation 3 free of rounding: 22, 41, 57, 70, 80, 87, 93, 99 of 100.
+    Whole percents keep the ceiling in w_j = ceil(p_j · steps) free of rounding: 22, 41, 57, 70, 80, 87, 93, 99 of 100.
     """
     percents = [0, FIRST_CHECK]
     while percents[-1] < 100:
@@ -156,7 +156,7 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
             (_adapt_sparsity if sparse else _adapt_stride)(victim, walk, checks[step])
         direction = _sparse_ascent(walk) if sparse else victim.geometry.ascent(walk.gradient, walk.x, 1.0)
         new = victim.project(walk.x + per_image(walk.stride) * direction, walk.rows)
-        if step and not sparse:  # mixed with the former move, of which the first step has none (2020, eq. 1)
+        if step and not sparse:  # mixed with the former move, of which the first step has none
             former = walk.x - walk.before
             new = victim.project(walk.x + GRADIENT_SHARE * (new - walk.x) + (1 - GRADIENT_SHARE) * former, walk.rows)
         walk.before, walk.x = walk.x, new
@@ -184,7 +184,7 @@ def _adapt_sparsity(victim: Victim, walk: _Walk, since: int) -> None:  # noqa: A
 
 
 def _sparse_ascent(walk: _Walk) -> Tensor:
-    """Move the `count` steepest coordinates that have room in [0, 1], equally far, 1 in all (2021, section 3.2)."""
+    """Move the `count` steepest coordinates that have room in [0, 1], equally far, 1 in all."""
     room = torch.where(walk.gradient > 0, walk.x < 1, walk.x > 0)
     slope = torch.where(room, walk.gradient, torch.zeros_like(walk.gradient))
     falling = slope.flatten(1).abs().sort(1, descending=True).values

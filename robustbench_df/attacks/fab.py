@@ -19,16 +19,16 @@ from robustbench_df.attacks.victim import Victim
 STEPS = 100
 
 OVERSHOOT = 1.05
-"""How far to go, as a multiple of the way to the hyperplane (the paper's section 3.1, eta)."""
+"""How far to go, as a multiple of the way to the hyperplane (the paper's eta)."""
 
 MOST_BIAS = 0.1
-"""Most weight of the clean image's projection in a move (section 3.1, alpha_max)."""
+"""Most weight of the clean image's projection in a move (alpha_max)."""
 
 BACK = 0.9
-"""After a success the search goes on from this share of the way from the clean image (section 3.2, beta)."""
+"""After a success the search goes on from this share of the way from the clean image (beta)."""
 
 SEARCHES = 3
-"""Forwards of the final search along the line to the clean image (section 3.3)."""
+"""Forwards of the final search along the line to the clean image."""
 
 
 def fab(victim: Victim, spec: AttackSpec) -> None:
@@ -76,7 +76,7 @@ def _descend(victim: Victim, x_adv: Tensor, rows: Tensor, steps: int) -> None:
 
 
 def _across(x: Tensor, x_adv: Tensor, margin: Tensor, gradient: Tensor, victim: Victim) -> Tensor:
-    """The biased step just across the boundary linearised at ``x_adv`` (section 3.1, eq. 7 to 9)."""
+    """The biased step just across the boundary linearised at ``x_adv`` (algorithm 1)."""
     margin = torch.nan_to_num(margin)  # the victim has counted it; an iterate must stay a number
     at_clean = margin - (gradient * (x - x_adv)).flatten(1).sum(1)
     project = PROJECTIONS[victim.norm]
@@ -106,7 +106,7 @@ def _search_line(victim: Victim) -> None:
 def projection_linf(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """Shortest ``delta`` in L∞ with ``<gradient, delta> = value`` and ``x + delta`` in [0, 1].
 
-    Where no such delta exists, the corner of the box that comes closest (the paper's section 2.2, as for all norms).
+    Where no such delta exists, the corner of the box that comes closest (as in the other norms).
 
     Args:
         x: images ``[N, C, H, W]`` in [0, 1].

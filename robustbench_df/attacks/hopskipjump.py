@@ -125,8 +125,8 @@ def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn:
     """Estimate the direction in which the detector errs at ``points``, ``[N, C, H, W]``, not scaled.
 
     Verdicts are taken at a radius of ``distance / d`` around each point. Their mean is taken off first (the paper's
-    baseline), which matters when most agree. The distance is in L2 in both norms, for so is the sphere: the paper's L∞ radius is lost in
-    float32's rounding.
+    baseline), which matters when most agree. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
+    radius is lost in float32's rounding.
     """
     radius = _length(points - victim.x) / victim.x[0].numel()
     weighted, plain = torch.zeros_like(points), torch.zeros_like(points)

@@ -33,7 +33,12 @@ PLAIN_EVERY = 10.0
 def describe(row: dict[str, Any]) -> str:
     """One line about a finished epoch."""
     parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
-    for key, label in (("val_auc", "val AUC"), ("val_accuracy", "val acc"), ("val_fgsm_accuracy", "val FGSM acc")):
+    for key, label in (
+        ("val_auc", "val AUC"),
+        ("val_accuracy", "val acc"),
+        ("val_fgsm_accuracy", "val FGSM acc"),
+        ("val_pgd_accuracy", "val PGD acc"),
+    ):
         if row.get(key) is not None:
             parts.append(f"{label} {row[key]:.3f}")
     return " · ".join([*parts, f"{row['images_per_second']:.0f} images/s"])

@@ -31,6 +31,9 @@ PRETRAINED_SIDE = 128
 """Small images are enlarged to this side for a pretrained native stem: the last map is then 4×4."""
 
 
+CLASSIFIER_STD = 0.01
+"""Of a freshly initialised classifier: logits near zero, so that the loss begins at log 2."""
+
 Build = Callable[[ModelConfig, bool, int], nn.Module]
 
 
@@ -93,6 +96,8 @@ def _timm(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
 def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         net: Any = _timm(name, config, drop_path_rate=config.drop_path)
+        # timm scales the classifier by its outputs: with two, logits begin at ±10 and the first epochs are lost on them.
+        nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
         if small:
             net.conv_stem.stride = (1, 1)
         return net  # type: ignore[no-any-return]

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_df import rng
-from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import AdversarialConfig, ModelConfig, PhaseConfig, Recipe
 from robustbench_df.data.split import Split
 from robustbench_df.errors import TrainError
@@ -30,6 +29,15 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector, head_parameters
 from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment, mix
+from robustbench_df.train.objectives import (
+    PGD_PATH,
+    SELECT_STEPS,
+    collapsed,
+    craft,
+    pgd,
+    start_noise,
+    trades_loss,
+)
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
 from robustbench_df.train.speed import Setting, apply_format, working
@@ -138,6 +146,9 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
     for epoch in range(progress.epoch, epochs):
         if config.patience and epoch - 1 - progress.best_epoch >= config.patience:
             break  # early stopping: so many finished epochs brought nothing better
+        if collapsed(progress.history):
+            reporter.warn(f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); the best is kept")
+            break
         started = time.perf_counter()
         key = job.key(phase, epoch)
         torch.manual_seed(rng.seed_of(*key))  # dropout and drop-path have no other source
@@ -155,12 +166,19 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
             while True:  # once, unless memory runs out
                 try:
                     batch, target = x, _one_hot(y, config.label_smoothing)
+                    partner, beta = None, 0.0
                     if adversarial is not None:
                         budgets = draw_epsilons(adversarial, ids, *key)
-                        batch = _attack_share(detector, x, y, budgets, adversarial, setting, micro, generator)
+                        one_step = adversarial.objective == "fgsm"  # which starts at the image itself
+                        noise = torch.zeros_like(x) if one_step else start_noise(ids, x.shape[1:], *key)
+                        attacked = _attack_share(detector, x, y, budgets, noise, adversarial, setting, micro, generator)
+                        if adversarial.objective == "trades":
+                            partner, beta = attacked, adversarial.beta
+                        else:
+                            batch = attacked
                     batch, target = mix(batch, target, config.mixup, config.cutmix, generator)
                     optimizer.zero_grad(set_to_none=True)
-                    losses.append(_backward(detector, batch, target, setting, scaler, micro))
+                    losses.append(_backward(detector, batch, target, setting, scaler, micro, partner, beta))
                     break
                 except RuntimeError as error:
                     micro = _smaller(micro, error, reporter)
@@ -235,14 +253,15 @@ def _attack_share(
     x: Tensor,
     y: Tensor,
     eps: Tensor,
+    noise: Tensor,
     config: AdversarialConfig,
     setting: Setting,
     micro: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Replace ``config.ratio`` of the (already shuffled) batch by FGSM images against the detector as it is now."""
-    count = round(config.ratio * len(x))
-    if config.mix == "batch":
+    """Replace ``config.ratio`` of the (already shuffled) batch by images attacked on the detector as it is now."""
+    count = len(x) if config.objective == "trades" else round(config.ratio * len(x))
+    if config.mix == "batch" and config.objective != "trades":
         count = len(x) if float(torch.rand((), generator=generator)) < config.ratio else 0
     if not count:
         return x
@@ -250,19 +269,34 @@ def _attack_share(
     with setting.autocast():
         for part in torch.arange(count, device=x.device).split(micro):
             images = x[part].contiguous(memory_format=setting.format)
-            attacked.append(fgsm(detector, images, y[part], eps[part]))
+            attacked.append(craft(detector, images, y[part], eps[part], config, noise[part]))
     return torch.cat([*attacked, x[count:]])
 
 
 def _backward(
-    detector: Detector, x: Tensor, target: Tensor, setting: Setting, scaler: torch.amp.GradScaler, micro: int
+    detector: Detector,
+    x: Tensor,
+    target: Tensor,
+    setting: Setting,
+    scaler: torch.amp.GradScaler,
+    micro: int,
+    partner: Tensor | None = None,
+    beta: float = 0.0,
 ) -> Tensor:
-    """Accumulate the gradient of the mean cross-entropy over micro-batches; returns the mean loss."""
+    """Accumulate the gradient of the mean loss over micro-batches; returns the mean loss.
+
+    The loss is the cross-entropy; with a ``partner``, the attacked twin of every image, it is that of TRADES.
+    """
     total = torch.zeros((), device=x.device)
-    for images, wanted in zip(x.split(micro), target.split(micro), strict=True):
+    for part in torch.arange(len(x), device=x.device).split(micro):
+        images = x[part] if partner is None else torch.cat([x[part], partner[part]])
         with setting.autocast():
             logits = detector(images.contiguous(memory_format=setting.format))
-        loss = F.cross_entropy(logits.float(), wanted, reduction="sum") / len(x)
+        clean, wanted = logits[: len(part)].float(), target[part]
+        if partner is None:
+            loss = F.cross_entropy(clean, wanted, reduction="sum") / len(x)
+        else:
+            loss = trades_loss(clean, logits[len(part) :].float(), wanted, beta) / len(x)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total
@@ -314,7 +348,7 @@ def _average(ema: nn.Module, detector: nn.Module, decay: float, step: int) -> No
 
 
 def _validate(detector: Detector, split: Split, adversarial: AdversarialConfig | None) -> dict[str, Any]:
-    """Score val: clean, and in phase 2 also under FGSM; ``score`` is what chooses the checkpoint."""
+    """Score val: clean, and in phase 2 also under attack; ``score`` is what chooses the checkpoint."""
     labels = split.images.labels[split.val]
     clean = margins(predict_logits(detector, split.images, split.val))
     row = {
@@ -324,12 +358,16 @@ def _validate(detector: Detector, split: Split, adversarial: AdversarialConfig |
     }
     row["score"] = row["val_auc"]
     if adversarial is not None:
-        eps = adversarial.select_epsilon
-        logits = predict_logits(detector, split.images, split.val, transform=lambda d, x, y: fgsm(d, x, y, eps))
-        row["val_fgsm_auc"] = auc(margins(logits), labels)
-        row["val_fgsm_accuracy"] = accuracy(margins(logits), labels)
+        eps, name = adversarial.select_epsilon, "fgsm" if adversarial.objective == "fgsm" else "pgd"
+        steps, path = (1, 1.0) if name == "fgsm" else (SELECT_STEPS, PGD_PATH)
+
+        def attack(d: Detector, x: Tensor, y: Tensor) -> Tensor:
+            return pgd(d, x, y, torch.full((len(x),), eps, device=x.device), steps=steps, path=path)
+
+        under = margins(predict_logits(detector, split.images, split.val, transform=attack))
+        row[f"val_{name}_auc"], row[f"val_{name}_accuracy"] = auc(under, labels), accuracy(under, labels)
         # Clean and adversarial count alike: a checkpoint that buys one with the other is not preferred.
-        row["score"] = (row["val_auc"] + row["val_fgsm_auc"]) / 2
+        row["score"] = (row["val_auc"] + row[f"val_{name}_auc"]) / 2
     return {name: round(float(value), 6) for name, value in row.items()}
 
 

@@ -1,0 +1,134 @@
+"""Can the number be believed? Checks of a detector and of the attacks on it, each pass, warn or fail with its figures.
+
+What they look at is measured by `robustbench_df.attacks.probes`; thresholds and sources are in
+`robustbench_df.attacks.judging`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.attacks.judging import CHECKS, Check
+from robustbench_df.attacks.probes import Evidence
+from robustbench_df.attacks.runner import Attacked
+from robustbench_df.attacks.threat import Threat
+from robustbench_df.attacks.victim import check_logits
+from robustbench_df.errors import UsageError
+from robustbench_df.models.detector import frozen
+
+MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
+"""Layers that answer differently in train mode, if they keep running statistics or drop anything at all."""
+
+
+def run_checks(
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    spec_eps: float,
+    norm: str = "linf",
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    found: Mapping[str, Attacked] | None = None,
+    images: int = 64,
+    progress: Callable[[Check], None] | None = None,
+) -> list[Check]:
+    """Run all checks on some of the images and return one `Check` each, in the order of `CHECKS`.
+
+    Args:
+        detector: as it is about to be attacked, in the mode it came in: a layer in train mode is a finding. Its modes,
+            flags and buffers are restored.
+        x: images ``[N, C, H, W]`` in [0, 1].
+        y: labels ``[N]``, 1 = fake.
+        spec_eps, norm: the budget whose numbers are to be believed, in pixels of [0, 1].
+        ids: int64 ``[N]``, a stable number per image; None: the position.
+        seed: key of all randomness.
+        found: what attacks with early stopping found on the same ``N`` images within the same budget, by the attack's
+            name, ``transfer`` or ``transfer:source``, or any other name. Its norms and bounds are verified, and what it
+            fooled counts, for or against the gradient by what that attack sees.
+        images: most images looked at, evenly spread over each class. A robust detector costs about 200 forwards and
+            120 backwards of each, and 300 more forwards where Square must be run; an undefended one a fifth of it.
+        progress: called with every check as it is done.
+
+    Raises:
+        UsageError: a budget of zero or one that the norm does not allow, no images, results that are not of ``N``.
+        ModelError: the detector returns something else than logits ``[N, 2]``.
+    """
+    if not Threat(norm, spec_eps).eps:
+        raise UsageError("checks look at attacks, and eps = 0 allows none; pass the budget to be reported")
+    if images < 1 or not len(x):
+        raise UsageError(f"checks need images: {len(x)} were given, and at most {images} may be looked at")
+    for name, attacked in (found or {}).items():
+        if len(attacked) != len(x):
+            raise UsageError(f"the results of '{name}' are of {len(attacked)} images, the checks of {len(x)}")
+    rows = spread(y, images)
+    if not len(rows):
+        raise UsageError("labels must be 0 (real) or 1 (fake)")
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    given, modal = answer_as_given(detector, x[rows]), in_train_mode(detector)
+    chosen = {name: select(attacked, rows) for name, attacked in (found or {}).items()}
+    out = []
+    with frozen(detector):
+        e = Evidence(detector, x[rows], y[rows], ids[rows], spec_eps, norm, seed, chosen, given, modal)
+        for name, (check, needs) in CHECKS.items():
+            missing = _missing(e, needs)
+            result = check(name, e) if missing is None else Check(name, "not run", missing, {})
+            out.append(result)
+            if progress is not None:
+                progress(result)
+    return out
+
+
+def _missing(e: Evidence, needs: str) -> str | None:
+    """Why a check cannot be run; None when it can."""
+    if needs != "nothing" and not (float(e.x.min()) >= 0 and float(e.x.max()) <= 1):
+        return "pixels outside [0, 1] cannot be attacked"
+    if needs == "right" and not bool(e.correct.any()):
+        return "the detector is right on none of the images"
+    return None
+
+
+def spread(y: Tensor, images: int) -> Tensor:
+    """Positions of up to ``images`` images, half from each class, evenly spaced within it."""
+    rows = []
+    for label in (0, 1):
+        of = (y == label).nonzero().squeeze(1)
+        count = min(len(of), (images + 1 - label) // 2)
+        rows.append(of[torch.arange(count, device=y.device) * len(of) // max(count, 1)])
+    return torch.cat(rows).sort().values
+
+
+def in_train_mode(detector: nn.Module) -> int:
+    """Number of layers that are in train mode and answer differently there."""
+
+    def differs(module: nn.Module) -> bool:
+        keeps, drops = getattr(module, "track_running_stats", True), getattr(module, "p", 1.0) > 0
+        return isinstance(module, MODAL) and module.training and keeps and drops
+
+    return sum(map(differs, detector.modules()))
+
+
+def answer_as_given(detector: nn.Module, x: Tensor) -> Tensor | None:
+    """Logits ``[N, 2]`` in whatever mode the detector is; None when it is in eval mode throughout.
+
+    Its buffers (running statistics) and the global random state are put back. A single image is not asked about:
+    batch statistics of one image need not exist.
+    """
+    if len(x) < 2 or not any(module.training for module in detector.modules()):
+        return None
+    kept = [(buffer, buffer.clone()) for buffer in detector.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+            return check_logits(detector(x), len(x))
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def select(attacked: Attacked, rows: Tensor) -> Attacked:
+    """Return the results of some images."""
+    return Attacked(**{f.name: getattr(attacked, f.name)[rows] for f in fields(Attacked)})

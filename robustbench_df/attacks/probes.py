@@ -1,0 +1,304 @@
+"""What `robustbench_df.attacks.checks` judges by: attacks and plain forwards on a few images, each made once.
+
+Nothing here passes judgement, and nothing reaches into an attack: it calls `run_attack` and the detector itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df import rng
+from robustbench_df.attacks.catalogue import ATTACKS
+from robustbench_df.attacks.gradient import STEP_SHARE
+from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.threat import GEOMETRY
+from robustbench_df.attacks.victim import check_logits
+
+STEPS = 20
+"""Steps of the PGD that is checked, as in the suite `quick`."""
+
+FLAT_FROM = 0.9
+"""Share of the steps after which the loss should be flat (Pintor et al. 2022, arXiv:2106.09947: the last 10 steps)."""
+
+FGSM_PARTS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the FGSM step at which the way to its end is looked at."""
+
+DRAWS, QUERIES = 20, 300
+"""Noise draws and Square queries: far fewer than these attacks need, so beating PGD with them means something."""
+
+REPEATS = 3
+"""Further forwards on the same images (AutoAttack's `check_randomized` makes 5 in all)."""
+
+DIFFERENCES = (1e-4, 1e-3, 1e-2)
+"""Steps of the finite differences in pixels of [0, 1]: from just above float32's noise, through that of TF32, to the
+scale of an attack. A right gradient agrees on at least one of them, a wrong one on none."""
+
+INWARDS = 0.02
+"""How far pixels stay away from 0 and 1 for finite differences: more than the largest step, so none leaves [0, 1]."""
+
+NUDGE, NUDGED = 1e-5, 32
+"""Change and number of the pixels that show a quantised input: 255 steps are crossed by under a tenth of the images,
+and a smooth detector in float32 still answers with another number."""
+
+RANDOM_STEPS = 4
+"""Random steps among which the best stands against one step along the gradient."""
+
+
+@dataclass(eq=False)
+class Evidence:
+    """What is measured on N images. The detector is frozen and in eval mode as long as this is used.
+
+    Args:
+        detector: frozen by the caller.
+        x, y, ids: images ``[N, C, H, W]``, labels, a stable number per image.
+        eps, norm: the budget whose numbers are to be believed.
+        seed: key of all randomness.
+        found: results of other attacks on the same images within the same budget.
+        given: logits in the mode in which the detector came (`answer_as_given`).
+        modal: layers that came in train mode (`in_train_mode`).
+    """
+
+    detector: nn.Module
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    eps: float
+    norm: str
+    seed: int
+    found: Mapping[str, Attacked]
+    given: Tensor | None
+    modal: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def logits(self, x: Tensor, size: int = BATCH) -> Tensor:
+        """Logits ``[N, 2]``, asked about outside any attack."""
+        with torch.no_grad():
+            return torch.cat([check_logits(self.detector(part), len(part)) for part in x.split(size)])
+
+    def signed(self, logits: Tensor) -> Tensor:
+        """``logit_true - logit_wrong`` ``[N]``."""
+        margin = logits[:, 1] - logits[:, 0]
+        return torch.where(self.y == 1, margin, -margin)
+
+    def margin(self, x: Tensor) -> Tensor:
+        """Margin ``[N]``, asked about outside any attack."""
+        return self.signed(self.logits(x))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Gradient ``[N, C, H, W]`` of ``-margin``; zero where nothing in the detector depends on the pixels."""
+        parts = []
+        for part, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_(True)
+                logits = check_logits(self.detector(leaf), len(part))
+                wrong = (logits[:, 0] - logits[:, 1]) * (y * 2 - 1)
+                smooth = wrong.requires_grad
+                parts.append(torch.autograd.grad(wrong.sum(), leaf)[0] if smooth else torch.zeros_like(part))
+        return torch.cat(parts)
+
+    # Plain forwards.
+
+    @cached_property
+    def clean_logits(self) -> Tensor:
+        """``[N, 2]``."""
+        return self.logits(self.x)
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Margins ``[N]`` of the clean images."""
+        return self.signed(self.clean_logits)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """bool ``[N]``."""
+        return self.clean > 0
+
+    @cached_property
+    def scale(self) -> float:
+        """Mean size of a clean margin, leaving out what is no number."""
+        sizes = self.clean.abs()[torch.isfinite(self.clean)]
+        return float(sizes.mean()) if len(sizes) else 1.0
+
+    @cached_property
+    def repeats(self) -> Tensor:
+        """Margins ``[REPEATS, N]`` of the same images asked about again."""
+        return torch.stack([self.margin(self.x) for _ in range(REPEATS)])
+
+    @cached_property
+    def by_halves(self) -> Tensor:
+        """Margins ``[N]`` when every image meets other images in its batch."""
+        return self.signed(self.logits(self.x, max(min(len(self), BATCH) // 2, 1)))
+
+    # Gradients.
+
+    @cached_property
+    def clean_gradient(self) -> Tensor:
+        """``[N, C, H, W]``, of ``-margin`` at the clean images."""
+        return self.gradient(self.x)
+
+    @cached_property
+    def differences(self) -> dict[str, list[float]]:
+        """Disagreement of gradient and central differences by direction, one number per step in `DIFFERENCES`.
+
+        ``along`` the gradient's sign, ``across`` in random signs. It is the median over images of
+        ``|seen - predicted| / max(|seen|, |predicted|)``: 0 is agreement, 1 an unforeseen change or an absent one.
+        """
+        x = self.x.clamp(INWARDS, 1 - INWARDS)
+        gradient = torch.nan_to_num(self.gradient(x), nan=0.0, posinf=0.0, neginf=0.0)
+        signs = (rng.uniform(self.ids, x.shape[1:], self.seed, "checks", "across") < 0.5).to(x) * 2 - 1
+        out = {}
+        for name, direction in (("along", gradient.sign()), ("across", signs)):
+            slope = (gradient * direction).flatten(1).sum(1)
+            out[name] = [self._disagreement(x, direction, slope, step) for step in DIFFERENCES]
+        return out
+
+    def _disagreement(self, x: Tensor, direction: Tensor, slope: Tensor, step: float) -> float:
+        seen = (self.margin(x - step * direction) - self.margin(x + step * direction)) / (2 * step)
+        largest = torch.maximum(seen.abs(), slope.abs())
+        apart = torch.where(largest > 0, (seen - slope).abs() / largest, torch.zeros_like(largest))
+        return float(apart[torch.isfinite(apart)].median()) if bool(torch.isfinite(apart).any()) else float("nan")
+
+    @cached_property
+    def unmoved(self) -> Tensor:
+        """bool ``[N]``: the margin stays the same to the last bit when the steepest pixels move by `NUDGE`."""
+        x = self.x.clamp(INWARDS, 1 - INWARDS)
+        steepness = torch.nan_to_num(self.clean_gradient).flatten(1)
+        # Ties, such as a gradient of zero, are broken at random: the first pixels alone would be one corner.
+        ranks = rng.uniform(self.ids, steepness.shape[1:], self.seed, "checks", "ties").to(x)
+        tiny = torch.finfo(steepness.dtype).tiny
+        chosen = (steepness.abs() + tiny * ranks).topk(min(NUDGED, steepness.shape[1]), dim=1).indices
+        # Along the gradient, so that the changes add up.
+        signs = torch.where(steepness.gather(1, chosen) < 0, -1.0, 1.0)
+        nudge = torch.zeros_like(steepness).scatter(1, chosen, NUDGE * signs).reshape_as(x)
+        return self.margin(x + nudge) == self.margin(x)
+
+    @cached_property
+    def steps_compared(self) -> tuple[Tensor, Tensor]:
+        """Change of the margin ``[N]`` by PGD's first step, and by the best of random ones of the same length."""
+        gradient = torch.nan_to_num(self.clean_gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        geometry, budget = GEOMETRY[self.norm], torch.full_like(self.clean, self.eps)
+        step = geometry.ascent(gradient, self.x, 1.0) * (self.eps * STEP_SHARE / STEPS)
+        ahead = self.margin(self.x + geometry.project(step, self.x, budget)) - self.clean
+        random = []
+        for draw in range(RANDOM_STEPS):
+            # The same entries in other places with other signs: of the same length in every norm.
+            flat, key = step.flatten(1), (self.seed, "checks", "step", draw)
+            order = rng.uniform(self.ids, flat.shape[1:], *key, "order").argsort(1)
+            signs = (rng.uniform(self.ids, flat.shape[1:], *key, "sign") < 0.5).to(flat) * 2 - 1
+            other = (flat.gather(1, order) * signs).reshape_as(step)
+            random.append(self.margin(self.x + geometry.project(other, self.x, budget)) - self.clean)
+        return ahead, torch.stack(random).amin(0)
+
+    # Attacks.
+
+    def attack(self, rows: Tensor, **settings: object) -> Attacked:
+        """Attack some images, in the norm and within the budget unless told otherwise."""
+        spec = AttackSpec.model_validate({"eps": self.eps, "norm": self.norm, **settings})
+        return run_attack(self.detector, self.x[rows], self.y[rows], spec, ids=self.ids[rows], seed=self.seed)
+
+    def fooled(self, rows: Tensor, **settings: object) -> Tensor:
+        """bool ``[N]``: fooled by an attack on the images ``rows``."""
+        out = torch.zeros(len(self), dtype=torch.bool, device=self.x.device)
+        if len(rows):
+            out[rows] = self.attack(rows, **settings).success
+        return out
+
+    @cached_property
+    def all_rows(self) -> Tensor:
+        """Positions of all images."""
+        return torch.arange(len(self), device=self.x.device)
+
+    @cached_property
+    def pgd(self) -> Attacked:
+        """PGD within the budget."""
+        return self.attack(self.all_rows, name="pgd", steps=STEPS)
+
+    @cached_property
+    def fgsm(self) -> list[Attacked]:
+        """FGSM at the shares `FGSM_PARTS` of the budget, each by itself."""
+        spec = AttackSpec.model_validate({"name": "fgsm", "norm": self.norm, "eps": self.eps})
+        budgets = [part * self.eps for part in FGSM_PARTS]
+        return run_sweep(self.detector, self.x, self.y, spec, budgets, cumulative=False, ids=self.ids, seed=self.seed)
+
+    @cached_property
+    def largest(self) -> float:
+        """The budget within which every image reaches the middle grey, and so both classes the same image."""
+        count = self.x[0].numel()
+        reaching = {"linf": 0.5, "l2": 0.5 * count**0.5, "l1": 0.5 * count}[self.norm]
+        return max(reaching, self.eps)
+
+    @cached_property
+    def sweep(self) -> dict[float, Attacked]:
+        """PGD at half, one and two budgets and at the largest, each by itself, in rising order."""
+        others = sorted({self.eps / 2, min(2 * self.eps, self.largest), self.largest} - {self.eps})
+        spec = AttackSpec.model_validate({"name": "pgd", "norm": self.norm, "steps": STEPS})
+        found = run_sweep(self.detector, self.x, self.y, spec, others, cumulative=False, ids=self.ids, seed=self.seed)
+        return dict(sorted([(self.eps, self.pgd), *zip(others, found, strict=True)], key=lambda pair: pair[0]))
+
+    @cached_property
+    def at_zero(self) -> Attacked:
+        """PGD that may not move anything."""
+        return self.attack(self.all_rows, name="pgd", steps=1, eps=0.0)
+
+    @cached_property
+    def white(self) -> Tensor:
+        """bool ``[N]``: fooled by PGD or by any attack in ``found`` that sees gradients."""
+        return self._any_of({name for name in self.found if _access(name) == "gradient"}) | self.pgd.success
+
+    @cached_property
+    def standing(self) -> Tensor:
+        """Positions of images that neither PGD nor anything in ``found`` fooled."""
+        return (self.pgd.robust & ~self._any_of(set(self.found))).nonzero().squeeze(1)
+
+    def _any_of(self, names: set[str]) -> Tensor:
+        none = torch.zeros(len(self), dtype=torch.bool, device=self.x.device)
+        return torch.stack([none, *(self.found[name].success for name in sorted(names))]).any(0)
+
+    @cached_property
+    def black(self) -> dict[str, Tensor]:
+        """bool ``[N]`` by attack without gradients: fooled, though `white` did not.
+
+        Noise and, where there is one and ``found`` has none, a short Square run against what `white` left standing.
+        """
+        rows = (self.correct & ~self.white).nonzero().squeeze(1)
+        out = {"noise": self.fooled(rows, name="noise", steps=DRAWS)}
+        if "square" not in self.found and "square" in ATTACKS and self.norm in ATTACKS["square"].norms:
+            out["square"] = self.fooled(rows, name="square", queries=QUERIES)
+        for name, attacked in self.found.items():
+            if _access(name) not in ("gradient", "unknown"):
+                out[name] = attacked.success & ~self.white
+        return out
+
+    @cached_property
+    def doubled(self) -> Tensor:
+        """bool ``[N]``: left standing, then fooled by twice the steps and restarts."""
+        return self.fooled(self.standing, name="pgd", steps=2 * STEPS, restarts=2)
+
+    @cached_property
+    def late(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Lowest margins of the images left standing by PGD: clean, after `FLAT_FROM` of its steps, after all."""
+        rows = self.pgd.robust.nonzero().squeeze(1)
+        after = self.signed(self.pgd.logits)[rows]
+        if not len(rows):
+            return after, after, after
+        stride = self.eps * STEP_SHARE / STEPS
+        before = self.attack(rows, name="pgd", steps=round(STEPS * FLAT_FROM), step_size=stride)
+        y = self.y[rows]
+        margin = torch.where(y == 1, before.margin, -before.margin)
+        return self.clean[rows], margin, after
+
+
+def _access(name: str) -> str:
+    """What the attack of a name such as ``square`` or ``transfer:resnet_se`` sees."""
+    name = name.partition(":")[0]
+    if name == "transfer":
+        return "none"
+    return ATTACKS[name].access if name in ATTACKS else "unknown"

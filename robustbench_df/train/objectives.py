@@ -1,0 +1,101 @@
+"""What phase 2 crafts its adversarial images with, and the loss it puts on them.
+
+``fgsm`` is the published recipe; it is known to collapse (catastrophic overfitting). ``fast``, ``pgd`` and ``trades``
+are the objectives that work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_df import rng
+from robustbench_df.attacks.fgsm import fgsm, input_gradient
+from robustbench_df.config import AdversarialConfig
+from robustbench_df.models.detector import Detector, frozen
+
+FAST_STEP = 1.25
+"""The one step of fast adversarial training as a multiple of eps (Wong, Rice & Kolter 2020, arXiv:2001.03994)."""
+PGD_PATH = 2.5
+"""Length of PGD's path as a multiple of eps (Madry et al. 2018, arXiv:1706.06083)."""
+SELECT_STEPS = 10
+"""Steps of the PGD that judges val where the objective is stronger than FGSM."""
+COLLAPSE = 0.5
+"""The guard ends the phase when PGD accuracy on val falls below this share of its best: it never comes back."""
+
+
+def craft(detector: Detector, x: Tensor, y: Tensor, eps: Tensor, config: AdversarialConfig, noise: Tensor) -> Tensor:
+    """Return adversarial images ``[N, 3, H, W]`` within L∞ ``eps`` ``[N]`` of ``x``, crafted in eval mode.
+
+    Args:
+        detector: as it is now; modes, flags and statistics are restored.
+        x, y: images in [0, 1] and labels ``[N]``.
+        eps: budgets in pixels of [0, 1].
+        config: names the objective and its steps.
+        noise: uniform in [-1, 1], shape of ``x``: the random start of ``fast``, ``pgd`` and ``trades``.
+    """
+    if config.objective == "fgsm":
+        return fgsm(detector, x, y, eps)
+    if config.objective == "fast":
+        return pgd(detector, x, y, eps, steps=1, path=FAST_STEP, noise=noise)
+    if config.objective == "pgd":
+        return pgd(detector, x, y, eps, steps=config.attack_steps, noise=noise)
+    return _trades_images(detector, x, eps, config.attack_steps, noise)
+
+
+def pgd(
+    detector: Detector,
+    x: Tensor,
+    y: Tensor,
+    eps: Tensor,
+    *,
+    steps: int,
+    path: float = PGD_PATH,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Return the last iterate of projected gradient ascent in L∞, for training: no bookkeeping, no early stop."""
+    bound = eps.reshape(-1, 1, 1, 1)
+    x_adv = x if noise is None else (x + bound * noise).clamp(0, 1)
+    with frozen(detector):
+        for _ in range(steps):
+            step = bound * (path / steps) * input_gradient(detector, x_adv, y).sign()
+            x_adv = (x + (x_adv + step - x).clamp(-bound, bound)).clamp(0, 1)
+    return x_adv
+
+
+def _trades_images(detector: Detector, x: Tensor, eps: Tensor, steps: int, noise: Tensor) -> Tensor:
+    """Maximise the divergence from the clean answer (Zhang et al. 2019, arXiv:1901.08573, algorithm 1)."""
+    bound = eps.reshape(-1, 1, 1, 1)
+    x_adv = (x + bound * noise).clamp(0, 1)
+    with frozen(detector):
+        with torch.no_grad():
+            clean = detector(x).float().softmax(1)
+        for _ in range(steps):
+            with torch.enable_grad():
+                leaf = x_adv.detach().requires_grad_(True)
+                divergence = F.kl_div(detector(leaf).float().log_softmax(1), clean, reduction="sum")
+                (gradient,) = torch.autograd.grad(divergence, leaf)
+            step = bound * (PGD_PATH / steps) * gradient.sign()
+            x_adv = (x + (x_adv + step - x).clamp(-bound, bound)).clamp(0, 1)
+    return x_adv
+
+
+def trades_loss(clean: Tensor, attacked: Tensor, target: Tensor, beta: float) -> Tensor:
+    """Cross-entropy of the clean logits plus ``beta`` times KL(clean ‖ attacked), summed over the batch (eq. 5)."""
+    natural = F.cross_entropy(clean, target, reduction="sum")
+    divergence = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="sum")
+    return natural + beta * divergence
+
+
+def start_noise(ids: Tensor, shape: torch.Size, *key: rng.Key) -> Tensor:
+    """Uniform numbers in [-1, 1], one stream per image."""
+    return rng.uniform(ids, shape, "adversarial start", *key) * 2 - 1
+
+
+def collapsed(history: list[dict[str, Any]]) -> bool:
+    """Whether PGD accuracy on val has fallen off after having been above chance: catastrophic overfitting."""
+    seen = [row["val_pgd_accuracy"] for row in history if "val_pgd_accuracy" in row]
+    return len(seen) > 1 and seen[-1] < COLLAPSE * max(seen)
