@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_df.attacks import gradient, noise
+from robustbench_df.attacks import apgd, fab, gradient, hopskipjump, library, minimal, noise, square
 from robustbench_df.attacks.spec import Attack
 from robustbench_df.attacks.threat import NORMS
 from robustbench_df.registry import Registry
@@ -20,6 +20,28 @@ _TABLE = {
         NORMS,
         from_clean=gradient.begins_clean,
     ),
+    "apgd": Attack("Auto-PGD on the margin, 100 steps (Croce & Hein 2020)", apgd.apgd, "gradient", NORMS),
+    "fab": Attack("nearest point across the boundary (Croce & Hein 2020)", fab.fab, "gradient", NORMS),
+    "deepfool": Attack(
+        "repeated linearisation (Moosavi-Dezfooli et al. 2016)",
+        minimal.deepfool,
+        "gradient",
+        ("linf", "l2"),
+        minimal=True,
+    ),
+    "cw": Attack(
+        "distance and margin together, by Adam (Carlini & Wagner 2017)",
+        minimal.carlini_wagner,
+        "gradient",
+        ("l2",),
+        minimal=True,
+    ),
+    "square": Attack(
+        "random squares, 5,000 queries (Andriushchenko et al. 2020)", square.square, "score", ("linf", "l2")
+    ),
+    "hopskipjump": Attack(
+        "along the boundary by verdicts alone (Chen et al. 2020)", hopskipjump.hopskipjump, "decision", ("linf", "l2")
+    ),
     "noise": Attack("100 uniform draws from the ball: what any attack must beat", noise.uniform, "score", NORMS),
     "gaussian": Attack("100 Gaussian draws brought into the ball", noise.gaussian, "score", NORMS),
 }
@@ -28,9 +50,11 @@ for _name, _attack in _TABLE.items():
 
 
 def attack_named(name: str) -> Attack:
-    """Look up an attack.
+    """Look up an attack, ours or ``torchattacks:NAME``.
 
     Raises:
         UsageError: the name is unknown; the message lists the choices and the nearest one.
     """
+    if name.startswith(library.PREFIX):
+        return library.library_attack(name)
     return ATTACKS[name]

@@ -53,11 +53,6 @@ hundredths; a gradient scrambled, clipped to half or cut off from half of the pi
 UNHELPFUL = 0.5
 """Share of images on which a random step does better than one along the gradient: then the gradient leads nowhere."""
 
-FGSM_GAP, FGSM_RISE = 0.15, 0.10
-"""How far FGSM's accuracy lies above PGD's, and above FGSM's own at a part of its step. A large gap is common in
-undefended detectors, which overshoot; right answers that come back at the very length of the training step are the
-mark of catastrophic overfitting (Wong et al. 2020, section 5; Kim et al. 2021, arXiv:2010.01799, section 3)."""
-
 STILL_FALLING = 0.05
 """Share of the whole fall of the loss that may fall into the last tenth of the steps (the released indicator
 'incomplete optimization' of Pintor et al. 2022)."""
@@ -234,14 +229,18 @@ def _beats_fgsm(name: str, e: Evidence) -> Check:
 
 
 def _overfitting(name: str, e: Evidence) -> Check:
+    """A large gap alone is common in undefended detectors, and in L1 and L2, where one step is weak.
+
+    Right answers that come back at the full length of the step are the mark of catastrophic overfitting (Wong et al.
+    2020, section 5; Kim et al. 2021, arXiv:2010.01799, section 3), so the smaller of gap and return is judged.
+    """
     whole, pgd = e.fgsm[-1].robust_accuracy, e.pgd.robust_accuracy
     lowest = min(attacked.robust_accuracy for attacked in e.fgsm[:-1])
-    gap, rise = whole - pgd, whole - lowest
-    bad_rise = rise > limit(FGSM_RISE, len(e))
+    gap, back = whole - pgd, whole - lowest
     detail = f"accuracy {whole:.1%} under FGSM, {pgd:.1%} under PGD, {lowest:.1%} at a part of the FGSM step"
     remedy = "report PGD or a suite, never FGSM alone; train with several steps instead of one"
-    figures = {"fgsm": whole, "pgd": pgd, "part_of_fgsm": lowest, "gap": gap, "rise": rise}
-    return _graded(name, gap, FGSM_GAP, FGSM_GAP if bad_rise else 1.0, detail, figures, remedy)
+    figures = {"fgsm": whole, "pgd": pgd, "part_of_fgsm": lowest, "gap": gap, "back": back}
+    return _by_share(name, min(gap, back), len(e), detail, figures, remedy)
 
 
 def _beats_black_box(name: str, e: Evidence) -> Check:
@@ -266,6 +265,8 @@ def _monotone(name: str, e: Evidence) -> Check:
 def _chance(name: str, e: Evidence) -> Check:
     accuracy = e.sweep[e.largest].robust_accuracy
     chance = max(_share(e.y == 1), _share(e.y == 0))
+    if chance == 1:
+        return Check(name, "not run", "all images are of one class, so one answer is right for all", {})
     detail = f"accuracy {accuracy:.1%} at eps {e.largest:.4g}, which takes any image to grey; guessing has {chance:.1%}"
     remedy = "no detector withstands this budget, so the attack fails: look at the gradient checks, then at Square"
     return _graded(name, accuracy, chance, chance, detail, {"accuracy": accuracy, "chance": chance}, remedy)
@@ -283,7 +284,7 @@ def _flat_loss(name: str, e: Evidence) -> Check:
     n, fall = len(e.late[0]), float(clean - after)
     if not n:
         return Check(name, "pass", "PGD leaves no image standing", {"standing": 0.0, "late": 0.0})
-    late = float(before - after) / fall if fall > 0 else 1.0
+    late = max(float(before - after), 0.0) / fall if fall > 0 else 1.0
     detail = f"on {n} images left standing, the last tenth of PGD's steps brings {late:.1%} of the margin's fall"
     detail = detail if fall > 0 else f"PGD does not lower the margin of the {n} images left standing at all"
     remedy = "use more steps, or APGD, which adapts them; where nothing moves, look at the gradient checks"

@@ -46,7 +46,7 @@ _KINDS = {
     "DeepFool": _Kind(("l2",), minimal=True),
     "EADEN": _Kind(("l1", "l2"), minimal=True),
     "EADL1": _Kind(("l1",), minimal=True),
-    "FAB": _Kind(NORMS, minimal=True),
+    "FAB": _Kind(("linf", "l2"), minimal=True),  # its L1 ends in an UnboundLocalError
     "PGDL2": _Kind(("l2",)),
     "PGDRSL2": _Kind(("l2",)),
     "SPSA": _Kind(access="score"),
@@ -142,7 +142,7 @@ def _summary(cls: Callable[..., Any]) -> str:
     """First line of the class's docstring, which mostly names the paper."""
     lines = [line.strip() for line in (cls.__doc__ or "").splitlines()]
     text = next((line for line in lines if line), "")
-    return text.replace(" in the paper", ":").rstrip(".") or "undocumented"
+    return text.replace(" in the paper", ":").replace("'", "").rstrip(".") or "undocumented"
 
 
 def _arguments(cls: Callable[..., Any], spec: AttackSpec, eps: float) -> dict[str, Any]:

@@ -31,12 +31,15 @@ def models(
 @app.command("attacks")
 def attacks() -> None:
     """List the attacks and suites, one line each."""
+    from robustbench_df.attacks import library
     from robustbench_df.attacks.catalogue import ATTACKS
     from robustbench_df.attacks.suite import SUITES
 
     for name in ATTACKS:
         entry = ATTACKS[name]
         typer.echo(f"{name:16} {entry.summary}; sees the detector's {entry.access}; {', '.join(entry.norms)}")
+    for line in library.available():
+        typer.echo(line)
     for name, specs in SUITES.items():
         typer.echo(f"suite {name:10} {', '.join(spec.name for spec in specs)}: each on what the former left standing")
 

@@ -271,8 +271,10 @@ def test_a_log_damaged_before_its_end_is_refused(tmp_path: Path, line: str) -> N
 def test_a_log_that_cannot_be_kept_is_refused(module: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be read"):
         external_detector("python:mydetector:as_list", log=tmp_path)
+    detector = external_detector("python:mydetector:as_list", log=tmp_path / "folder" / "answers.jsonl")
+    (tmp_path / "folder").write_text("in the way")
     with pytest.raises(RunError, match="cannot be written"):
-        external_detector("python:mydetector:as_list", log=module / "answers.jsonl")(X)
+        detector(X)
 
 
 def test_requests_keep_the_rate(service: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_df.attacks import runner
 from robustbench_df.attacks.library import PREFIX, available, library_attack
 from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
@@ -74,22 +75,23 @@ def test_passes_are_counted_per_image() -> None:
     assert (eot.backwards == 3 * 6).all()
 
 
-def test_images_asked_singly_are_charged_to_the_right_one() -> None:
-    """DeepFool asks image by image: one far from the boundary costs more steps than one beside it."""
+def test_images_asked_apart_are_charged_to_the_right_one() -> None:
+    """Square drops an image once fooled: one beside the boundary costs a few forwards, those far from it all."""
     detector = Linear()
-    near, far = X[:1].clone(), X[1:2].clone()
-    direction = detector.w.detach().reshape(1, 3, 8, 8)
-    for image, margin in ((near, 1e-3), (far, 3.0)):
-        now = detector(image)[0, 1] - detector(image)[0, 0]
-        image += direction * ((margin - float(now)) / float(direction.square().sum()))
-    victim = attacked(detector, "DeepFool", 9.0, torch.cat([near, far]), params={"overshoot": -0.9}, steps=50)
+    w = detector.w.detach().reshape(1, 3, 8, 8)
+    said = detector(X[:3]).detach()
+    wanted = torch.tensor([3.0, 1e-6, 3.0]) - (said[:, 1] - said[:, 0])
+    x = X[:3] + w * (wanted / w.square().sum()).reshape(3, 1, 1, 1)
+    victim = attacked(detector, "Square", 0.001, x, queries=40)
     assert victim.correct.all()
-    assert victim.forwards[1] > victim.forwards[0]
-    assert torch.equal(victim.backwards >= 2, torch.tensor([True, True]))  # two classes: two backwards a step
+    assert victim.success.tolist() == [False, True, False]
+    assert victim.forwards[[0, 2]].tolist() == [40, 40]
+    assert victim.forwards[1] < 15
 
 
 def test_modes_and_flags_are_restored() -> None:
     detector = Small()
+    y = labels_of(detector, X)
     detector.train()
     detector.net[1].eval()
     detector.net[0].weight.requires_grad_(False)
@@ -97,12 +99,12 @@ def test_modes_and_flags_are_restored() -> None:
     modes = [m.training for m in detector.modules()]
     flags = [p.requires_grad for p in detector.parameters()]
     attack, spec = library_attack("torchattacks:PGD"), AttackSpec(name="torchattacks:PGD", steps=2)
-    victim = Victim(detector, X, labels_of(detector, X), torch.arange(12), "linf", torch.full((12,), 0.03))
+    victim = Victim(detector, X, y, torch.arange(12), "linf", torch.full((12,), 0.03))
     attack.run(victim, spec)
     assert [m.training for m in detector.modules()] == modes
     assert [p.requires_grad for p in detector.parameters()] == flags
     assert all(p.grad is None for p in detector.parameters())
-    assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items() if "num_batches" not in k)
+    assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())
 
 
 def test_the_library_never_meets_train_mode() -> None:
@@ -149,6 +151,17 @@ def test_success_and_norm_are_ours() -> None:
     assert 0 < int(victim.success.sum()) < 12
 
 
+def test_the_runner_attacks_with_it_only_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "attack_named", library_attack)
+    detector = Linear()
+    y = labels_of(detector, X)
+    y[:4] = 1 - y[:4]
+    found = run_attack(detector, X, y, AttackSpec(name="torchattacks:PGD", eps=0.05, steps=4), batch_size=5)
+    assert found.forwards.tolist() == [1] * 4 + [6] * 8
+    assert found.success.tolist() == [False] * 4 + [True] * 8
+    assert (detector(found.x_adv).argmax(1) != y).all()
+
+
 def test_square_keeps_within_its_questions() -> None:
     detector = Linear(scale=10.0)
     far = (0.5 + 0.4 * detector.w.sign().reshape(1, 3, 8, 8)).repeat(3, 1, 1, 1)
@@ -189,13 +202,7 @@ def test_a_failure_restores_the_generators() -> None:
 
 
 def test_images_that_hold_nan_are_a_finding() -> None:
-    """DIFGSM divides by the mean gradient, which is zero here."""
-
-    class Flat(Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * 0 + torch.tensor([0.0, 1.0])
-
-    victim = attacked(Flat(), "DIFGSM", steps=2)
+    victim = attacked(Small(), "PGD", params={"alpha": float("nan"), "steps": 1})
     assert (victim.not_finite == 1).all()
     assert not victim.success.any()
     assert torch.isfinite(victim.last).all()

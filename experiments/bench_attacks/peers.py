@@ -1,0 +1,73 @@
+"""The libraries we stand beside, each asked in its own words for the same attack. Installed with: pip install .[peers]"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def torchattacks_fgsm(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    import torchattacks
+
+    return torchattacks.FGSM(detector, eps=eps)(x, y)
+
+
+def torchattacks_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step: float) -> Tensor:
+    import torchattacks
+
+    return torchattacks.PGD(detector, eps=eps, alpha=step, steps=steps, random_start=False)(x, y)
+
+
+def foolbox_fgsm(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    import foolbox
+
+    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device="cpu")
+    return foolbox.attacks.FGSM()(model, x, y, epsilons=eps)[1]
+
+
+def foolbox_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step: float) -> Tensor:
+    import foolbox
+
+    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
+    return attack(model, x, y, epsilons=eps)[1]
+
+
+def _art(detector: nn.Module, x: Tensor) -> Any:
+    from art.estimators.classification import PyTorchClassifier
+
+    shape = tuple(x.shape[1:])
+    loss = nn.CrossEntropyLoss()
+    return PyTorchClassifier(detector, loss, shape, 2, clip_values=(0, 1), device_type="cpu")
+
+
+def art_fgsm(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    from art.attacks.evasion import FastGradientMethod
+
+    attack = FastGradientMethod(_art(detector, x), eps=eps, batch_size=64)
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def art_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step: float) -> Tensor:
+    from art.attacks.evasion import ProjectedGradientDescent
+
+    attack = ProjectedGradientDescent(
+        _art(detector, x), eps=eps, eps_step=step, max_iter=steps, batch_size=64, verbose=False
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """The published components that make sense for two classes: APGD-CE, FAB, Square, with our suite's settings."""
+    from pyautoattack import AutoAttack
+
+    adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom")
+    adversary.verbose = False
+    adversary.apgd.n_restarts, adversary.fab.n_restarts = 2, 1
+    return adversary.run_standard_evaluation(x, y, batch_size=64)
+
+
+FGSM = {"torchattacks": torchattacks_fgsm, "foolbox": foolbox_fgsm, "art": art_fgsm}
+PGD = {"torchattacks": torchattacks_pgd, "foolbox": foolbox_pgd, "art": art_pgd}
