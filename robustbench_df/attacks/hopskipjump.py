@@ -125,7 +125,8 @@ def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn:
     """Estimate the direction in which the detector errs at ``points``, ``[N, C, H, W]``, not scaled.
 
     Verdicts are taken at a radius of ``distance / d`` around each point. Their mean is taken off first (the paper's
-    baseline), which matters when most agree. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
+    baseline), which matters when most agree. The draws are uniform in a cube and brought to the sphere: they have the
+    sphere's first two moments, on which the estimate rests, at a tenth of the time of Gaussian ones. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
     radius is lost in float32's rounding.
     """
     radius = _length(points - victim.x) / victim.x[0].numel()
@@ -135,7 +136,7 @@ def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn:
         rows = _rows(victim, walking, queries)
         if not len(rows):
             break
-        noise = rng.normal(victim.ids[rows], points.shape[1:], *victim.key, "sphere", turn, draw).to(points)
+        noise = rng.uniform(victim.ids[rows], points.shape[1:], *victim.key, "sphere", turn, draw).to(points) * 2 - 1
         here, reach = points[rows], per_image(radius[rows])
         around = (here + noise * (reach / per_image(_length(noise)))).clamp(0, 1)
         step = (around - here) / reach.clamp_min(torch.finfo(reach.dtype).tiny)

@@ -16,8 +16,8 @@ DEEPFOOL_STEPS, OVERSHOOT = 50, 0.02
 CW_STEPS, CW_RATE, CW_SEARCH = 200, 0.01, 9
 """Adam's steps and rate for one weight, and how many weights are tried (rate and search of the authors)."""
 
-CW_WEIGHTS = (1e-4, 1e6)
-"""Least and largest weight of the margin against the squared distance."""
+CW_WEIGHTS = (1e-10, 1e10)
+"""Least and largest weight of the margin against the squared distance (the authors' largest, and its inverse)."""
 
 CW_RAISE = 10.0
 """By what a weight that failed grows until one succeeds (the authors)."""
@@ -36,8 +36,8 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
     """Step to the boundary of the linearised detector until it is crossed (Moosavi-Dezfooli et al. 2016, 1511.04599).
 
     With two classes there is one hyperplane: the step is ``margin / ‖gradient‖_dual`` along the norm's steepest
-    direction, in L2 and L∞. Steps add up and are taken 1.02 times, within [0, 1]. An
-    image is done when it is fooled, or where its gradient vanishes. ``spec.steps`` (default 50) bounds the gradients.
+    direction, in L2 and L∞. Steps add up and are taken 1.02 times, within [0, 1], where only pixels
+    with room left take part. An image is done when it is fooled, or where its gradient vanishes. ``spec.steps`` (default 50) bounds the gradients.
     """
     total = torch.zeros_like(victim.x)
     rows = victim.rows()
@@ -49,6 +49,8 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
             margin, gradient = _clean_margin(victim)[rows], victim.clean_gradient[rows]
         else:
             margin, gradient = victim.gradient(x_adv, rows)
+        # Pixels already black or white cannot follow the step; without them the next one is exact again.
+        gradient = gradient * torch.where(gradient > 0, x_adv < 1, x_adv > 0)
         direction = victim.geometry.ascent(gradient, x_adv, 1.0)
         slope = (gradient * direction).flatten(1).sum(1)
         # Done: fooled, nothing to follow, or (all comparisons are then False) an answer that is no number.

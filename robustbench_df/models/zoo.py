@@ -96,7 +96,7 @@ def _timm(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
 def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         net: Any = _timm(name, config, drop_path_rate=config.drop_path)
-        # timm scales the classifier by its outputs: with two, logits begin at ±10 and the first epochs are lost on them.
+        # timm scales the classifier by its outputs: with two, logits begin at ±10, which takes epochs to undo.
         nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
         if small:
             net.conv_stem.stride = (1, 1)
