@@ -149,8 +149,7 @@ def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
 def _file_name(cell: Cell, part: str, plan: AttackPlan) -> str:
     specs = cell.specs()
     for spec in specs:
-        if spec.norm not in attack_named(spec.name).norms:
-            raise UsageError(f"{spec.name} does not attack in {spec.norm}")
+        attack_named(spec.name).check(spec)
     what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
     stem = f"{cell.model}-{cell.phase}-{cell.condition}-{digest}"

@@ -1,4 +1,4 @@
-"""The libraries we stand beside, each asked in its own words for the same attack. Installed with: pip install .[peers]"""
+"""The libraries we stand beside, each asked in its own words for the same attack (pip install .[peers])."""
 
 from __future__ import annotations
 

@@ -153,7 +153,10 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
         if not len(walk.rows):
             return
         if step in checks:
-            (_adapt_sparsity if sparse else _adapt_stride)(victim, walk, checks[step])
+            if sparse:
+                _adapt_sparsity(victim, walk)
+            else:
+                _adapt_stride(walk, checks[step])
         direction = _sparse_ascent(walk) if sparse else victim.geometry.ascent(walk.gradient, walk.x, 1.0)
         new = victim.project(walk.x + per_image(walk.stride) * direction, walk.rows)
         if step and not sparse:  # mixed with the former move, of which the first step has none
@@ -163,7 +166,7 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
     victim.margin(walk.x, walk.rows)
 
 
-def _adapt_stride(victim: Victim, walk: _Walk, since: int) -> None:  # noqa: ARG001  (one signature)
+def _adapt_stride(walk: _Walk, since: int) -> None:
     """Halve the stride and go back to the best iterate where too few steps helped, or nothing since two checks."""
     few = walk.falls < ENOUGH_FALLS * since
     stuck = walk.held & (walk.best >= walk.mark)
@@ -173,7 +176,7 @@ def _adapt_stride(victim: Victim, walk: _Walk, since: int) -> None:  # noqa: ARG
     walk.return_to_best(halve)
 
 
-def _adapt_sparsity(victim: Victim, walk: _Walk, since: int) -> None:  # noqa: ARG001
+def _adapt_sparsity(victim: Victim, walk: _Walk) -> None:
     """Let steps be sparser than the best image; while that still gets sparser, long steps from it, else shorter."""
     eps = victim.eps[walk.rows]
     moved = (walk.best_x != victim.x[walk.rows]).flatten(1).sum(1).to(eps.dtype)

@@ -35,12 +35,22 @@ _TABLE = {
         "gradient",
         ("l2",),
         minimal=True,
+        params=("search", "kappa"),
     ),
     "square": Attack(
-        "random squares, 5,000 queries (Andriushchenko et al. 2020)", square.square, "score", ("linf", "l2")
+        "random squares, 5,000 queries (Andriushchenko et al. 2020)",
+        square.square,
+        "score",
+        ("linf", "l2"),
+        params=("p_init",),
     ),
     "hopskipjump": Attack(
-        "along the boundary by verdicts alone (Chen et al. 2020)", hopskipjump.hopskipjump, "decision", ("linf", "l2")
+        "along the boundary by verdicts alone (Chen et al. 2020)",
+        hopskipjump.hopskipjump,
+        "decision",
+        ("linf", "l2"),
+        minimal=True,
+        params=("draws",),
     ),
     "noise": Attack("100 uniform draws from the ball: what any attack must beat", noise.uniform, "score", NORMS),
     "gaussian": Attack("100 Gaussian draws brought into the ball", noise.gaussian, "score", NORMS),

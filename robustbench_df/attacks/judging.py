@@ -47,11 +47,15 @@ SATURATED = 25 * math.log(2)
 is exactly zero (the distillation defence that Carlini & Wagner 2017 broke, arXiv:1608.04644)."""
 
 DISAGREE, DISBELIEVE = 0.25, 0.5
-"""Median disagreement of gradient and finite differences that warns and fails. A kink within the step costs a few
-hundredths; a gradient scrambled, clipped to half or cut off from half of the pixels' effect costs 0.5 and more."""
+"""Median disagreement of gradient and finite differences that warns and fails. Small trained networks with kinks show
+0.02 or less; a gradient scrambled, clipped to a half, or cut off from half of the pixels 0.5 and more."""
 
 UNHELPFUL = 0.5
 """Share of images on which a random step does better than one along the gradient: then the gradient leads nowhere."""
+
+FGSM_GAP, FGSM_GAP_FAR = 0.2, 0.3
+"""How far FGSM's accuracy lies above PGD's. In L∞ up to eps 0.12 it was at most 0.19 for small undefended and for
+PGD-trained detectors on 2,000 CIFAKE-like images (synergy25), and 0.38 to 0.53 after training on 30% FGSM images."""
 
 STILL_FALLING = 0.05
 """Share of the whole fall of the loss that may fall into the last tenth of the steps (the released indicator
@@ -229,18 +233,20 @@ def _beats_fgsm(name: str, e: Evidence) -> Check:
 
 
 def _overfitting(name: str, e: Evidence) -> Check:
-    """A large gap alone is common in undefended detectors, and in L1 and L2, where one step is weak.
+    """Catastrophic overfitting to one-step attacks (Wong et al. 2020, section 5): only FGSM fails.
 
-    Right answers that come back at the full length of the step are the mark of catastrophic overfitting (Wong et al.
-    2020, section 5; Kim et al. 2021, arXiv:2010.01799, section 3), so the smaller of gap and return is judged.
+    Its mark are images fooled by a part of the step and right again at the whole (Kim et al. 2021, arXiv:2010.01799,
+    section 3). Where there are none, a gap only warns, and in L1 and L2, where one step is weak anyway, not even that.
     """
     whole, pgd = e.fgsm[-1].robust_accuracy, e.pgd.robust_accuracy
-    lowest = min(attacked.robust_accuracy for attacked in e.fgsm[:-1])
-    gap, back = whole - pgd, whole - lowest
-    detail = f"accuracy {whole:.1%} under FGSM, {pgd:.1%} under PGD, {lowest:.1%} at a part of the FGSM step"
+    parts = torch.stack([attacked.success for attacked in e.fgsm[:-1]]).any(0)
+    gap, back, n = whole - pgd, _share(parts & ~e.fgsm[-1].success), len(e)
+    come_back = back > limit(DELTA, n)
+    warn = limit(FGSM_GAP, n) if e.norm == "linf" or come_back else 1.0
+    fail = limit(FGSM_GAP_FAR, n) if come_back else 1.0
+    detail = f"accuracy {whole:.1%} under FGSM, {pgd:.1%} under PGD; {back:.1%} are fooled by a part of the step alone"
     remedy = "report PGD or a suite, never FGSM alone; train with several steps instead of one"
-    figures = {"fgsm": whole, "pgd": pgd, "part_of_fgsm": lowest, "gap": gap, "back": back}
-    return _by_share(name, min(gap, back), len(e), detail, figures, remedy)
+    return _graded(name, gap, warn, fail, detail, {"fgsm": whole, "pgd": pgd, "gap": gap, "back": back}, remedy)
 
 
 def _beats_black_box(name: str, e: Evidence) -> Check:

@@ -114,7 +114,7 @@ def library_attack(name: str) -> Attack:
             arguments = _arguments(cls, spec, float(eps))
             _ask(victim, _craft(cls, arguments, victim, same, spec.eot), same)
 
-    return Attack(_summary(cls), run, kind.access, kind.norms, minimal=kind.minimal)
+    return Attack(_summary(cls), run, kind.access, kind.norms, minimal=kind.minimal, params=None)
 
 
 def available() -> list[str]:

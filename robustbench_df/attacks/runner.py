@@ -239,8 +239,7 @@ def check_inputs(x: Tensor, y: Tensor, spec: AttackSpec, attack: Attack) -> None
     Raises:
         UsageError: see there; the message names the value.
     """
-    if spec.norm not in attack.norms:
-        raise UsageError(f"{spec.name} does not attack in {spec.norm}; it knows {', '.join(attack.norms)}")
+    attack.check(spec)
     if x.ndim != 4 or not x.is_floating_point() or len(x) != len(y) or not len(x):
         raise UsageError(
             f"an attack takes float images [N, C, H, W] and labels [N], not {tuple(x.shape)} and {tuple(y.shape)}"

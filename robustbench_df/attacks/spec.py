@@ -11,6 +11,7 @@ from pydantic import Field
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.config import Settings
+from robustbench_df.errors import UsageError, nearest
 
 Access = Literal["gradient", "score", "decision", "none"]
 """What an attack sees of the detector: its gradient, its logits, its verdict, nothing."""
@@ -57,7 +58,8 @@ class Attack:
     """A registered attack.
 
     ``run(victim, spec)`` asks the victim about images until none is alive or its steps are spent; what came of it is
-    kept by the victim. ``minimal``: it seeks the nearest adversarial image rather than one within the budget, and says
+    kept by the victim. ``params`` are the names it knows beyond the spec's own fields; None: it checks them itself.
+    ``minimal``: it seeks the nearest adversarial image rather than one within the budget, and says
     what it found at any distance. ``from_clean``: it begins with the gradient at the clean image, which then costs no
     forward of its own.
     """
@@ -67,4 +69,18 @@ class Attack:
     access: Access
     norms: tuple[str, ...]
     minimal: bool = False
+    params: tuple[str, ...] | None = ()
     from_clean: Callable[[AttackSpec], bool] = lambda _: False
+
+    def check(self, spec: AttackSpec) -> None:
+        """Refuse a norm or a parameter that this attack does not know.
+
+        Raises:
+            UsageError: the message names the choices and the nearest one.
+        """
+        if spec.norm not in self.norms:
+            raise UsageError(f"{spec.name} does not attack in {spec.norm}; it knows {', '.join(self.norms)}")
+        if self.params is not None:
+            for name in spec.params.keys() - set(self.params):
+                own = ["steps", "step_size", "restarts", "random_start", "momentum", "queries", "eot", *self.params]
+                raise UsageError(f"{spec.name} knows no '{name}'{nearest(name, own)}; it takes {', '.join(own)}")

@@ -28,8 +28,8 @@ P_INIT = 0.8
 HALVINGS, SCHEDULE = (10, 50, 200, 1000, 2000, 4000, 6000, 8000), 10_000
 """Where the share is halved in a run of 10 000 steps (the paper); rescaled to the length of a run."""
 
-L2_SIDE = 3
-"""Least side of a window in L2: two halves of opposite sign need room (as in the authors' published settings)."""
+L2_SIDE = 2
+"""Least side of a window in L2: two halves of opposite sign need room."""
 
 TILES = 5
 """The first image in L2 is a grid of 5 × 5 tiles (the paper)."""

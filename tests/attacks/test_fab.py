@@ -136,6 +136,21 @@ def test_it_comes_within_5_percent_of_the_true_distance(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_each_move_is_that_of_the_paper(norm: str) -> None:
+    """On a linear detector all happens on one ray; with distance 1: across to 1.05, back to .945, across to
+
+    (1 - a) · (.945 + 1.05 · .055) + a · 1.05 = 1.0052 with a = .055 / 1.055, and the final search ends on the boundary.
+    """
+    recorder, x = Recorder(Linear()), images(6, spread=0.1)
+    distance = recorder.inner.distance(x, norm)
+    victim = attacked(recorder, x, 1.0, fab_spec(norm, steps=2, early_stop=False))
+    ratios = [GEOMETRY[norm].length(seen - x) / distance for seen in recorder.seen[1:6]]  # 0: labels
+    for ratio, expected in zip(ratios, (0, 0, 1.05, 0.945, 1.0052), strict=True):
+        assert torch.allclose(ratio, torch.tensor(float(expected)), atol=1e-3)
+    assert torch.allclose(victim.distance, distance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_success_within_a_budget_is_the_closed_form(norm: str) -> None:
     detector, x = Linear(), images(spread=0.1)
     ratio = torch.tensor([0.98, 1.02]).repeat(len(x) // 2)

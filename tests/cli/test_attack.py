@@ -1,0 +1,89 @@
+"""``rdf attack`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import SMALL, rdf
+from tests.conftest import learnable_set
+from tests.test_pipeline import write_folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    write_folder(learnable_set(120), place / "images")
+    options = [part for o in (*SMALL, "models=['mlp']") for part in ("--set", o)]
+    done = rdf("train-all", "--data", "images", "--run", "runs/one", "--quiet", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    (place / "blackbox.py").write_text(
+        "import numpy as np\n"
+        "def brightness(x):\n"
+        "    return 1 / (1 + np.exp(-40 * (x.mean((1, 2, 3)) - 0.5)))\n"
+        "def wrong(x):\n"
+        "    return np.full(len(x), 2.0)\n"
+    )
+    return place
+
+
+def test_with_no_more_than_eps_it_takes_the_latest_run_and_says_so(place: Path) -> None:
+    done = rdf("attack", "--eps", "0.05", "--n", "12", "--checks", "none", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "using the latest run, runs/one" in done.stderr
+    assert "0.05 (12.75/255)" in done.stdout
+    assert "mlp" in done.stdout
+    assert "ensemble ◀ ship" in done.stdout
+    assert len(list((place / "runs" / "one" / "attacks").glob("*.parquet"))) == 2 * 2 * 2
+
+
+def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
+    options = ("--eps", "8/255", "--attack", "pgd", "--param", "steps=3", "--model", "mlp", "--phase", "base")
+    done = rdf("attack", *options, "--n", "12", "--checks", "none", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["attack"] == "pgd"
+    assert cell["eps"] == pytest.approx(8 / 255)
+    assert cell["accuracy"]["low"] <= cell["accuracy"]["value"] <= cell["accuracy"]["high"]
+    assert cell["forwards"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--eps", "-1"), 2, "eps"),
+        (("--eps", "8"), 2, "8/255"),
+        (("--eps", "x"), 2, "--eps takes a number"),
+        (("--attack", "pdg"), 2, "did you mean 'pgd'"),
+        (("--suite", "standart"), 2, "unknown suite"),
+        (("--norm", "l3"), 2, "unknown norm"),
+        (("--model", "resnet"), 2, "no model 'resnet'"),
+        (("--param", "steps=3"), 2, "--attack"),
+        (("--run", "runs/none"), 1, "not a run folder"),
+        (("--attack", "pgd", "--param", "stepz=3"), 2, "stepz"),
+    ],
+)
+def test_wrong_usage_is_one_line(place: Path, options: tuple[str, ...], code: int, message: str) -> None:
+    done = rdf("attack", *options, "--n", "4", "--checks", "none", cwd=place)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("rdf: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_black_box_is_attacked_by_its_answers(place: Path) -> None:
+    options = ("--detector", "python:blackbox:brightness", "--data", "images", "--eps", "0.2", "--queries", "30")
+    done = rdf("attack", *options, "--n", "10", "--quiet", cwd=place)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert {row["attack"] for row in facts["attacks"]} >= {"square"}
+    assert all(row["questions_per_image"] <= 30 for row in facts["attacks"])
+    again = json.loads(rdf("attack", *options, "--n", "10", "--quiet", cwd=place).stdout)
+    assert again["asked"] == 0  # every answer was in the log
+    assert again["attacks"] == facts["attacks"]
+    done = rdf("attack", "--detector", "python:blackbox:wrong", "--data", "images", "--n", "4", cwd=place)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,83 @@
+"""What stands beside the numbers: cell checks, transfer, saved examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustbench_df import scrutiny
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.pipeline import train_all
+from robustbench_df.robustness import AttackPlan, attack_run
+from robustbench_df.run import Run
+from robustbench_df.train.report import Reporter
+from tests.conftest import learnable_set
+from tests.test_pipeline import settings, write_folder
+
+PLAN = AttackPlan(
+    epsilons=(0.02, 0.05),
+    images=32,
+    attacks=(AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=3)),
+    phases=("base",),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    source = write_folder(learnable_set(160), tmp_path_factory.mktemp("images"))
+    config = settings(source, "models=['mlp']", "phase1.epochs=6", "phase1.lr=3e-3")
+    return train_all(config, tmp_path_factory.mktemp("runs") / "one")
+
+
+def test_cells_are_compared_and_the_shipped_ensemble_is_checked(run: Run) -> None:
+    cells = attack_run(run, PLAN)
+    found = scrutiny.examine(run, cells, PLAN, "shipped", Reporter())
+    assert set(found) == {"mlp · base", "ensemble · base"}
+    ids = [check["id"] for check in found["mlp · base"]]
+    assert ids.count("one step against many") == 2
+    assert {"fgsm: monotone in eps", "pgd: monotone in eps"} <= set(ids)
+    assert sum(len(checks) for checks in found.values()) > 15  # the deep ones of one detector among them
+    assert json.loads(run.file("attacks", "checks.json").read_text()) == json.loads(json.dumps(found))
+    assert scrutiny.examine(run, cells, PLAN, "none", Reporter()) == {}
+
+
+def test_fgsm_far_above_many_steps_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell for cell in attack_run(run, PLAN) if cell.model == "mlp"]
+    tables = {cell.path: cell.load(run) for cell in cells}
+    for cell in cells:  # as if one step did nothing and many steps everything
+        tables[cell.path].table["success"] = cell.attack_name == "pgd"
+        tables[cell.path].table["correct"] = True
+    monkeypatch.setattr(type(cells[0]), "load", lambda cell, _run: tables[cell.path])
+    flagged = [check for check in scrutiny.check_cells(run, cells) if check.status == "fail"]
+    assert {check.id for check in flagged} == {"one step against many"}
+    assert all("catastrophic" in check.remedy for check in flagged)
+
+
+def test_the_transfer_matrix_has_every_pair_and_its_clean_row(run: Run) -> None:
+    matrix = scrutiny.transfer_of(run, PLAN, Reporter())
+    assert set(matrix["accuracy"]) == {"(clean)", "mlp", "ensemble"}
+    for row in matrix["accuracy"].values():
+        assert set(row) == {"mlp", "ensemble"}
+    assert matrix["accuracy"]["mlp"]["mlp"] <= matrix["accuracy"]["(clean)"]["mlp"]
+    assert run.file("attacks", "transfer.json").exists()
+
+
+def test_examples_are_saved_rounded_and_scored_again(run: Run) -> None:
+    cells = attack_run(run, PLAN)
+    written = scrutiny.save_examples(run, cells, PLAN, 3, Reporter())
+    facts = json.loads((written[0].parent / "examples.json").read_text())
+    assert len(written) == 3 * facts["fooled"]
+    assert 0 < facts["fooled"] <= 3
+    assert 0 <= facts["fooled_after_rounding"] <= facts["fooled"]
+    triples = {path.name.rsplit("-", 1)[0] for path in written}
+    for stem in triples:
+        clean, adversarial = (
+            np.asarray(Image.open(Path(written[0].parent) / f"{stem}-{kind}.png"), dtype=int)
+            for kind in ("clean", "adversarial")
+        )
+        moved = np.abs(clean - adversarial).max()
+        assert 0 < moved <= round(0.05 * 255) + 1
