@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.attacks.apgd import apgd, checkpoints
+from robustbench_df.attacks.apgd import _adapt_sparsity, _adapt_stride, _begin, apgd, checkpoints
 from robustbench_df.attacks.gradient import pgd
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
@@ -150,6 +150,50 @@ def test_the_step_becomes_shorter_until_it_fits(norm: str, shift: float) -> None
     victim = attacked(Spot(spot, radius), x.repeat(6, 1, 1, 1), 1.5 * length, apgd_spec(norm))  # six random starts
     assert victim.correct.all()
     assert victim.success.all()
+
+
+def begun(norm: str, n: int) -> tuple[Victim, Tensor]:
+    """A victim with a search begun, and another point within its budget."""
+    x = images(n)
+    detector = Linear()
+    victim = Victim(detector, x, labels_of(detector, x), torch.arange(n), norm, torch.full((n,), 0.1))
+    with frozen(detector):
+        victim.open(gradient=False)
+    return victim, x + 0.05
+
+
+def test_the_stride_is_halved_by_either_condition_and_the_search_returns_to_its_best() -> None:
+    victim, best = begun("linf", 4)
+    walk = _begin(victim, victim.x)
+    walk.best_x, walk.best_gradient, walk.best = best, torch.ones_like(best), torch.tensor([2.0, 2.0, 2.0, 1.0])
+    walk.margin, walk.mark = torch.full((4,), 3.0), torch.full((4,), 2.0)
+    walk.falls = torch.tensor([14.0, 15, 15, 15])  # of 20: 0.75 · 20 is enough
+    walk.held = torch.tensor([False, False, True, True])
+    _adapt_stride(walk, 20)
+    halved = torch.tensor([True, False, True, False])  # few falls; not held before; stuck since two checks; better
+    assert torch.allclose(walk.stride, torch.where(halved, 0.1, 0.2))
+    assert torch.equal(walk.held, ~halved)
+    for row in range(4):
+        assert torch.equal(walk.x[row], best[row] if halved[row] else victim.x[row])
+        assert walk.gradient[row].mean() == float(halved[row])
+        assert walk.margin[row] == (2.0 if halved[row] else 3.0)
+    assert torch.equal(walk.mark, walk.best)
+    assert (walk.falls == 0).all()
+
+
+def test_in_l1_sparser_images_bring_long_steps_and_settled_ones_short() -> None:
+    victim, _ = begun("l1", 3)
+    walk = _begin(victim, victim.x)
+    best = victim.x.clone()
+    best[:, 0, :5, :6] += 0.001  # 30 coordinates
+    walk.best_x, walk.best = best, torch.zeros(3)
+    walk.support, walk.stride = torch.tensor([192.0, 31, 30]), torch.tensor([0.05, 0.05, 0.011])
+    _adapt_sparsity(victim, walk)
+    assert torch.allclose(walk.stride, torch.tensor([0.1, 0.05 / 1.5, 0.01]))
+    assert torch.equal(walk.count, torch.full((3,), 20.0))
+    assert torch.equal(walk.support, torch.full((3,), 30.0))
+    assert torch.equal(walk.x[0], best[0])
+    assert torch.equal(walk.x[1:], victim.x[1:])
 
 
 def test_in_l1_few_coordinates_end_up_moved() -> None:

@@ -132,7 +132,7 @@ def test_it_comes_within_5_percent_of_the_true_distance(norm: str) -> None:
     eps = 1.0 if norm == "linf" else LARGE
     found = attacked(detector, x, eps, fab_spec(norm, eps=eps, steps=20, early_stop=False)).distance
     assert (found >= distance * 0.9999).all()
-    assert (found <= distance * 1.01).all()
+    assert (found <= distance * 1.001).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -147,7 +147,7 @@ def test_each_move_is_that_of_the_paper(norm: str) -> None:
     ratios = [GEOMETRY[norm].length(seen - x) / distance for seen in recorder.seen[1:6]]  # 0: labels
     for ratio, expected in zip(ratios, (0, 0, 1.05, 0.945, 1.0052), strict=True):
         assert torch.allclose(ratio, torch.tensor(float(expected)), atol=1e-3)
-    assert torch.allclose(victim.distance, distance, rtol=1e-3)
+    assert torch.allclose(victim.distance, distance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -172,7 +172,7 @@ def test_it_stays_in_the_box_and_is_near_there_too(norm: str) -> None:
     towards = detector.w.detach().reshape(1, *x.shape[1:]).expand_as(x)
     margin = detector(x).diff(dim=1).squeeze(1).detach()
     true = GEOMETRY[norm].length(PROJECTIONS[norm](x, -margin, towards))
-    assert (victim.distance <= true * 1.01).all()
+    assert (victim.distance <= true * 1.001).all()
     assert (victim.distance >= true * 0.9999).all()
 
 
@@ -225,7 +225,7 @@ def test_restarts_begin_near_the_clean_image() -> None:
     moved = GEOMETRY["l2"].length(begin - x)
     assert (moved > 0).all()
     assert (moved <= distance * 1.01 / 2).all()
-    assert (victim.distance <= distance * 1.01).all()
+    assert (victim.distance <= distance * 1.001).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)

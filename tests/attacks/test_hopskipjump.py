@@ -61,8 +61,8 @@ def test_it_needs_verdicts_only() -> None:
 
 
 def test_more_queries_come_nearer() -> None:
-    detector, x = Small(), images(8)
-    few, many = attacked(detector, x, queries=200), attacked(detector, x, queries=2000)
+    detector, x = Small(), images(6)
+    few, many = attacked(detector, x, queries=200), attacked(detector, x, queries=1200)
     assert (many.distance <= few.distance).all()
     assert float((many.distance / few.distance).median()) < 0.7
 
@@ -74,8 +74,6 @@ def test_it_ends_within_the_budget_when_the_victim_stops_it() -> None:
     assert victim.success.all()
     assert (victim.forwards < 2500).all()
     assert not victim.alive.any()
-    onward = attacked(detector, x, "l2", eps)
-    assert (onward.distance <= victim.distance).all()
 
 
 @pytest.mark.parametrize(("queries", "eot"), [(1, 1), (2, 1), (30, 1), (151, 1), (200, 3)])
@@ -94,8 +92,8 @@ def test_steps_bound_the_turns() -> None:
 
 
 def test_the_same_image_meets_the_same_attack_alone_in_a_batch_and_in_any_order() -> None:
-    detector, x, ids = Linear(), images(6), torch.arange(100, 106)
-    settings: dict[str, Any] = {"queries": 400}
+    detector, x, ids = Linear(), images(3), torch.arange(100, 103)
+    settings: dict[str, Any] = {"queries": 300}
     together = attacked(detector, x, own={"ids": ids}, **settings)
     flipped = attacked(detector, x.flip(0), own={"ids": ids.flip(0)}, **settings)
     alone = attacked(detector, x[2:3], own={"ids": ids[2:3]}, **settings)
@@ -134,9 +132,9 @@ def test_what_fooled_at_a_former_budget_is_the_start() -> None:
     detector, x = Linear(), images(4)
     with frozen(detector):
         victim = opened(detector, x)
-        hopskipjump(victim, AttackSpec(name="hopskipjump", norm="l2", queries=1000))
+        hopskipjump(victim, AttackSpec(name="hopskipjump", norm="l2", queries=500))
         onward = victim.resume(victim.eps, carry=True)
-        hopskipjump(onward, AttackSpec(name="hopskipjump", norm="l2", queries=500))
+        hopskipjump(onward, AttackSpec(name="hopskipjump", norm="l2", queries=400))
     assert (onward.distance < victim.distance).any()
     assert (onward.distance <= victim.distance).all()
 

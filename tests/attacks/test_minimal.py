@@ -89,7 +89,7 @@ def test_without_a_gradient_nothing_is_invented(attack: Run) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_carlini_wagner_finds_the_distance_of_a_linear_detector(seed: int) -> None:
-    detector, x = Linear(seed), images(seed=seed + 1)
+    detector, x = Linear(seed), images(12, seed=seed + 1)
     victim = attacked(carlini_wagner, detector, x, params={"search": 5})
     ratio = victim.distance / detector.distance(x, "l2")
     assert (ratio >= 1 - 1e-4).all()
@@ -97,7 +97,7 @@ def test_carlini_wagner_finds_the_distance_of_a_linear_detector(seed: int) -> No
 
 
 def test_carlini_wagner_comes_as_near_as_deepfool_or_nearer() -> None:
-    detector, x = Small(), images(spread=0.6)
+    detector, x = Small(), images(8, spread=0.6)
     ours, other = attacked(carlini_wagner, detector, x), attacked(deepfool, detector, x)
     assert (ours.distance <= other.distance * 1.02).all()
     assert float((ours.distance / other.distance).median()) < 0.99

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_df.cli import main
 from tests.cli.test_cli import SMALL, rdf
 from tests.conftest import learnable_set
 from tests.test_pipeline import write_folder
@@ -65,13 +66,22 @@ def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
         (("--attack", "pgd", "--param", "stepz=3"), 2, "stepz"),
     ],
 )
-def test_wrong_usage_is_one_line(place: Path, options: tuple[str, ...], code: int, message: str) -> None:
-    done = rdf("attack", *options, "--n", "4", "--checks", "none", cwd=place)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("rdf: ")
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_is_one_line(
+    place: Path,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.argv", ["rdf", "attack", *options, "--n", "4", "--checks", "none"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    seen = capsys.readouterr().err
+    assert stopped.value.code == code, seen
+    assert message in seen
+    assert seen.strip().splitlines()[-1].startswith("rdf: ")
 
 
 def test_a_black_box_is_attacked_by_its_answers(place: Path) -> None:
