@@ -20,6 +20,8 @@ from robustbench_df.attacks.victim import check_logits
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import frozen
 
+__all__ = ["CHECKS", "Check", "run_checks"]
+
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
 """Layers that answer differently in train mode, if they keep running statistics or drop anything at all."""
 

@@ -30,6 +30,10 @@ BACK = 0.9
 SEARCHES = 3
 """Forwards of the final search along the line to the clean image."""
 
+BEYOND = 0.1
+"""The final search aims this share of the rest beyond the root of the linear margin. Ours: rounding alone would leave a
+plain secant step just short of a flat boundary, every time."""
+
 
 def fab(victim: Victim, spec: AttackSpec) -> None:
     """FAB with ``steps`` (100) steps from each of ``restarts`` starts.
@@ -89,7 +93,7 @@ def _across(x: Tensor, x_adv: Tensor, margin: Tensor, gradient: Tensor, victim: 
 
 
 def _search_line(victim: Victim) -> None:
-    """Come nearer on the line from the nearest success to the clean image, where the linear margin is zero."""
+    """Come nearer on the line from the nearest success to the clean image, by secant steps between right and fooled."""
     right, margin_right = victim.x.clone(), victim._signed(victim.clean_logits, victim.rows_all())
     for _ in range(SEARCHES):
         rows = (victim.alive & torch.isfinite(victim.distance)).nonzero().squeeze(1)
@@ -97,6 +101,7 @@ def _search_line(victim: Victim) -> None:
             return
         margin_fooled = victim._signed(victim.closest_logits[rows], rows)
         share = per_image(margin_right[rows] / (margin_right[rows] - margin_fooled))
+        share = share + BEYOND * (1 - share)
         x_adv = (right[rows] + share * (victim.closest[rows] - right[rows])).clamp(0, 1)
         margin = victim.margin(x_adv, rows)
         still = margin > 0

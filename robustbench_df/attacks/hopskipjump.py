@@ -43,7 +43,7 @@ def hopskipjump(victim: Victim, spec: AttackSpec) -> None:
     fools the detector is given up after `START_DRAWS`. A point that fooled at a former budget serves as the start.
 
     Raises:
-        UsageError: a parameter it does not know, or ``draws`` below 2.
+        UsageError: ``draws`` is no whole number, or below 2.
     """
     draws = _draws(spec)
     queries = spec.queries or QUERIES
@@ -60,9 +60,6 @@ def hopskipjump(victim: Victim, spec: AttackSpec) -> None:
 
 
 def _draws(spec: AttackSpec) -> int:
-    unknown = spec.params.keys() - {"draws"}
-    if unknown:
-        raise UsageError(f"hopskipjump has no parameter '{min(unknown)}'; it has draws")
     value = spec.params.get("draws", DRAWS)
     if type(value) is not int or value < 2:
         raise UsageError(f"draws must be a whole number ≥ 2, not {value}")
@@ -125,9 +122,9 @@ def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn:
     """Estimate the direction in which the detector errs at ``points``, ``[N, C, H, W]``, not scaled.
 
     Verdicts are taken at a radius of ``distance / d`` around each point. Their mean is taken off first (the paper's
-    baseline), which matters when most agree. The draws are uniform in a cube and brought to the sphere: they have the
-    sphere's first two moments, on which the estimate rests, at a tenth of the time of Gaussian ones. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
-    radius is lost in float32's rounding.
+    baseline), which matters when most agree. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
+    radius is lost in float32's rounding. The draws are uniform in a cube and brought to the sphere: they have the
+    sphere's first two moments, on which the estimate rests, at a tenth of the time of Gaussian ones.
     """
     radius = _length(points - victim.x) / victim.x[0].numel()
     weighted, plain = torch.zeros_like(points), torch.zeros_like(points)
@@ -151,7 +148,8 @@ def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn:
 
 def _length(delta: Tensor) -> Tensor:
     """L2 length ``[n]``."""
-    return delta.flatten(1).norm(dim=1)
+    length: Tensor = delta.flatten(1).norm(dim=1)
+    return length
 
 
 def _jump(victim: Victim, points: Tensor, normal: Tensor, walking: Tensor, queries: int, turn: int) -> Tensor:

@@ -55,7 +55,7 @@ UNHELPFUL = 0.5
 
 FGSM_GAP, FGSM_GAP_FAR = 0.2, 0.3
 """How far FGSM's accuracy lies above PGD's. In L∞ up to eps 0.12 it was at most 0.19 for small undefended and for
-PGD-trained detectors on 2,000 CIFAKE-like images (synergy25), and 0.38 to 0.53 after training on 30% FGSM images."""
+PGD-trained detectors on the 2,000 images of synergy25, and 0.38 to 0.53 after training on 30% FGSM images."""
 
 STILL_FALLING = 0.05
 """Share of the whole fall of the loss that may fall into the last tenth of the steps (the released indicator

@@ -5,6 +5,7 @@ Nothing here passes judgement, and nothing reaches into an attack: it calls `run
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -232,7 +233,7 @@ class Evidence:
     def largest(self) -> float:
         """The budget within which every image reaches the middle grey, and so both classes the same image."""
         count = self.x[0].numel()
-        reaching = {"linf": 0.5, "l2": 0.5 * count**0.5, "l1": 0.5 * count}[self.norm]
+        reaching = {"linf": 0.5, "l2": 0.5 * math.sqrt(count), "l1": 0.5 * count}[self.norm]
         return max(reaching, self.eps)
 
     @cached_property

@@ -7,6 +7,7 @@ together, each with windows of its own.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ def square(victim: Victim, spec: AttackSpec) -> None:
     (0, 1] is the share of the image that the first window covers. The schedule of window sizes spans one restart.
 
     Raises:
-        UsageError: a parameter it does not know, or ``p_init`` outside (0, 1].
+        UsageError: ``p_init`` outside (0, 1].
     """
     p_init = _p_init(spec)
     rows = victim.rows()
@@ -70,9 +71,6 @@ def square(victim: Victim, spec: AttackSpec) -> None:
 
 
 def _p_init(spec: AttackSpec) -> float:
-    unknown = spec.params.keys() - {"p_init"}
-    if unknown:
-        raise UsageError(f"square has no parameter '{min(unknown)}'; it has p_init")
     value = spec.params.get("p_init", P_INIT)
     if isinstance(value, bool | str) or not 0 < value <= 1:
         raise UsageError(f"p_init must be a share in (0, 1], not {value}")
@@ -108,13 +106,13 @@ def _search(victim: Victim, restart: int, steps: int, p_init: float) -> None:
 
 def _share(p_init: float, step: int, steps: int) -> float:
     """Share of the image that the window covers at ``step`` of ``steps``."""
-    return p_init / 2 ** sum(step * SCHEDULE > at * steps for at in HALVINGS)
+    return p_init * 0.5 ** sum(step * SCHEDULE > at * steps for at in HALVINGS)
 
 
 def _side(share: float, x: Tensor, least: int) -> int:
     """Side of a square window that covers ``share`` of the image, at least ``least``, within the image."""
     height, width = x.shape[2:]
-    return min(max(round((share * height * width) ** 0.5), least), height, width)
+    return min(max(round(math.sqrt(share * height * width)), least), height, width)
 
 
 def _window(x: Tensor, side: int, corner: Tensor) -> Tensor:
@@ -184,7 +182,8 @@ def _l2_candidate(state: _State, share: float, draws: Tensor) -> Tensor:
 
 def _unit(values: Tensor) -> Tensor:
     """Scale the last dimension to length one; zeros stay."""
-    return values / values.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    length: Tensor = values.norm(dim=2, keepdim=True)
+    return values / length.clamp_min(1e-12)
 
 
 @functools.cache
@@ -192,7 +191,8 @@ def _bump(side: int) -> Tensor:
     """Two pyramids of opposite sign, side by side, of length one ``[side, side]`` (the paper's eta)."""
     half = side // 2
     shape = torch.cat([_pyramid(side, half), -_pyramid(side, side - half)], dim=1)
-    return shape / shape.norm()
+    length: Tensor = shape.norm()
+    return shape / length
 
 
 def _pyramid(height: int, width: int) -> Tensor:

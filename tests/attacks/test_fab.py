@@ -125,14 +125,13 @@ def test_a_hyperplane_out_of_reach_leads_to_the_nearest_corner(norm: str) -> Non
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_comes_within_5_percent_of_the_true_distance(norm: str) -> None:
+def test_it_comes_to_the_true_distance(norm: str) -> None:
     detector, x = Linear(), images(spread=0.1)
     distance = detector.distance(x, norm)
     assert distance.max() < 0.44  # no pixel meets 0 or 1, so the distance is exact
     eps = 1.0 if norm == "linf" else LARGE
     found = attacked(detector, x, eps, fab_spec(norm, eps=eps, steps=20, early_stop=False)).distance
-    assert (found >= distance * 0.9999).all()
-    assert (found <= distance * 1.001).all()
+    assert torch.allclose(found, distance, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -147,7 +146,7 @@ def test_each_move_is_that_of_the_paper(norm: str) -> None:
     ratios = [GEOMETRY[norm].length(seen - x) / distance for seen in recorder.seen[1:6]]  # 0: labels
     for ratio, expected in zip(ratios, (0, 0, 1.05, 0.945, 1.0052), strict=True):
         assert torch.allclose(ratio, torch.tensor(float(expected)), atol=1e-3)
-    assert torch.allclose(victim.distance, distance, rtol=1e-4)
+    assert torch.allclose(victim.distance, distance, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -172,8 +171,7 @@ def test_it_stays_in_the_box_and_is_near_there_too(norm: str) -> None:
     towards = detector.w.detach().reshape(1, *x.shape[1:]).expand_as(x)
     margin = detector(x).diff(dim=1).squeeze(1).detach()
     true = GEOMETRY[norm].length(PROJECTIONS[norm](x, -margin, towards))
-    assert (victim.distance <= true * 1.001).all()
-    assert (victim.distance >= true * 0.9999).all()
+    assert torch.allclose(victim.distance, true, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2), ("l1", 1.2)])

@@ -1,0 +1,205 @@
+"""Do the labels contradict themselves, another set, or say nothing beyond the folder?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.duplicates import Copies
+from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity
+from robustbench_df.audit.neighbours import Index
+from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
+from robustbench_df.metrics.intervals import Interval, wilson
+
+ALIKE = 0.9
+"""Share of twins with the same label from which two sets agree (and of opposite labels from which one is inverted). The
+rest is label noise: up to a tenth in well-known test sets (10.1% of QuickDraw, Northcutt et al. 2021, arXiv:2103.14749,
+table 1).
+"""
+
+REPEATS = 0.95
+"""Agreement of a black box with the folders from which a clone's fidelity says little: one that has learnt nothing of
+the black box, only the folders, is this faithful."""
+
+
+def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
+    """Look for pictures that are called real once and fake once: the finding ``label-conflicts``.
+
+    Args:
+        images: the set.
+        copies: `find_copies` of that set.
+
+    Returns:
+        A ``fail`` where the very same pixels carry both labels, since one of them is wrong. A ``warn`` where near copies
+        do: a fake made from a real picture of the set looks like that, and so does a wrong label. Pairs of one declared
+        group are counted as ``declared`` and not held against the set.
+    """
+    title = "No picture is both real and fake"
+    labels = images.labels
+    a, b = copies.first, copies.second
+    opposite = (labels[a] != labels[b]) & (labels[a] != UNLABELLED) & (labels[b] != UNLABELLED)
+    declared = copies.declared(images)
+    exact, near = opposite & copies.exact, opposite & ~copies.exact & ~declared
+    concerned = np.unique(np.concatenate([a[exact | near], b[exact | near]]))
+    labelled = int((labels != UNLABELLED).sum())
+    figures: dict[str, Figure] = {
+        "exact_pairs": int(exact.sum()),
+        "near_pairs": int(near.sum()),
+        "images": len(concerned),
+        "share": len(concerned) / labelled if labelled else float("nan"),
+        "declared": int((opposite & ~copies.exact & declared).sum()),
+    }
+    if not labelled:
+        detail = "no image carries a label"
+        return AuditFinding(id="label-conflicts", severity="not run", title=title, detail=detail, figures=figures)
+    if not len(concerned):
+        detail = f"none of {labelled:,} labelled images has a copy with the opposite label"
+        if figures["declared"]:
+            detail += f" outside its own group ({figures['declared']:,} pairs within)"
+        return AuditFinding(id="label-conflicts", severity="pass", title=title, detail=detail, figures=figures)
+    detail = (
+        f"{len(concerned):,} of {labelled:,} labelled images have a copy with the opposite label: "
+        f"{figures['exact_pairs']:,} pixel-identical pairs, {figures['near_pairs']:,} near ones"
+    )
+    return AuditFinding(
+        id="label-conflicts",
+        severity="fail" if exact.any() else "warn",
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=copies.examples(images, images, np.concatenate([np.flatnonzero(exact), np.flatnonzero(near)])),
+        remedy="look at the pairs; mend or drop the wrong labels, or declare a fake and its original as one group",
+    )
+
+
+def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> AuditFinding:
+    """Compare the labels of two sets on the pictures they share: the finding ``label-polarity``.
+
+    Args:
+        images, other: the two sets.
+        copies: `find_copies` of the first against the second.
+
+    Returns:
+        ``figures['verdict']`` is ``agree`` (pass), ``inverted`` (fail), ``disagree`` (warn: neither) or ``undecided``
+        (warn: the 95% Wilson interval of the agreement does not exclude one half). The unit is the image of ``images``
+        with a labelled copy, counted once, exact copies before near ones. ``not run`` where there is none.
+    """
+    title = "The two sets call the same pictures by the same labels"
+    rows = _one_each(copies, (images.labels[copies.first] >= 0) & (other.labels[copies.second] >= 0))
+    same = images.labels[copies.first[rows]] == other.labels[copies.second[rows]]
+    share = wilson(int(same.sum()), len(rows))
+    verdict = _verdict(share)
+    figures: dict[str, Figure] = {
+        "verdict": verdict,
+        "shared": share.n,
+        "exact": int(copies.exact[rows].sum()),
+        "agree": int(same.sum()),
+        "disagree": int((~same).sum()),
+        "share": share.value,
+        "low": share.low,
+        "high": share.high,
+    }
+    if not share.n:
+        detail = f"no labelled picture is in both '{images.origin}' and '{other.origin}'"
+        return AuditFinding(id="label-polarity", severity="not run", title=title, detail=detail, figures=figures)
+    detail = (
+        f"{verdict}: {figures['agree']:,} of {share.n:,} shared pictures have the same label "
+        f"({share.value:.1%} [{share.low:.1%}, {share.high:.1%}])"
+    )
+    severity, remedy = _ON_VERDICT[verdict]
+    return AuditFinding(
+        id="label-polarity",
+        severity=severity,
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=copies.examples(images, other, rows[~same]),
+        remedy=remedy,
+    )
+
+
+def _one_each(copies: Copies, wanted: NDArray[np.bool_]) -> Index:
+    """Choose, of the wanted pairs, one per first image: the exact ones first, then the most alike."""
+    order = np.lexsort((-copies.score, ~copies.exact, copies.first))
+    order = order[wanted[order]]
+    first = copies.first[order]
+    return order[np.append(True, first[1:] != first[:-1])[: len(first)]]
+
+
+def _verdict(share: Interval) -> str:
+    if not share.n:
+        return "unknown"
+    if share.low <= 0.5 <= share.high:
+        return "undecided"
+    if share.value >= ALIKE:
+        return "agree"
+    return "inverted" if share.value <= 1 - ALIKE else "disagree"
+
+
+_ON_VERDICT: dict[str, tuple[Severity, str]] = {
+    "agree": ("pass", ""),
+    "inverted": ("fail", "one set means real where the other means fake: read one of them with --fake-is 0"),
+    "disagree": ("warn", "look at the pairs; the two sets do not mean the same by real and fake"),
+    "undecided": ("warn", "too few shared pictures to tell; compare what the sets' authors say of their labels"),
+}
+
+
+def black_box_finding(images: ImageSet) -> AuditFinding:
+    """Compare a black box's ``predictions`` with the folders: the finding ``black-box-labels``.
+
+    Returns:
+        ``agree`` and ``share`` with its 95% Wilson interval, the same by class, and ``fidelity_for_nothing``: the
+        fidelity of the better of two clones that learnt nothing from the black box, one that repeats the folder and one
+        that always gives the more frequent verdict. The examples are the disagreements. ``fail`` where the verdicts are
+        inverted, ``warn`` where they all but repeat the folder (`REPEATS`, lower end) or are all the same, ``not run``
+        where there are none.
+    """
+    title = "The black box's labels say more than the folders"
+    both = (images.folder_labels != UNLABELLED) & (images.predictions != UNLABELLED)
+    if not both.any():
+        detail = "no image has both a black box's prediction and a folder label"
+        return AuditFinding(id="black-box-labels", severity="not run", title=title, detail=detail)
+    said, folder = images.predictions[both], images.folder_labels[both]
+    share = _agreement(said, folder)
+    most = max(float(np.mean(said == label)) for label in (REAL, FAKE))
+    figures: dict[str, Figure] = {
+        "n": share.n,
+        "agree": int((said == folder).sum()),
+        "disagree": int((said != folder).sum()),
+        "share": share.value,
+        "low": share.low,
+        "high": share.high,
+        "real_share": _agreement(said[folder == REAL], folder[folder == REAL]).value,
+        "fake_share": _agreement(said[folder == FAKE], folder[folder == FAKE]).value,
+        "fidelity_for_nothing": max(share.value, most),
+    }
+    detail = (
+        f"the black box repeats the folder on {figures['agree']:,} of {share.n:,} images ({share.value:.1%} "
+        f"[{share.low:.1%}, {share.high:.1%}]): a clone that learnt nothing of it reaches a fidelity of "
+        f"{figures['fidelity_for_nothing']:.1%}"
+    )
+    severity, remedy = _judge_black_box(share, most)
+    apart = np.flatnonzero(both)[said != folder]
+    return AuditFinding(
+        id="black-box-labels",
+        severity=severity,
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=tuple(str(name) for name in images.ids[apart[:EXAMPLES]]),
+        remedy=remedy,
+    )
+
+
+def _agreement(said: Labels, folder: Labels) -> Interval:
+    return wilson(int((said == folder).sum()), len(said))
+
+
+def _judge_black_box(share: Interval, most: float) -> tuple[Severity, str]:
+    if most == 1.0:
+        return "warn", "the black box gives one verdict only: nothing can be cloned from it, use --labels folder"
+    if share.high < 0.5:
+        return "fail", "the verdicts are the opposite of the folders: read the set with --fake-is 0"
+    if share.low >= REPEATS:
+        return "warn", "judge a clone on the images where the black box and the folder disagree, not on all"
+    return "pass", ""

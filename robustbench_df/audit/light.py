@@ -1,0 +1,122 @@
+"""A light classifier, without a network: what can be had from the pixels in a minute on a CPU.
+
+It serves the audit where an honest second opinion on the labels is needed and no run is at hand: label noise, and the
+order and polarity of a submission. It learns from noise residuals and block spectra, the classical traces of how a
+picture was made, and answers out of fold only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.statistics import LUMA, Rows, chunks, pixel_statistics
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.split import components
+from robustbench_df.errors import DataError
+
+FOLDS = 5
+
+_CENTRE = 128
+"""Of larger images the central square of this side, in pixels, is looked at: traces are the same all over."""
+_STEP = 2.0
+"""Grey levels per bin of the residuals; with 5 bins from −2 to 2 as in SPAM (Pevný, Bas & Fridrich 2010)."""
+
+
+def light_features(images: ImageSet, rows: Rows) -> NDArray[np.float32]:
+    """Return the features of ``images.data[rows]``, float32 ``[n, K]``.
+
+    The pixel statistics; the log mean magnitude of each of the 64 coefficients of the 8×8 block DCT of luma and two
+    colour differences; and the joint histograms of neighbouring residuals of first and second order, along rows and
+    columns (subtractive pixel adjacency: Pevný, Bas & Fridrich 2010, IEEE TIFS 5(2)).
+
+    Raises:
+        DataError: images too small.
+    """
+    trivial = pixel_statistics(images, rows)
+    parts = [_features(_centre(pixels)) for _, pixels in chunks(images, rows)]
+    return np.column_stack([*trivial.values(), np.concatenate(parts)]).astype(np.float32)
+
+
+def _centre(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    height, width = pixels.shape[2:]
+    top, left = max(height - _CENTRE, 0) // 2 // 8 * 8, max(width - _CENTRE, 0) // 2 // 8 * 8
+    return pixels[:, :, top : top + _CENTRE, left : left + _CENTRE].astype(np.float32)
+
+
+def _features(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    luma = np.tensordot(x, LUMA, axes=(1, 0))
+    planes = (luma, x[:, 0] - x[:, 1], x[:, 2] - x[:, 1])
+    spectra = [_block_spectrum(plane) for plane in planes]
+    residuals = [
+        _adjacency(np.diff(plane, n=order, axis=axis), axis) for plane in planes for order in (1, 2) for axis in (1, 2)
+    ]
+    return np.concatenate([*spectra, *residuals], axis=1)
+
+
+def _block_spectrum(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Log mean magnitude of the 8×8 DCT's coefficients over the blocks of ``[n, H, W]``: float32 ``[n, 64]``."""
+    from scipy.fft import dctn
+
+    n, height, width = plane.shape
+    blocks = plane[:, : height // 8 * 8, : width // 8 * 8].reshape(n, height // 8, 8, width // 8, 8)
+    magnitude = np.abs(dctn(blocks, axes=(2, 4), norm="ortho")).mean(axis=(1, 3))
+    spectrum: NDArray[np.float32] = np.log(magnitude.reshape(n, 64) + 0.1)
+    return spectrum
+
+
+def _adjacency(residual: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Share of each of the 5 × 5 pairs of neighbouring quantised residuals along ``axis``: float32 ``[n, 25]``."""
+    level = np.clip(np.rint(residual / _STEP), -2, 2).astype(np.int8) + 2
+    first, second = (level[:, :-1], level[:, 1:]) if axis == 1 else (level[:, :, :-1], level[:, :, 1:])
+    n = len(level)
+    pair = (5 * first + second).reshape(n, -1) + 25 * np.arange(n)[:, None]
+    counts = np.bincount(pair.ravel(), minlength=25 * n).reshape(n, 25)
+    return np.sqrt(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def folds_of(images: ImageSet, rows: Rows, folds: int = FOLDS, seed: int = 0) -> NDArray[np.intp]:
+    """Number each of ``rows`` with its fold; twins and groups share one. Fewer folds where there are few groups.
+
+    Raises:
+        DataError: leaving a fold out leaves one class only.
+    """
+    number = components(images, rows)
+    count = int(number.max()) + 1 if len(rows) else 0
+    order = np.random.default_rng(seed).permutation(count)
+    fold: NDArray[np.intp] = order[number] % max(min(folds, count), 1)
+    labels = images.labels[rows]
+    for k in range(int(fold.max()) + 1 if count else 1):
+        if len(np.unique(labels[fold != k])) < 2:
+            raise DataError(f"{len(rows)} images in {count} groups are too few for {folds} folds with both classes")
+    return fold
+
+
+def out_of_fold(
+    x: NDArray[Any], labels: NDArray[np.int8], fold: NDArray[np.intp], make: Callable[[], Any]
+) -> NDArray[np.float64]:
+    """Return P(fake) ``[N]`` of each row by a classifier fitted without its fold; ``make`` gives it unfitted."""
+    p = np.empty(len(labels))
+    for k in np.unique(fold):
+        held = fold == k
+        p[held] = make().fit(x[~held], labels[~held]).predict_proba(x[held])[:, 1]
+    return p
+
+
+def light_classifier() -> Any:
+    """Return an unfitted classifier of `light_features`: logistic regression, lightly regularised."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+
+
+def light_opinion(images: ImageSet, learn: Rows, rows: Rows) -> NDArray[np.float64]:
+    """Return P(fake) of ``rows`` by the light classifier fitted on ``learn``, which must not hold any of them."""
+    model = light_classifier().fit(light_features(images, learn), images.labels[learn])
+    p: NDArray[np.float64] = model.predict_proba(light_features(images, rows))[:, 1]
+    return p

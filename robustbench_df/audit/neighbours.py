@@ -1,0 +1,142 @@
+"""Which images are copies of each other, without comparing all with all.
+
+1. `candidates`: pairs whose hashes differ in few bits, for some view and flip of the first image. Images are sorted
+   into buckets by a few bits of their hash, several times over with other bits (locality-sensitive hashing, Indyk &
+   Motwani 1998); only images in one bucket are compared. The bits taken grow with the logarithm of the number of
+   images, so that buckets stay small.
+2. `confirm`: the pixel check of `alignment`, for what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.alignment import FLIPS, agreement, detail
+from robustbench_df.audit.hashing import BITS, Hashes, flip_mask
+from robustbench_df.data.imageset import Pixels
+
+Index = NDArray[np.intp]
+
+RADIUS = 10
+POOL = 40
+SPARE_BANDS = 7
+CROWD = 64
+THRESHOLD = 0.7
+_ROWS = 1 << 16
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+"""2⁶⁴ over the golden ratio: multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
+
+
+class Candidates(NamedTuple):
+    """Pairs to be checked, intp ``[n]`` each: a view and a flip of ``first`` has nearly the hash of ``second``."""
+
+    first: Index
+    second: Index
+    view: Index
+    flip: Index
+    distance: Index
+
+
+def candidates(
+    queries: Hashes,
+    index: Hashes,
+    *,
+    same: bool = False,
+    radius: int = RADIUS,
+) -> Candidates:
+    """Find pairs of near hashes.
+
+    Args:
+        queries: uint64 ``[V, N]``, up to 64 views of N images (`view_hashes`).
+        index: uint64 ``[M]``, the hash of M images as they are.
+        same: the N images are the M images; none is compared with itself.
+        radius: most bits that may differ.
+
+    Returns:
+        For each pair and flip the view that is nearest, in order of ``first`` and ``second``. Not all pairs within
+        the radius are found: the further apart, the fewer (see the tests for how many). Where more than `CROWD`
+        images share a bucket each is compared with that many of them, which still links all that are alike.
+    """
+    bits = min(POOL // 2 + 4, math.ceil(math.log2(max(256, len(index)))))
+    search = partial(_band, queries, index, same, radius, bits)
+    best = np.empty(0, np.uint64)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for packed in pool.map(search, _band_masks(bits)):
+            best = _nearest(np.concatenate([best, packed]))
+    return _unpack(best, len(index))
+
+
+def _band_masks(bits: int) -> list[np.uint64]:
+    """The bits by which each band sorts: ``bits`` of the `POOL` lowest frequencies, drawn once and for all."""
+    rng = np.random.default_rng(np.random.PCG64(0))
+    draws = [rng.permutation(POOL)[:bits] for _ in range(bits + SPARE_BANDS)]
+    return [np.uint64(sum(1 << int(k) for k in draw)) for draw in draws]
+
+
+def _band(queries: Hashes, index: Hashes, same: bool, radius: int, bits: int, mask: np.uint64) -> Hashes:
+    """Return the pairs within ``radius`` that share a bucket of one band, packed."""
+    buckets = _Buckets(index, mask, bits + 2)
+    found = [np.empty(0, np.uint64)]
+    for view, row in enumerate(queries):
+        # Upside down, images are only sought as a whole: as a usual augmentation it is rare, and never joined to a crop.
+        for flip, (horizontal, vertical) in enumerate(FLIPS if view == 0 else FLIPS[:2]):
+            negated = flip_mask(horizontal, vertical)
+            for begin in range(0, len(row), _ROWS):
+                hashes = row[begin : begin + _ROWS] ^ negated
+                first, second = buckets.partners(hashes)
+                distance = np.bitwise_count(hashes[first] ^ index[second])
+                first += begin
+                near = (distance <= radius) & ~(same & (first == second))
+                found.append(_pack(first[near], second[near], len(index), flip, distance[near], view))
+    return _nearest(np.concatenate(found))
+
+
+class _Buckets:
+    """The images of an index, sorted by some bits of their hashes."""
+
+    def __init__(self, index: Hashes, mask: np.uint64, bits: int) -> None:
+        self.mask, self.shift = mask, np.uint64(64 - bits)
+        number = self._number(index)
+        self.order = np.argsort(number, kind="stable")
+        self.start = np.append(0, np.cumsum(np.bincount(number, minlength=1 << bits)))
+
+    def _number(self, hashes: Hashes) -> Index:
+        return ((hashes & self.mask) * _MIX >> self.shift).astype(np.intp)
+
+    def partners(self, hashes: Hashes) -> tuple[Index, Index]:
+        """Return (row of ``hashes``, place in the index) of all that share a bucket, `CROWD` per row at most."""
+        number = self._number(hashes)
+        low = self.start[number]
+        size = self.start[number + 1] - low
+        taken = np.minimum(size, CROWD)
+        row = np.repeat(np.arange(len(hashes)), taken)
+        step = np.arange(len(row)) - np.repeat(np.cumsum(taken) - taken, taken)
+        # In a crowd each row takes the next few round the circle, so that all are linked though not all are compared.
+        place = low[row] + (step + np.where(size > CROWD, np.arange(len(hashes)), 0)[row]) % size[row]
+        return row, self.order[place]
+
+
+def _pack(first: Index, second: Index, n_index: int, flip: int, distance: NDArray[np.uint8], view: int) -> Hashes:
+    """Put a candidate into one number that sorts by pair, flip and distance: pair << 15 | 2, 6 and 7 bits."""
+    pair = first.astype(np.uint64) * np.uint64(n_index) + second.astype(np.uint64)
+    return pair << np.uint64(15) | np.uint64(flip << 13 | view) | distance.astype(np.uint64) << np.uint64(7)
+
+
+def _nearest(packed: Hashes) -> Hashes:
+    """Keep, of each pair and flip, the nearest view."""
+    packed = np.sort(packed)
+    pair = packed >> np.uint64(13)
+    return packed[np.append(True, pair[1:] != pair[:-1])[: len(packed)]]
+
+
+def _unpack(packed: Hashes, n_index: int) -> Candidates:
+    pair, rest = packed >> np.uint64(15), packed.astype(np.intp) & (1 << 15) - 1
+    first, second = np.divmod(pair, np.uint64(max(1, n_index)))
+    return Candidates(first.astype(np.intp), second.astype(np.intp), rest & 127, rest >> 13, rest >> 7 & 63)

@@ -1,0 +1,105 @@
+"""A run's split as it stands on disk, and the form of the findings about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
+from robustbench_df.audit.statistics import Rows
+from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet
+from robustbench_df.errors import RdfError
+
+if TYPE_CHECKING:
+    from robustbench_df.run import Run
+
+PHASES = {"base": "phase1", "final": "phase2"}
+"""A checkpoint's name, and its settings in a run's configuration."""
+
+
+_TITLES = {
+    "split": "No image of the run is in two parts of its split",
+    "near-copies": "No near copy of a judged image was trained on",
+    "copies": "Augmented and adversarial copies come from train, with their own label",
+    "judged": "Every image was judged by detectors that had not seen it",
+    "selection": "Nothing was chosen on test",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A run's split as it stands on disk, in rows of the images: ``fold -> part -> rows``; fold -1 is the only one."""
+
+    images: ImageSet
+    folds: dict[int, dict[str, Rows]]
+    unknown: tuple[str, ...]
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each image id."""
+        return {str(name): row for row, name in enumerate(self.images.ids)}
+
+    def membership(self, fold: int, part: str) -> NDArray[np.bool_]:
+        """Tell of every image whether it is in that part of the fold: bool ``[N]``."""
+        inside = np.zeros(len(self.images), dtype=bool)
+        inside[self.folds[fold].get(part, np.empty(0, np.intp))] = True
+        return inside
+
+    def trained_on(self, fold: int) -> NDArray[np.bool_]:
+        """Images the fold's detectors learn from."""
+        return self.membership(fold, "train")
+
+    def refitted_on(self) -> NDArray[np.bool_]:
+        """Images a refit learns from: everything but test."""
+        first = min(self.folds)
+        return np.logical_or.reduce([self.membership(first, part) for part in ("train", "val", "cal")])
+
+
+def parts_of(run: Run, images: ImageSet) -> Parts:
+    """Read a run's split; ids that no image has are kept apart.
+
+    Raises:
+        RunError: the run has no split yet.
+    """
+    table = run.split
+    row_of = {str(name): row for row, name in enumerate(images.ids)}
+    names = table["image_id"].astype(str).to_numpy()
+    rows = np.array([row_of.get(name, -1) for name in names], dtype=np.intp)
+    part, fold = table["part"].astype(str).to_numpy(), table["fold"].to_numpy()
+    folds = {
+        int(k): {p: rows[(fold == k) & (part == p) & (rows >= 0)] for p in SPLIT_NAMES if (part[fold == k] == p).any()}
+        for k in np.unique(fold)
+    }
+    return Parts(images, folds, tuple(str(name) for name in names[rows < 0]))
+
+
+def finding(
+    name: str,
+    severity: Severity,
+    detail: str,
+    figures: dict[str, Figure],
+    examples: Sequence[Example] = (),
+    remedy: str = "",
+) -> AuditFinding:
+    """Build the finding ``run-<name>``; a remedy is kept only where something is to be done."""
+    bad = severity in ("warn", "fail")
+    return AuditFinding(
+        id=f"run-{name}",
+        severity=severity,
+        title=_TITLES[name],
+        detail=detail,
+        figures=figures,
+        images=tuple(examples),
+        remedy=remedy if bad else "",
+    )
+
+
+def not_proved(name: str, error: RdfError) -> AuditFinding:
+    """Build the finding ``run-<name>`` of a check that could not be made."""
+    detail = f"not proved: {error}"
+    return AuditFinding(id=f"run-{name}", severity="not run", title=_TITLES[name], detail=detail)

@@ -1,0 +1,71 @@
+"""``rdf audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
+
+
+def audit(
+    source: Annotated[
+        str | None, typer.Argument(help="Folder, zip or manifest; the run's images, or the demo set, if none.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Another source: shared images, and do the labels agree?")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run: did anything it was judged on leak into training?")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="A submission: JSON, CSV or zip, as rdf predict.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="The true labels for --predictions, in the same forms.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Only what takes seconds: what train-all looks at.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a finding fails.")] = False,
+    layout: Layout = "auto",
+    labels: Labels = "folder",
+    fake_is: FakeIs = None,
+    size: Size = None,
+    max_bad: MaxBad = 0.05,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what would make a score a lie: copies, wrong labels, shortcuts, leaks, a garbled submission."""
+    import json
+
+    from robustbench_df.audit.front import audit as look
+    from robustbench_df.cli.audit_tables import audit_json, print_audit
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.data.sources import load_images
+    from robustbench_df.errors import UsageError
+    from robustbench_df.run import open_run
+    from robustbench_df.rundir import write_json
+
+    if truth is not None and predictions is None:
+        raise UsageError("--truth belongs to a submission; name it with --predictions")
+    with reporting(quiet or as_json) as reporter:
+        opened = open_run(run) if run is not None else None
+        if source is None and opened is not None:
+            images = opened.images()
+        else:
+            # An audit must not be refused for what it would tell, such as a missing class.
+            images = load_images(
+                source,
+                layout=layout,
+                labels=labels,
+                fake_is=fake_is,
+                size=size,
+                max_bad=max_bad,
+                require_classes=False,
+            )
+        other = None
+        if against is not None:
+            other = load_images(against, fake_is=fake_is, size=size, max_bad=max_bad, require_classes=False)
+        found = look(images, other, run=opened, predictions=predictions, truth=truth, fast=fast, progress=reporter.say)
+        if opened is not None:
+            write_json(opened.file("audit.json"), found.to_json())
+            reporter.say(f"kept in {opened.file('audit.json')}")
+    if as_json:
+        typer.echo(json.dumps(audit_json(found), indent=2))
+    else:
+        print_audit(found)
+    if strict and found.severity == "fail":
+        raise typer.Exit(1)

@@ -1,0 +1,60 @@
+"""Tables of ``rdf audit`` for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_df.audit.finding import Audit, AuditFinding, Example
+from robustbench_df.cli.console import out
+
+WORST_FIRST = ("fail", "warn", "not run", "pass")
+_STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}
+_EXAMPLES = 3
+
+
+def worst_first(audit: Audit) -> list[AuditFinding]:
+    """Return the findings by severity, those of one severity in the order in which they were looked for."""
+    return sorted(audit.findings, key=lambda finding: WORST_FIRST.index(finding.severity))
+
+
+def audit_json(audit: Audit) -> dict[str, Any]:
+    """Return what `Audit.from_json` reads, worst finding first; an undefined figure is null, as JSON has no nan."""
+    raw = audit.to_json()
+    raw["findings"].sort(key=lambda finding: WORST_FIRST.index(finding["severity"]))
+    for finding in raw["findings"]:
+        finding["figures"] = {name: None if value != value else value for name, value in finding["figures"].items()}
+    return raw
+
+
+def print_audit(audit: Audit) -> None:
+    """Print every finding, worst first, with what to do and a few images."""
+    against = f" against {audit.against}" if audit.against else ""
+    title = f"{audit.origin or 'images'}{against}: {audit.images:,} images, fingerprint {audit.fingerprint}"
+    table = Table(title=Text(title), title_justify="left", show_lines=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("finding", no_wrap=True)
+    table.add_column("what was seen", overflow="fold")
+    for finding in worst_first(audit):
+        style = _STYLES[finding.severity]
+        table.add_row(Text(finding.severity, style=style), Text(finding.id), _said(finding))
+    out.print(table)
+    counts = audit.counts()
+    said = ", ".join(f"{counts[s]} {s}" for s in WORST_FIRST if counts[s])  # type: ignore[index]
+    out.print(Text(said or "nothing was looked at", style=_STYLES[audit.severity]))
+
+
+def _said(finding: AuditFinding) -> Text:
+    text = Text(finding.detail)
+    if finding.remedy:
+        text.append(f"\n→ {finding.remedy}", style="italic")
+    if finding.images and finding.severity in ("fail", "warn"):
+        more = f" … ({len(finding.images)} in --json)" if len(finding.images) > _EXAMPLES else ""
+        text.append(f"\n  {'; '.join(_named(image) for image in finding.images[:_EXAMPLES])}{more}", style="dim")
+    return text
+
+
+def _named(image: Example) -> str:
+    return image if isinstance(image, str) else f"{image[0]} ~ {image[1]}"

@@ -1,0 +1,177 @@
+"""Tables of ``rdf corrupt`` for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from robustbench_df import corruption_summary as summary
+from robustbench_df.cli.console import out
+from robustbench_df.corruption_grid import CorruptionCell
+from robustbench_df.corruption_summary import CLEAN, COMMON, DetectorErrors, Key, Row, Score
+from robustbench_df.metrics.intervals import Interval
+from robustbench_df.run import Run
+
+
+def scores_of(run: Run, cells: Sequence[CorruptionCell]) -> dict[Key, Score]:
+    """Score every cell."""
+    return {_key(cell): summary.score(cell.load(run).table) for cell in cells}
+
+
+def _key(cell: CorruptionCell) -> Key:
+    return Key(cell.model, cell.phase, cell.damage.name, cell.damage.severity)
+
+
+def reference_of(scores: dict[Key, Score], named: str | None) -> tuple[str, str]:
+    """Find the reference's phase; without a name the first detector is the reference.
+
+    Raises:
+        UsageError: no such detector was run.
+    """
+    pairs = summary.detectors(scores)
+    if named is None:
+        return pairs[0]
+    return next((pair for pair in pairs if pair[0] == named), (named, pairs[0][1]))
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if value != value else value
+    if isinstance(value, Interval):
+        return _no_nan(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _no_nan(inner) for key, inner in value.items()}
+    return [_no_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> dict[str, Any]:
+    """Everything the tables show, and every cell, as plain values; undefined is null."""
+    scores = scores_of(run, cells)
+    rows = []
+    for cell in cells:
+        predictions, found = cell.load(run), scores[_key(cell)]
+        rows.append(
+            {
+                **_key(cell)._asdict(),
+                "condition": cell.damage.condition,
+                "part": str(predictions.table["part"].iloc[0]),
+                "accuracy": found.accuracy,
+                "auc": found.auc,
+                "threshold_gap": found.threshold_gap,
+                **{name: predictions.notes[name] for name in ("constants", "seconds", "corrupting_seconds")},
+                "file": str(cell.path),
+            }
+        )
+    base = reference_of(scores, reference)
+    errors = [{**e._asdict(), "errors": asdict(e.errors)} for e in summary.errors(scores, base)]
+    facts: dict[str, Any] = _no_nan(
+        {
+            "run": str(run.path),
+            "reference": " ".join(base),
+            "counted": summary.counted(scores),
+            "errors": errors,
+            "rows": [asdict(row) for row in summary.rows(scores)],
+            "cells": rows,
+        }
+    )
+    return facts
+
+
+def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> None:
+    """Print a table per detector, the worst corruption first, then the errors against the reference."""
+    scores = scores_of(run, cells)
+    found = summary.errors(scores, reference_of(scores, reference))
+    rows = summary.rows(scores)
+    part = str(cells[0].load(run).table["part"].iloc[0])
+    shipped = ("ensemble", run.shipped["phase"])
+    for pair in summary.detectors(scores):
+        clean = scores[Key(*pair, CLEAN, 0)]
+        name = " · ".join(pair) + (" ◀ ship" if pair == shipped else "")
+        title = f"{name}: {clean.accuracy.n} {part} images of {run.name}"
+        out.print(_table(title, clean, [row for row in rows if (row.model, row.phase) == pair]))
+    severities = sorted({key.severity for key in scores if key.severity})
+    for line in _words(severities):
+        out.print(Text(line))
+    _print_errors(found, summary.counted(scores), severities)
+    out.print(Text(f"Cells: {run.file('corruptions')}"))
+
+
+def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("corruption", no_wrap=True)
+    for heading in ("accuracy (Wilson, 95%)", "lost", "AUC", "threshold gap", "by severity, %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what fails", no_wrap=True)
+    for row in rows:
+        levels = [f"{100 * value:.0f}" for severity, value in row.by_severity.items() if severity]
+        table.add_row(
+            row.corruption,
+            _share(row.accuracy),
+            f"{100 * row.lost:.1f}",
+            _area(row.auc),
+            _points(row.threshold_gap),
+            " ".join(levels),
+            row.failure,
+        )
+    table.add_row(CLEAN, _share(clean.accuracy), "", _area(clean.auc.value), _points(clean.threshold_gap), "", "")
+    return table
+
+
+def _share(value: Interval) -> str:
+    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
+
+
+def _area(value: float) -> str:
+    return "undefined" if value != value else f"{value:.3f}"
+
+
+def _points(value: float) -> str:
+    return "undefined" if value != value else f"{100 * value:.1f}"
+
+
+def _percent(value: float) -> str:
+    return "undefined" if value != value else f"{value:.1%}"
+
+
+def _words(severities: Sequence[int]) -> list[str]:
+    means = f"means over severity {', '.join(map(str, severities))}, " if severities else ""
+    return [
+        f"Accuracy, AUC and threshold gap: {means}as deployed, with the calibrated threshold. The interval is that of "
+        "the number of images, for the severities show the same ones. lost: points below clean.",
+        "threshold gap: points of accuracy that the best threshold for that corruption would win back. Large beside a "
+        "high AUC: the threshold failed, the ranking stands. Small beside a low AUC: the ranking failed. It is read "
+        "off these very images, which flatters it: compare it with the clean row's.",
+        f"what fails, from {100 * summary.HURT:.0f} points lost: threshold where at least half of the loss comes back "
+        "with another threshold, else ranking.",
+    ]
+
+
+def _print_errors(found: Sequence[DetectorErrors], names: Sequence[str], severities: Sequence[int]) -> None:
+    if not found:
+        return
+    reference = found[0].errors.reference
+    which = "the 15 of ImageNet-C" if tuple(names) == COMMON else f"{len(names)} corruptions"
+    table = Table(
+        title=f"Errors over {which} at severity {', '.join(map(str, severities))}; reference: {reference}",
+        title_justify="left",
+    )
+    table.add_column("detector", no_wrap=True)
+    table.add_column("phase")
+    for heading in ("clean error", "mean error", "mCE", "relative mCE"):
+        table.add_column(heading, justify="right")
+    for row in found:
+        e = row.errors
+        table.add_row(row.model, row.phase, *map(_percent, (row.clean_error, e.mean_error, e.mce, e.relative_mce)))
+    out.print(table)
+    lines = [
+        f"mCE: errors as a share of {reference}'s, so 100% is as bad as that one; relative mCE: the same for the rise "
+        "of the errors over clean. Published mCE is relative to AlexNet on ImageNet and cannot be compared."
+    ]
+    if left := found[0].errors.undefined:
+        lines.append(f"Left out of the relative mCE, for they do not hurt {reference}: {', '.join(left)}")
+    for line in lines:
+        out.print(Text(line))

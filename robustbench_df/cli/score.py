@@ -1,0 +1,80 @@
+"""``rdf score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_df.cli.options import AsJson, FakeIs
+
+if TYPE_CHECKING:
+    from robustbench_df.scoring import Scored
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="A file of rdf predict, or a CSV or JSON of ids and answers.")],
+    truth: Annotated[Path, typer.Option(help="CSV, JSON, manifest, or a folder or zip of labelled images.")],
+    fake_is: FakeIs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score anyone's prediction file against labels, and say when its ids look mis-ordered."""
+    import json
+
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.scoring import score_file
+
+    with reporting(quiet=True) as reporter:  # nothing to wait for, but warnings are said
+        scored = score_file(predictions, truth, fake_is)
+        for line in scored.warnings():
+            reporter.warn(line)
+    if as_json:
+        typer.echo(json.dumps(facts_json(scored), indent=2))
+    else:
+        print_scores(scored, f"{predictions.name} against {truth.name}")
+
+
+def facts_json(scored: Scored) -> dict[str, Any]:
+    """Everything as plain values; undefined is null."""
+    from dataclasses import asdict
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if value != value else value
+
+    facts: dict[str, Any] = plain(asdict(scored) | {"warnings": scored.warnings()})
+    return facts
+
+
+def print_scores(scored: Scored, title: str) -> None:
+    """Print the table of scores and the confusion."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustbench_df.cli.console import out
+
+    table = Table(title=f"{title}: {scored.n} images, matched by {scored.matched_by}", title_justify="left")
+    for heading in ("score", "value", "95% interval", "by"):
+        table.add_column(heading, justify="left" if heading in ("score", "by") else "right")
+    named = {
+        "accuracy": scored.accuracy,
+        "balanced accuracy": scored.balanced_accuracy,
+        "F1 (fake)": scored.f1,
+        "AUC": scored.auc,
+    }
+    for name, value in named.items():
+        if value is None:
+            table.add_row(name, "not given", "", "the file has no probabilities")
+            continue
+        ends = "undefined" if value.low != value.low else f"{value.low:.1%} to {value.high:.1%}"
+        shown = "undefined" if value.value != value.value else f"{value.value:.1%}"
+        table.add_row(name, shown, ends, value.method)
+    out.print(table)
+    c = scored.confusion
+    out.print(Text(f"real: {c.tn} called real, {c.fp} called fake.  fake: {c.fn} called real, {c.tp} called fake."))
+    if scored.unlabelled:
+        out.print(Text(f"{scored.unlabelled} images carry no label and are not scored."))

@@ -1,0 +1,189 @@
+"""From the cells of `rdf corrupt` to numbers: accuracy, AUC, threshold gap, mCE, worst first. Never imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pandas as pd
+
+from robustbench_df.errors import UsageError, nearest
+from robustbench_df.metrics.compare import CorruptionErrors, corruption_errors
+from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
+from robustbench_df.metrics.scores import confusion
+from robustbench_df.metrics.thresholds import threshold_gap
+
+CLEAN = "clean"
+"""The condition every other is compared with: the same images, untouched."""
+
+COMMON = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The 15 corruptions that mCE is defined over (Hendrycks & Dietterich 2019, arXiv:1903.12261, section 4.1)."""
+
+HURT = 0.05
+"""A loss of accuracy below this is not worth an explanation: it lies within the interval of some hundred images."""
+
+
+class Key(NamedTuple):
+    """What a score belongs to; ``severity`` is 0 for clean images and for chains, which have none."""
+
+    model: str
+    phase: str
+    corruption: str
+    severity: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """One cell: accuracy (Wilson) and AUC (DeLong) with 95% intervals, and the threshold gap, all as shares."""
+
+    accuracy: Interval
+    auc: Interval
+    threshold_gap: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector under one corruption: means over the severities.
+
+    ``accuracy`` carries the Wilson interval of one severity's number of images: the severities show the same images, so
+    they add nothing to how sure the mean is (at worst nothing; the interval is never too narrow). ``lost`` is clean
+    accuracy minus this one, ``by_severity`` the accuracies it is the mean of.
+    """
+
+    model: str
+    phase: str
+    corruption: str
+    accuracy: Interval
+    auc: float
+    threshold_gap: float
+    lost: float
+    by_severity: dict[int, float]
+    failure: str
+    """``threshold``: most of the loss comes back with another threshold; ``ranking``: it does not; empty: no loss."""
+
+
+class DetectorErrors(NamedTuple):
+    """A detector's clean error and its errors under corruption against the reference."""
+
+    model: str
+    phase: str
+    clean_error: float
+    errors: CorruptionErrors
+
+
+def score(table: pd.DataFrame) -> Score:
+    """Score one cell's predictions table, whose logits are the deployed ones: fake from a margin of 0 on."""
+    margin = (table["logit_fake"] - table["logit_real"]).to_numpy("float64")
+    label = table["label"].to_numpy()
+    counts = confusion(margin, label)
+    return Score(
+        accuracy=wilson(counts.tn + counts.tp, counts.n),
+        auc=auc_interval(margin, label),
+        threshold_gap=threshold_gap(margin, label),
+    )
+
+
+def detectors(scores: Iterable[Key]) -> list[tuple[str, str]]:
+    """Return the (model, phase) pairs, in the order met."""
+    return list(dict.fromkeys((key.model, key.phase) for key in scores))
+
+
+def rows(scores: Mapping[Key, Score]) -> list[Row]:
+    """Average each detector and corruption over the severities; the lowest accuracy first.
+
+    ``scores`` must hold the clean cell of every detector, on the same images.
+    """
+    found: dict[tuple[str, str, str], dict[int, Score]] = {}
+    for key, value in scores.items():
+        if key.corruption != CLEAN:
+            found.setdefault(key[:3], {})[key.severity] = value
+    out = [_row(*key, cells, scores[Key(*key[:2], CLEAN, 0)]) for key, cells in found.items()]
+    return sorted(out, key=lambda row: (row.accuracy.value, row.auc))
+
+
+def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean: Score) -> Row:
+    n = next(iter(cells.values())).accuracy.n
+    mean = _mean(cell.accuracy.value for cell in cells.values())
+    # A share of all cells, on the images of one: per image it varies by no more than a single verdict would.
+    accuracy = replace(wilson(round(mean * n), n), value=mean)
+    gap = _mean(cell.threshold_gap for cell in cells.values())
+    lost = clean.accuracy.value - mean
+    return Row(
+        model=model,
+        phase=phase,
+        corruption=corruption,
+        accuracy=accuracy,
+        auc=_mean(cell.auc.value for cell in cells.values()),
+        threshold_gap=gap,
+        lost=lost,
+        by_severity={severity: cell.accuracy.value for severity, cell in sorted(cells.items())},
+        failure=_failure(lost, gap - clean.threshold_gap),
+    )
+
+
+def _failure(lost: float, won_back: float) -> str:
+    """Name what failed; the clean gap is taken off before, since a threshold read off its own images always wins."""
+    if not lost >= HURT or math.isnan(won_back):
+        return ""
+    return "threshold" if won_back >= lost / 2 else "ranking"
+
+
+def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[DetectorErrors]:
+    """Return every detector's errors against the reference (model, phase), the highest mean error first.
+
+    Over the 15 of `COMMON` where all were run, else over every corruption that was; chains, which have no severity, are
+    not among them. Empty where there is none.
+
+    Raises:
+        UsageError: the reference has no cells.
+    """
+    pairs = detectors(scores)
+    if reference not in pairs:
+        choices, wanted = [" ".join(pair) for pair in pairs], " ".join(reference)
+        raise UsageError(f"the reference '{wanted}' was not run{nearest(wanted, choices)}; choose {', '.join(choices)}")
+    names = counted(scores)
+    if not names:
+        return []
+
+    def of(pair: tuple[str, str]) -> tuple[dict[str, list[float]], float]:
+        errors: dict[str, list[float]] = {name: [] for name in names}
+        for key, value in sorted(scores.items(), key=lambda item: item[0].severity):
+            if key[:2] == pair and key.corruption in errors:
+                errors[key.corruption].append(1 - value.accuracy.value)
+        return errors, 1 - scores[Key(*pair, CLEAN, 0)].accuracy.value
+
+    base = of(reference)
+    out = []
+    for pair in pairs:
+        own = of(pair)
+        out.append(DetectorErrors(*pair, own[1], corruption_errors(*own, *base, " ".join(reference))))
+    return sorted(out, key=lambda found: -found.errors.mean_error)
+
+
+def counted(scores: Iterable[Key]) -> tuple[str, ...]:
+    """Return the corruptions that the mean errors are taken over; see `errors`."""
+    run = tuple(dict.fromkeys(key.corruption for key in scores if key.severity))
+    return COMMON if set(COMMON) <= set(run) else run
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)

@@ -1,0 +1,1 @@
+"""Corruptions: what happens to an image between the camera and the detector."""

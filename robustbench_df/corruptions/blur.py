@@ -1,0 +1,237 @@
+"""Blurs: Gaussian, defocus, frosted glass, motion and zoom (Hendrycks & Dietterich 2019, arXiv:1903.12261).
+
+All take ``x`` float32 ``[N, 3, H, W]`` in [0, 1] and return the same shape. The settings and their sources are in
+`catalogue`; lengths are in pixels. A filter is a banded matrix that knows the border, so that it works at any size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_df.corruptions.core import Draw, Setting
+
+Border = Literal["edge", "mirror", "symmetric"]
+"""What lies outside ``a b c``: ``a a|a b c|c c``, ``c b|a b c|b a`` or ``b a|a b c|c b``."""
+
+_TILE = 256
+"""Outputs of a filter that are computed at once: the cost per pixel does not grow with the image beyond it."""
+
+_SMOOTH = (2, 3, 5)
+"""Prime factors that a Fourier transform is fast on."""
+
+
+def gaussian_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
+    """Gaussian filter. ``setting``: (standard deviation). Cut at 4 deviations, edge repeated, as in scikit-image."""
+    return gaussian(x, setting[0])
+
+
+def defocus_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
+    """Average over the disc of a lens out of focus. ``setting``: (radius, deviation of the blur of the disc's rim)."""
+    kernel = disk(*setting).to(x.device)
+    reach = len(kernel) // 2
+    height, width = x.shape[2:]
+    rows, columns = (_outside(size, reach, "mirror", x.device) for size in (height, width))
+    padded = x.index_select(2, rows).index_select(3, columns)
+    size = tuple(_fast_length(n) for n in padded.shape[2:])
+    # The disc is symmetric: convolution is correlation. What wraps around lies before 2 * reach.
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
+    start = 2 * reach
+    return torch.fft.irfft2(spectrum, s=size)[..., start : start + height, start : start + width]
+
+
+def glass_blur(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Frosted glass: blur, let neighbours change places, blur. ``setting``: (deviation, reach, rounds).
+
+    The published code walks over the pixels from the last to the first and means to swap each with a neighbour up to
+    ``reach`` before or ``reach - 1`` after it, but on colour pixels the exchange of two views copies the neighbour
+    only. That is what made CIFAR-10-C and ImageNet-C, so it is what is done here, without the walk (`_walk`).
+    """
+    sigma, reach, rounds = setting[0], int(setting[1]), int(setting[2])
+    blurred = gaussian(x, sigma)
+    n, _, height, width = x.shape
+    source = torch.arange(n * height * width, device=x.device)
+    for turn in range(rounds):
+        source = source.take(_walk(n, height, width, reach, draw, f"turn {turn}"))
+    place = (source.reshape(n, 1, -1) % (height * width)).expand(-1, x.shape[1], -1)
+    return gaussian(blurred.flatten(2).gather(2, place).reshape(x.shape), sigma)
+
+
+def motion_blur(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Blur along a line at -45 to 45 degrees. ``setting``: (radius, deviation), as `streak`."""
+    degrees = draw.uniform((), "angle") * 90 - 45
+    return streak(x, int(setting[0]), setting[1], degrees)
+
+
+def zoom_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
+    """Average the image and its enlargements. ``setting``: (end, step) of the factors from 1, the end left out."""
+    end, step = setting
+    # numpy's own arange: by rounding, its last factor is sometimes the end itself, as in the published images.
+    factors = np.arange(1, end, step).tolist()
+    total = x.clone()
+    for factor in factors:
+        total += _zoomed(x, factor)
+    return total.div_(len(factors) + 1)
+
+
+def gaussian(x: Tensor, sigma: float, border: Border = "edge", truncate: float = 4.0) -> Tensor:
+    """Filter the last two axes with a Gaussian, cut at ``truncate`` deviations as in scipy.ndimage.
+
+    Args:
+        x: float ``[..., H, W]``.
+        sigma: standard deviation in pixels.
+        border: what lies outside.
+        truncate: half the filter's length in deviations.
+    """
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return x
+    taps = _gaussian_taps(radius, sigma).to(x.device)
+    return _filter(_filter(x, taps, border, -1), taps, border, -2)
+
+
+def streak(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
+    """Blur along a line that leaves every pixel in one direction: ImageMagick's motion blur.
+
+    The weights are half a Gaussian over ``2 * radius + 1`` whole-pixel steps; outside, the edge repeats. A line longer
+    than the image keeps its weight (imagecorruptions stops there, and the image darkens).
+
+    Args:
+        x: float ``[N, C, H, W]``.
+        radius: half the line's length in pixels.
+        sigma: standard deviation in pixels.
+        degrees: ``[N]``, 0 is along the row, 90 down the column.
+    """
+    height, width = x.shape[2:]
+    weights = _gaussian_taps(2 * radius, sigma)[2 * radius :]
+    weights = weights / weights.sum()
+    # Neighbours in angle take the same steps: sorted, a step moves whole slices, at most as many as it has directions.
+    degrees, order = degrees.sort()
+    angle = torch.deg2rad(degrees.double().cpu())[:, None]
+    step = torch.arange(len(weights), dtype=torch.float64)
+    moves = torch.stack([step * angle.sin(), step * angle.cos()], 2).sub_(0.5).ceil_().long()  # [N, steps, (y, x)]
+    up, left = (-moves.amin((0, 1)).clamp(max=0)).tolist()
+    down, right = moves.amax((0, 1)).clamp(min=0).tolist()
+    padded = F.pad(x[order], (left, right, up, down), mode="replicate")
+    out = torch.zeros_like(x)
+    for weight, move in zip(weights.tolist(), moves.unbind(1), strict=True):
+        start = 0
+        distinct, counts = torch.unique_consecutive(move, dim=0, return_counts=True)
+        for (dy, dx), count in zip(distinct.tolist(), counts.tolist(), strict=True):
+            rows = slice(start, start + count)
+            out[rows].add_(padded[rows, :, up + dy :, left + dx :][..., :height, :width], alpha=weight)
+            start += count
+    return out[order.argsort()]
+
+
+def disk(radius: float, alias: float) -> Tensor:
+    """Return the kernel of a lens out of focus, float32 ``[K, K]``, K odd, its rim softened by a Gaussian.
+
+    The grid reaches 8 pixels or the radius; the rim's filter has 3 taps, or 5 beyond radius 8 (``disk`` of
+    make_imagenet_c.py). Rows and columns without weight are left out. As published, the rim is mirrored where the disc
+    touches the grid's end: at radii 8 and 10 the weights add up to 1.01, and the image is that much brighter.
+    """
+    reach, rim = (8, 1) if radius <= 8 else (int(radius), 2)
+    line = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = (line[:, None] ** 2 + line**2 <= radius**2).float()
+    taps = _gaussian_taps(rim, alias)
+    kernel = _filter(_filter(kernel / kernel.sum(), taps, "mirror", -1), taps, "mirror", -2)
+    spare = reach - min(reach, int(radius) + rim)
+    return kernel[spare : len(kernel) - spare, spare : len(kernel) - spare]
+
+
+def banded(x: Tensor, matrix: Tensor, reach: int, axis: int) -> Tensor:
+    """Multiply axis -1 or -2 of ``x`` by ``matrix [size, size]``, which is zero beyond ``reach`` off the diagonal."""
+    size = x.shape[axis]
+    parts = []
+    for start in range(0, size, _TILE):
+        stop = min(start + _TILE, size)
+        low, high = max(start - reach, 0), min(stop + reach, size)
+        near, rows = x.narrow(axis, low, high - low), matrix[start:stop, low:high]
+        parts.append(near @ rows.T if axis == -1 else rows @ near)
+    return torch.cat(parts, axis) if len(parts) > 1 else parts[0]
+
+
+def _filter(x: Tensor, taps: Tensor, border: Border, axis: int) -> Tensor:
+    """Correlate one axis with a filter of odd length."""
+    size, reach = x.shape[axis], len(taps) // 2
+    index = _outside(size, reach, border, x.device).unfold(0, len(taps), 1)
+    matrix = torch.zeros(size, size, device=x.device, dtype=taps.dtype)
+    matrix.scatter_add_(1, index, taps.expand(size, -1))
+    return banded(x, matrix.to(x.dtype), reach, axis)
+
+
+def _outside(size: int, reach: int, border: Border, device: torch.device) -> Tensor:
+    """Say which pixels of a line stand at ``-reach`` … ``size - 1 + reach``; any reach, even beyond the size."""
+    place = torch.arange(-reach, size + reach, device=device)
+    if border == "edge":
+        return place.clamp(0, size - 1)
+    if border == "symmetric":
+        place = place % (2 * size)
+        return torch.minimum(place, 2 * size - 1 - place)
+    period = max(2 * (size - 1), 1)
+    place = place % period
+    return torch.minimum(place, period - place)
+
+
+def _gaussian_taps(radius: int, sigma: float) -> Tensor:
+    """Return ``2 * radius + 1`` weights that sum to 1, float64."""
+    taps = torch.exp(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
+    return taps / taps.sum()
+
+
+def _fast_length(size: int) -> int:
+    """Return the next even length that has small prime factors only."""
+    while True:
+        rest = size
+        for prime in _SMOOTH:
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and size % 2 == 0:
+            return size
+        size += 1
+
+
+def _zoomed(x: Tensor, factor: float) -> Tensor:
+    """Enlarge the middle bilinearly, corner to corner as scipy's ``zoom``, and trim the excess on both sides alike."""
+    sides = x.shape[2:]
+    kept = [math.ceil(side / factor) for side in sides]
+    large = [round(keep * factor) for keep in kept]
+    return _centre(F.interpolate(_centre(x, kept), size=large, mode="bilinear", align_corners=True), list(sides))
+
+
+def _centre(x: Tensor, sides: list[int]) -> Tensor:
+    """Cut out the middle, one pixel nearer the top left where it cannot be the middle."""
+    top, left = (x.shape[2] - sides[0]) // 2, (x.shape[3] - sides[1]) // 2
+    return x[:, :, top : top + sides[0], left : left + sides[1]]
+
+
+def _walk(n: int, height: int, width: int, reach: int, draw: Draw, purpose: str) -> Tensor:
+    """One round of `glass_blur`: where each pixel's value comes from, flat int64 ``[N * H * W]``.
+
+    In the walk from last to first a pixel takes the value of its neighbour. A neighbour before it in the image has not
+    been visited: its value is the old one. One after it has: its value came from somewhere else, and so on. These
+    chains are followed for all pixels together, each step doubling the length.
+    """
+    source = torch.arange(n * height * width, device=draw.ids.device).reshape(n, height, width)
+    inner = source[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1]
+    if inner.numel() == 0:
+        return source.flatten()
+    side = 2 * reach
+    cell = (draw.uniform(tuple(inner.shape[1:]), purpose) * side**2).long()
+    move = (cell // side - reach) * width + cell % side - reach
+    # A number below 0 is an end: the bitwise complement of the pixel whose old value is taken.
+    pointer = ~source
+    target = inner + move
+    pointer[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = torch.where(move > 0, target, ~target)
+    pointer = pointer.flatten()
+    open_ends = (pointer >= 0).nonzero().squeeze(1)
+    while len(open_ends):
+        pointer[open_ends] = pointer[pointer[open_ends]]
+        open_ends = open_ends[pointer[open_ends] >= 0]
+    return ~pointer

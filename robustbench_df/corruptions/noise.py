@@ -1,0 +1,114 @@
+"""Noise of the sensor: normal, shot (Poisson), impulse and speckle (Hendrycks & Dietterich 2019, arXiv:1903.12261).
+
+All take ``x`` float32 ``[N, 3, H, W]`` in [0, 1] and return the same shape; the caller clips. Every channel of every
+pixel draws its own number. The settings and their sources are in `catalogue`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from robustbench_df.corruptions.core import Draw, Setting
+
+_LEVELS = 256
+"""8-bit levels: the intensities whose Poisson distribution is tabulated."""
+
+_GUIDE = 1024
+"""Buckets of the uniform number that remember where the search begins (Chen & Asau 1974)."""
+
+_ON_LEVEL = 1e-4
+"""How near to an 8-bit level is on it, in levels; dividing by 255 and back errs by at most 3e-5."""
+
+_SMALLEST = 2.0**-25
+"""Stands for a uniform number of 0, which means less than 2 ** -24 and not a count that never occurs."""
+
+_MAX_REST = 40
+"""Terms of the Poisson sum for what is left above a level: its mean is at most 2, so this is beyond any uniform."""
+
+
+def gaussian_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Add normal noise. ``setting``: (standard deviation in [0, 1])."""
+    (deviation,) = setting
+    return torch.add(x, draw.normal(tuple(x.shape[1:])), alpha=deviation)
+
+
+def speckle_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Add normal noise in proportion to the pixel. ``setting``: (standard deviation as a share of the pixel)."""
+    (deviation,) = setting
+    return torch.addcmul(x, x, draw.normal(tuple(x.shape[1:])), value=deviation)
+
+
+def impulse_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Set a share of the values to 0 or 1, either as likely. ``setting``: (share)."""
+    (share,) = setting
+    u = draw.uniform(tuple(x.shape[1:]))
+    return x.masked_fill(u < share, 0).masked_fill_(u < share / 2, 1)
+
+
+def shot_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    """Count photons. ``setting``: (photons that a white pixel expects); the result is a Poisson count over that.
+
+    The count is the inverse of the distribution function at a uniform number, exact to the 24 bits of that number. The
+    functions of the 256 levels of an 8-bit image are tabulated. A value between two levels adds a second, small count
+    for what it has above the lower one: independent Poisson counts add up to one of the summed mean.
+    """
+    (photons,) = setting
+    shape = tuple(x.shape[1:])
+    scaled = (x * (_LEVELS - 1)).flatten()
+    level = (scaled + _ON_LEVEL).long().clamp_(0, _LEVELS - 1)
+    count = _count_at_level(level, draw.uniform(shape, "level").flatten(), photons)
+    rest = scaled.sub_(level)
+    between = (rest > _ON_LEVEL).nonzero().squeeze(1)
+    if len(between):
+        u = draw.uniform(shape, "rest").flatten()[between]
+        count[between] += _small_count(rest[between] * (photons / (_LEVELS - 1)), u)
+    return (count / photons).reshape(x.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _poisson_tables(photons: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the Poisson distribution of every level.
+
+    First ``P(count <= k)``, float32 ``[256, K]``, whose last column is 1. Then int64 ``[256, _GUIDE]``: the place in
+    the first, flattened, of the smallest count that a uniform number of that bucket can mean.
+    """
+    mean = torch.arange(_LEVELS, dtype=torch.float64)[:, None] * (photons / (_LEVELS - 1))
+    # Eight standard deviations and a few counts: less is left above than 24 bits can tell from nothing.
+    k = torch.arange(int(photons + 8 * math.sqrt(photons)) + 16, dtype=torch.float64)
+    share = (torch.xlogy(k, mean) - mean - torch.lgamma(k + 1)).exp()
+    below = share.cumsum(1).float()
+    below[:, -1] = 1
+    start = (torch.arange(_GUIDE) / _GUIDE).expand(_LEVELS, -1).contiguous()
+    first = torch.searchsorted(below, start, right=True)
+    place = first + torch.arange(_LEVELS)[:, None] * len(k)
+    return below.to(device), place.to(device)
+
+
+def _count_at_level(level: Tensor, u: Tensor, photons: float) -> Tensor:
+    """Return the smallest count with ``u < P(count <= k)``, float32, for flat int64 levels and uniform numbers."""
+    below, place = _poisson_tables(photons, level.device)
+    u = u.clamp(min=_SMALLEST)
+    at = place.take(level * _GUIDE + (u * _GUIDE).long())
+    late = (u >= below.take(at)).nonzero().squeeze(1)
+    while len(late):  # mostly one step; the outermost buckets hold many counts but few pixels
+        at[late] += 1
+        late = late[u[late] >= below.take(at[late])]
+    return at.sub_(level * below.shape[1]).float()
+
+
+def _small_count(mean: Tensor, u: Tensor) -> Tensor:
+    """Poisson count of a mean up to about 2, by adding up the distribution until it passes ``u``."""
+    share = torch.exp(-mean)
+    below, count = share.clone(), torch.zeros_like(mean)
+    for k in range(1, _MAX_REST):
+        more = u >= below
+        if not bool(more.any()):
+            break
+        count += more
+        share = share * mean / k
+        below += share
+    return count

@@ -1,0 +1,63 @@
+"""`corrupt`: one corruption at one severity on any batch, and chains of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_df.corruptions.core import SEVERITIES, Draw
+from robustbench_df.corruptions.catalogue import CORRUPTIONS
+from robustbench_df.errors import UsageError, nearest
+
+SMALL_SIDE = 64
+"""Up to this side the constants of CIFAR-10-C make sense, beyond it those of ImageNet-C."""
+
+CONSTANTS = ("auto", "cifar", "imagenet")
+
+
+def corrupt(
+    x: Tensor,
+    name: str,
+    severity: int,
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    constants: str = "auto",
+) -> Tensor:
+    """Return ``x`` corrupted, in the type it came in.
+
+    Args:
+        x: uint8 ``[N, 3, H, W]``, or float in [0, 1]. uint8 is rounded back, float is not.
+        name: one of `CORRUPTIONS`.
+        severity: 0 (the image itself) to 5.
+        ids: int64 ``[N]``, a stable number per image, the key of its noise; None: the position.
+        seed: key of all randomness.
+        constants: ``cifar``, ``imagenet``, or ``auto`` by the shorter side.
+
+    Raises:
+        UsageError: unknown corruption, severity or constant set; images of another shape or type.
+    """
+    corruption = CORRUPTIONS[name]
+    chosen = constant_set(constants, x)
+    if severity not in (0, *SEVERITIES):
+        raise UsageError(f"severity must be 0 to 5, not {severity}")
+    if severity == 0:
+        return x.clone()
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+    draw = Draw(ids, (seed, name, severity))
+    pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    out = corruption.apply(pixels, corruption.settings[chosen][severity - 1], draw).clamp(0, 1)
+    return (out * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
+
+
+def constant_set(constants: str, x: Tensor) -> str:
+    """Resolve ``auto`` by the shorter side; refuse unknown sets and shapes."""
+    if constants not in CONSTANTS:
+        raise UsageError(
+            f"unknown constants '{constants}'{nearest(constants, CONSTANTS)}; choose from {', '.join(CONSTANTS)}"
+        )
+    if x.ndim != 4 or x.shape[1] != 3 or not (x.dtype == torch.uint8 or x.is_floating_point()):
+        raise UsageError(f"a corruption takes uint8 or float [N, 3, H, W], not {x.dtype} {tuple(x.shape)}")
+    if constants != "auto":
+        return constants
+    return "cifar" if min(x.shape[2:]) <= SMALL_SIDE else "imagenet"

@@ -1,0 +1,111 @@
+"""Scores of corrupted cells against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustbench_df.corruption_summary import CLEAN, COMMON, Key, Score, counted, detectors, errors, rows, score
+from robustbench_df.errors import UsageError
+from robustbench_df.metrics.intervals import auc_interval, wilson
+
+
+def table(margin: list[float], label: list[int]) -> pd.DataFrame:
+    m = np.array(margin)
+    return pd.DataFrame({"logit_real": -m / 2, "logit_fake": m / 2, "label": np.array(label, np.int8)})
+
+
+def cell(right: int, n: int = 100, auc: float = 0.9, gap: float = 0.0) -> Score:
+    area = replace(auc_interval(np.array([0.0, 1.0]), np.array([0, 1])), value=auc)
+    return Score(wilson(right, n), area, gap)
+
+
+def grid(**right: dict[str, list[int]]) -> dict[Key, Score]:
+    """``model={corruption: [right at severity 1, 2 …]}``; clean has severity 0."""
+    out = {}
+    for model, found in right.items():
+        for name, counts in found.items():
+            for k, count in enumerate(counts):
+                out[Key(model, "base", name, 0 if name == CLEAN else k + 1)] = cell(count)
+    return out
+
+
+def test_a_shifted_threshold_and_a_lost_ranking_are_told_apart() -> None:
+    label = [0, 0, 0, 0, 1, 1, 1, 1]
+    shifted = score(table([1, 2, 3, 4, 5, 6, 7, 8], label))  # all called fake, yet in perfect order
+    assert shifted.accuracy.value == 0.5
+    assert shifted.auc.value == 1
+    assert shifted.threshold_gap == 0.5
+    assert shifted.accuracy.low < 0.5 < shifted.accuracy.high
+    assert shifted.accuracy.n == 8
+    lost = score(table([-1, 1, -1, 1, -1, 1, -1, 1], label))
+    assert lost.accuracy.value == 0.5
+    assert lost.auc.value == 0.5
+    assert lost.threshold_gap == 0
+
+
+def test_one_class_is_undefined_not_half() -> None:
+    only = score(table([1.0, -1.0], [1, 1]))
+    assert only.accuracy.value == 0.5
+    assert np.isnan(only.auc.value)
+    assert np.isnan(only.threshold_gap)
+
+
+def test_rows_are_means_over_severities_and_come_worst_first() -> None:
+    scores = grid(
+        a={CLEAN: [90], "fog": [80, 60], "snow": [90, 86], "blur": [40, 40]}, b={CLEAN: [95], "fog": [50, 60]}
+    )
+    found = rows(scores)
+    assert [(row.model, row.corruption) for row in found] == [("a", "blur"), ("b", "fog"), ("a", "fog"), ("a", "snow")]
+    fog = found[2]
+    assert fog.accuracy.value == pytest.approx(0.7)
+    assert (fog.accuracy.low, fog.accuracy.high, fog.accuracy.n) == (wilson(70, 100).low, wilson(70, 100).high, 100)
+    assert fog.lost == pytest.approx(0.2)
+    assert fog.by_severity == {1: 0.8, 2: 0.6}
+    assert detectors(scores) == [("a", "base"), ("b", "base")]
+
+
+@pytest.mark.parametrize(
+    ("right", "gap", "failure"), [(70, 0.16, "threshold"), (70, 0.05, "ranking"), (88, 0.02, ""), (70, np.nan, "")]
+)
+def test_what_fails_is_named_by_what_another_threshold_wins_back(right: int, gap: float, failure: str) -> None:
+    scores = {Key("a", "base", CLEAN, 0): cell(90, gap=0.01), Key("a", "base", "blur", 1): cell(right, gap=gap)}
+    assert rows(scores)[0].failure == failure
+
+
+def test_mce_is_the_mean_of_the_ratios_to_the_reference() -> None:
+    scores = grid(
+        a={CLEAN: [90], "fog": [80, 60], "snow": [90, 70]},
+        b={CLEAN: [95], "fog": [90, 80], "snow": [95, 85]},
+    )
+    scores[Key("a", "base", "chain jpeg:75", 0)] = cell(1)  # a chain has no severity and takes no part
+    first, second = errors(scores, ("a", "base"))
+    assert (first.model, second.model) == ("a", "b")
+    assert first.errors.reference == "a base"
+    assert first.errors.mce == pytest.approx(1)
+    assert second.clean_error == pytest.approx(0.05)
+    assert second.errors.mean_error == pytest.approx((0.1 + 0.2 + 0.05 + 0.15) / 4)
+    assert second.errors.mce == pytest.approx((0.3 / 0.6 + 0.2 / 0.4) / 2)
+    assert second.errors.relative_mce == pytest.approx((0.2 / 0.4 + 0.1 / 0.2) / 2)
+    with pytest.raises(UsageError, match=r"reference 'c base' was not run.*a base, b base"):
+        errors(scores, ("c", "base"))
+
+
+def test_mce_is_over_the_fifteen_when_they_are_all_there() -> None:
+    assert len(set(COMMON)) == 15
+    keys = [Key("a", "base", name, 1) for name in ("gamma", *COMMON, "saturate")]
+    assert counted(keys) == COMMON
+    assert counted(keys[:-2]) == ("gamma", *COMMON[:-1])
+    only_chain = {Key("a", "base", CLEAN, 0): cell(90), Key("a", "base", "chain jpeg:75", 0): cell(80)}
+    assert errors(only_chain, ("a", "base")) == []
+    assert rows(only_chain)[0].by_severity == {0: 0.8}
+
+
+def test_it_never_imports_torch() -> None:
+    code = "import sys, robustbench_df.corruption_summary; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
