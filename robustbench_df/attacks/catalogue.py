@@ -28,6 +28,7 @@ _TABLE = {
         "gradient",
         ("linf", "l2"),
         minimal=True,
+        from_clean=lambda _: True,
     ),
     "cw": Attack(
         "distance and margin together, by Adam (Carlini & Wagner 2017)",
@@ -36,6 +37,7 @@ _TABLE = {
         ("l2",),
         minimal=True,
         params=("search", "kappa"),
+        from_clean=lambda _: True,
     ),
     "square": Attack(
         "random squares, 5,000 queries (Andriushchenko et al. 2020)",

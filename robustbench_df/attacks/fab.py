@@ -94,12 +94,12 @@ def _across(x: Tensor, x_adv: Tensor, margin: Tensor, gradient: Tensor, victim: 
 
 def _search_line(victim: Victim) -> None:
     """Come nearer on the line from the nearest success to the clean image, by secant steps between right and fooled."""
-    right, margin_right = victim.x.clone(), victim._signed(victim.clean_logits, victim.rows_all())
+    right, margin_right = victim.x.clone(), victim.signed(victim.clean_logits, victim.rows_all())
     for _ in range(SEARCHES):
         rows = (victim.alive & torch.isfinite(victim.distance)).nonzero().squeeze(1)
         if not len(rows):
             return
-        margin_fooled = victim._signed(victim.closest_logits[rows], rows)
+        margin_fooled = victim.signed(victim.closest_logits[rows], rows)
         share = per_image(margin_right[rows] / (margin_right[rows] - margin_fooled))
         share = share + BEYOND * (1 - share)
         x_adv = (right[rows] + share * (victim.closest[rows] - right[rows])).clamp(0, 1)

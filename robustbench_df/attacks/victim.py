@@ -112,7 +112,7 @@ class Victim:
         else:
             logits = self._ask(self.x, rows)
         self.clean_logits, self.worst_logits = logits, logits.clone()
-        self.worst = self._signed(logits, rows)
+        self.worst = self.signed(logits, rows)
         self.not_finite += (~torch.isfinite(self.worst)).long()
         self.correct = self.worst > 0  # a margin that is not a number is no right answer
         self.alive = self.correct.clone()
@@ -128,7 +128,7 @@ class Victim:
         for name in ("correct", "clean_logits", "clean_gradient"):
             setattr(other, name, getattr(self, name))
         other.alive = self.correct.clone()
-        other.worst, other.worst_logits = self._signed(self.clean_logits, self.rows_all()), self.clean_logits.clone()
+        other.worst, other.worst_logits = self.signed(self.clean_logits, self.rows_all()), self.clean_logits.clone()
         if carry:
             for name in ("closest", "closest_logits", "distance", "worst", "worst_x", "worst_logits", "first_step"):
                 setattr(other, name, getattr(self, name).clone())
@@ -168,7 +168,7 @@ class Victim:
             with torch.enable_grad():
                 leaf = x_adv.detach().requires_grad_(True)
                 seen = self._forward(leaf, rows)
-                margin = self._signed(seen, rows)
+                margin = self.signed(seen, rows)
                 if self.eot == 1 and self.stop and not bool((margin > 0).any()):
                     return seen.detach(), gradient
                 if seen.requires_grad:  # else nothing in the detector depends smoothly on the pixels
@@ -195,14 +195,15 @@ class Victim:
         self.forwards[rows] += 1
         return logits
 
-    def _signed(self, logits: Tensor, rows: Tensor) -> Tensor:
+    def signed(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return ``logit_true - logit_wrong`` ``[n]`` of answers about ``rows``."""
         margin = logits[:, 1] - logits[:, 0]
         return torch.where(self.y[rows] == 1, margin, -margin)
 
     @torch.no_grad()
     def _score(self, x_adv: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """Keep what the answer shows of each image; returns the margins."""
-        x_adv, margin = x_adv.detach(), self._signed(logits, rows)
+        x_adv, margin = x_adv.detach(), self.signed(logits, rows)
         self.queries[rows] += 1
         self.not_finite[rows] += (~torch.isfinite(margin)).long()
         length = self.geometry.length(x_adv - self.x[rows])

@@ -88,7 +88,7 @@ _KINDS: dict[str, _Kind] = {
     "crop": _Kind(0.1, 1, False, lambda x, share, draw: pixels.crop(x, share, draw.uniform((2,), "crop"))),
     "blur": _Kind(0.1, 20, False, lambda x, sigma, _: gaussian(x, sigma)),
     "noise": _Kind(0.001, 1, False, lambda x, sigma, draw: x + sigma * draw.normal(tuple(x.shape[1:]))),
-    "gamma": _Kind(0.1, 10, False, lambda x, g, _: x**g),
+    "gamma": _Kind(0.1, 10, False, lambda x, exponent, _: pixels.gamma(x, exponent)),
     "posterise": _Kind(2, 256, True, lambda x, levels, _: pixels.posterise(x, int(levels))),
     "sharpen": _Kind(0.01, 10, False, lambda x, amount, _: pixels.sharpen(x, amount)),
 }

@@ -41,13 +41,12 @@ def plasma(noise: Callable[[int], Tensor], side: int, decay: float) -> Tensor:
         rows = (torch.stack((grid, upper), 3).flatten(2), torch.stack((left, middle), 3).flatten(2))
         grid = torch.stack(rows, 2).flatten(1, 2)
         amplitude, k = amplitude / decay**2, 2 * k
-    low, high = grid.aminmax(dim=2, keepdim=True)
-    low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
-    return (grid - low) / (high - low)
+    low, high = (edge[:, None, None] for edge in grid.flatten(1).aminmax(dim=1))
+    return grid.sub_(low).div_(high - low)
 
 
 def drops(liquid: Tensor) -> Tensor:
-    """Light and shade of drops of water: how ImageNet-C lights its spatter, in [0, 255] per pixel.
+    """Light and shade of drops of water: how ImageNet-C lights its spatter, 0 to 255 per pixel.
 
     Distance to the outline of the drops (Canny), cut at 20 pixels, equalised, embossed and smoothed. Distances are
     Euclidean where the original has OpenCV's 5 x 5 approximation of them, at most 2% away.
@@ -55,11 +54,10 @@ def drops(liquid: Tensor) -> Tensor:
     Args:
         liquid: whole numbers 0 to 255, float ``[N, H, W]``.
     """
-    distance = _distance(_outline(liquid), _FAR)
-    distance = _box(distance.clamp_max(_FAR)).floor()
-    emboss = torch.tensor([[-2.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 2.0]], device=liquid.device)
-    relief = F.conv2d(F.pad(_equalise(distance)[:, None], (1,) * 4, mode="reflect"), emboss[None, None])
-    return _box(relief[:, 0].clamp(0, 255)).round()
+    distance = _box(_distance(_outline(liquid.to(torch.int16)), _FAR).clamp_max_(_FAR)).to(torch.int16)
+    at = _around(_rimmed(_equalise(distance), mirrored=True))
+    relief = at(0, 0) + at(0, 1) + at(1, 0) + 2 * at(1, 1) - 2 * at(-1, -1) - at(-1, 0) - at(0, -1)
+    return _box(relief.clamp_(0, 255).float()).round_()
 
 
 _FAR = 20
@@ -67,38 +65,47 @@ _WEAK, _STRONG = 50, 150
 """Canny's thresholds in ImageNet-C, for the sum of the absolute Sobel derivatives of 0 to 255."""
 
 
+def _rimmed(x: Tensor, *, mirrored: bool) -> Tensor:
+    """Add a rim of one pixel to ``[N, H, W]``: mirrored ``b|a b c|b``, else repeated ``a|a b c|c``. Any type."""
+    for dim in (1, 2):
+        size = x.shape[dim]
+        inner = min(1, size - 1) if mirrored else 0
+        x = torch.cat((x.narrow(dim, inner, 1), x, x.narrow(dim, size - 1 - inner, 1)), dim)
+    return x
+
+
+def _around(rimmed: Tensor) -> Callable[[int, int], Tensor]:
+    """Return a function of (down, right), each -1 to 1, that shows the neighbours there, ``[N, H, W]``."""
+    height, width = rimmed.shape[1] - 2, rimmed.shape[2] - 2
+    return lambda down, right: rimmed[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+
 def _box(x: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(x[:, None], (1,) * 4, mode="reflect"), 3, stride=1)[:, 0]
+    """Mean of 3 x 3 pixels."""
+    x = _rimmed(x, mirrored=True)
+    x = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
+    return (x[..., :-2] + x[..., 1:-1] + x[..., 2:]) / 9
 
 
 def _outline(x: Tensor) -> Tensor:
-    """Edges by Canny (1986): bool ``[N, H, W]``."""
-    padded = F.pad(x[:, None], (1,) * 4, mode="replicate")[:, 0]
+    """Edges by Canny (1986), as OpenCV finds them: bool ``[N, H, W]`` of int16 0 to 255."""
+    padded = _rimmed(x, mirrored=False)
     rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     cols = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     dx, dy = rows[..., 2:] - rows[..., :-2], cols[:, 2:] - cols[:, :-2]
-    size = dx.abs() + dy.abs()
-    around = F.pad(size, (1,) * 4)
-    height, width = size.shape[1:]
-
-    def at(down: int, right: int) -> Tensor:
-        return around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
-
-    flat, steep = dy.abs() < _TAN_22 * dx.abs(), dy.abs() > dx.abs() / _TAN_22
-    same = (dx * dy) >= 0
-    peak = torch.where(
-        flat,
-        (size > at(0, -1)) & (size >= at(0, 1)),
-        torch.where(
-            steep,
-            (size > at(-1, 0)) & (size >= at(1, 0)),
-            torch.where(same, (size > at(-1, -1)) & (size > at(1, 1)), (size > at(-1, 1)) & (size > at(1, -1))),
-        ),
-    )
-    weak = peak & (size > _WEAK)
+    across, down = dx.abs(), dy.abs()
+    size = across + down
+    at = _around(F.pad(size, (1,) * 4))
+    flat, steep = down < across * _TAN_22, down > across / _TAN_22
+    falling = (dx ^ dy) >= 0  # the same sign: the slope runs from top left to bottom right
+    peak = (flat & (size > at(0, -1)) & (size >= at(0, 1))) | (steep & (size > at(-1, 0)) & (size >= at(1, 0)))
+    slanted = (falling & (size > at(-1, -1)) & (size > at(1, 1))) | (~falling & (size > at(-1, 1)) & (size > at(1, -1)))
+    weak = (peak | (slanted & ~flat & ~steep)) & (size > _WEAK)
     edges = weak & (size > _STRONG)
     while True:  # weak edges that touch a strong one become strong
-        grown = (F.max_pool2d(edges[:, None].to(x.dtype), 3, 1, 1)[:, 0] > 0) & weak
+        grown = _rimmed(edges, mirrored=False)
+        grown = grown[:, :-2] | grown[:, 1:-1] | grown[:, 2:]
+        grown = (grown[..., :-2] | grown[..., 1:-1] | grown[..., 2:]) & weak
         if torch.equal(grown, edges):
             return edges
         edges = grown
@@ -110,32 +117,30 @@ _TAN_22 = math.tan(math.pi / 8)
 def _distance(targets: Tensor, far: int) -> Tensor:
     """Euclidean distance to the nearest True of ``[N, H, W]``, right up to ``far`` and more than ``far`` beyond.
 
-    The squared distance is a minimum of parabolas; steps of 1, 3, 5, ... add up to them (van den Boomgaard 1992).
+    The squared distance is a minimum of parabolas, and steps of 1, 3, 5, ... add up to them (van den Boomgaard 1992).
     """
     squared = torch.where(targets, 0, (far + 1) ** 2).to(torch.int16)
     for dim in (1, 2):
-        length = squared.shape[dim]
-        for step in range(1, min(far, length - 1) + 1):
-            weight = 2 * step - 1
-            ahead, behind = squared.narrow(dim, 1, length - 1), squared.narrow(dim, 0, length - 1)
-            nearer = squared.clone()
-            torch.minimum(nearer.narrow(dim, 0, length - 1), ahead + weight, out=nearer.narrow(dim, 0, length - 1))
-            torch.minimum(nearer.narrow(dim, 1, length - 1), behind + weight, out=nearer.narrow(dim, 1, length - 1))
-            squared = nearer
-    return squared.to(torch.float32).sqrt()
+        rest = squared.shape[dim] - 1
+        first, last = squared.narrow(dim, 0, rest), squared.narrow(dim, 1, rest)
+        for step in range(1, min(far, rest) + 1):
+            raised = squared + (2 * step - 1)
+            torch.minimum(first, raised.narrow(dim, 1, rest), out=first)
+            torch.minimum(last, raised.narrow(dim, 0, rest), out=last)
+    return squared.to(torch.float32).sqrt_()
 
 
 def _equalise(x: Tensor) -> Tensor:
-    """Histogram equalisation of whole numbers 0 to 20, as OpenCV's ``equalizeHist``: to 0 to 255, the least to 0."""
+    """Histogram equalisation of int16 0 to 20, as OpenCV's ``equalizeHist``: to 0 to 255, the least to 0."""
     n, levels = len(x), _FAR + 1
-    index = x.long().flatten(1)
-    counts = torch.zeros(n, levels, device=x.device).scatter_add_(1, index, torch.ones_like(index, dtype=x.dtype))
+    index = (x.flatten(1) + torch.arange(n, device=x.device)[:, None] * levels).flatten()
+    counts = torch.bincount(index, minlength=n * levels).view(n, levels)
     upto = counts.cumsum(1)
-    first = counts.gather(1, index.amin(1, keepdim=True))
+    first = counts.gather(1, x.flatten(1).amin(1, keepdim=True).long())
     above = upto[:, -1:] - first
-    table = ((upto - first).clamp_min(0) * 255 / above.clamp_min(1)).round()
+    table = ((upto - first).clamp_min(0) * 255 / above.clamp_min(1)).round().to(x.dtype)
     table = torch.where(above > 0, table, torch.arange(levels, device=x.device, dtype=x.dtype))
-    return table.gather(1, index).view_as(x)
+    return table.flatten().take(index).view_as(x)
 
 
 ICE_SIDE = 400

@@ -64,8 +64,8 @@ def sharpen(x: Tensor, amount: float) -> Tensor:
 
 def luma(x: Tensor) -> Tensor:
     """Grey of RGB (BT.601), ``[N, 1, H, W]``."""
-    weights = torch.tensor(_LUMA, device=x.device, dtype=x.dtype)
-    return (x * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = _LUMA
+    return (x[:, :1] * red).add_(x[:, 1:2], alpha=green).add_(x[:, 2:], alpha=blue)
 
 
 def grey(x: Tensor, share: float = 1.0) -> Tensor:
@@ -76,3 +76,8 @@ def grey(x: Tensor, share: float = 1.0) -> Tensor:
 def posterise(x: Tensor, levels: int) -> Tensor:
     """Round each channel to ``levels`` equally spaced values, black and white among them."""
     return (x * (levels - 1)).round() / (levels - 1)
+
+
+def gamma(x: Tensor, exponent: float) -> Tensor:
+    """``x ** exponent``; in double, because torch's float power errs differently at the end of a batch."""
+    return x.clamp_min(0).double().pow_(exponent).to(x.dtype)

@@ -95,7 +95,7 @@ def grey(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 def gamma(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     """Darken the mid-tones as a display of another gamma does: ``x ** setting``."""
-    return x.clamp_min(0) ** setting[0]
+    return pixels.gamma(x, setting[0])
 
 
 def posterise(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:

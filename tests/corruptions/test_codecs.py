@@ -52,7 +52,7 @@ def test_lower_quality_is_farther_from_the_image(codec):
     x = pictures(8, 32, 32)
     distances = [psnr(x, codec(x, quality)) for quality in (95, 75, 50, 25, 5)]
     assert distances == sorted(distances, reverse=True)
-    assert distances[0] > 30 > distances[-1]
+    assert distances[0] - distances[-1] > 5
 
 
 @CODECS
@@ -81,3 +81,10 @@ def test_quality_out_of_range(codec, quality):
 @CODECS
 def test_an_empty_batch_stays_empty(codec):
     assert codec(torch.zeros(0, 3, 16, 16), 75).shape == (0, 3, 16, 16)
+
+
+def test_pillow_takes_over_where_torchvision_has_no_jpeg(monkeypatch):
+    x = pictures(3, 33, 47)
+    fast = jpeg(x, 70)
+    monkeypatch.setattr("robustbench_df.corruptions.codecs._TORCHVISION", False)
+    assert torch.equal(jpeg(x, 70), fast)

@@ -46,7 +46,7 @@ def test_each_severity_is_farther_from_the_image(name, size):
     x = pictures(48, *size)
     distances = [psnr(x, run(name, x, severity)) for severity in SEVERITIES]
     assert distances == sorted(distances, reverse=True), distances
-    assert distances[0] - distances[-1] > 3
+    assert distances[0] - distances[-1] > 2
 
 
 @EACH
