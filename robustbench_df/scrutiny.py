@@ -133,7 +133,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
     images, part = run.images(), choose_part(run, plan.part)
     folder = run.file("attacks", f"examples-{cell.model}-{cell.phase}-{cell.condition}")
     written: list[Path] = []
-    rows = []
+    rows: list[dict[str, Any]] = []
     reporter.start("examples", count)
     for work in works(run, cell.model, cell.phase, images, part, plan):
         wanted = count - len(rows)

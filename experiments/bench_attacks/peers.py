@@ -66,7 +66,7 @@ def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom")
     adversary.verbose = False
     adversary.apgd.n_restarts, adversary.fab.n_restarts = 2, 1
-    return adversary.run_standard_evaluation(x, y, batch_size=64)
+    return adversary.run_standard_evaluation(x, y, batch_size=64)[0]
 
 
 FGSM = {"torchattacks": torchattacks_fgsm, "foolbox": foolbox_fgsm, "art": art_fgsm}

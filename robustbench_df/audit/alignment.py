@@ -10,6 +10,7 @@ Gauss-Newton steps from the view in which the hashes met (inverse compositional,
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ FLIPS = ((False, False), (True, False), (False, True), (True, True))
 """(left-right, top-bottom) by number; a candidate's ``flip`` counts into it."""
 
 STEPS = 8
-_BATCH = 4096
+_BATCH = 512
+_STRIDE = 2
+_PATIENCE = 2
+_HOPELESS = 0.5
 _EDGE = (GRID - WINDOW) // 2
 _FINE, _COARSE, _LOCAL = 0.8, 2.5, 3.0
 _FLOOR = 3.0
@@ -33,6 +37,11 @@ _TURN = 25.0
 _SHIFT = 7.0
 
 
+_POINTS = np.column_stack([window_grid(), np.ones(WINDOW * WINDOW)])
+"""The window's sampling points in homogeneous coordinates, ``[576, 3]``."""
+
+
+@lru_cache(maxsize=8)
 def blur_matrix(sigma: float) -> Floats:
     """Matrix ``[32, 32]`` of a Gaussian blur with mirrored borders: ``B @ image @ B.T``."""
     at = np.arange(GRID)
@@ -44,34 +53,44 @@ def blur_matrix(sigma: float) -> Floats:
     return np.asarray(matrix / matrix.sum(1, keepdims=True), np.float32)
 
 
+def smooth(thumbs: Pixels) -> Floats:
+    """Return the thumbnails without what JPEG and resampling change: float32 ``[N, 32, 32]`` in grey levels."""
+    fine = blur_matrix(_FINE)
+    return np.asarray(fine @ thumbs.astype(np.float32) @ fine.T, np.float32)
+
+
 def detail(thumbs: Pixels) -> Floats:
     """Return the detail that is compared: float32 ``[N, 32, 32]``, about 1 where there is structure, 0 on plain areas.
 
     Structure between `_FINE` and `_COARSE` pixels (difference of Gaussians), over its local root mean square plus
     `_FLOOR` grey levels, so that what JPEG and noise leave on a plain area stays small.
     """
-    fine, coarse, local = blur_matrix(_FINE), blur_matrix(_COARSE), blur_matrix(_LOCAL)
-    grey = thumbs.astype(np.float32)
-    band = fine @ grey @ fine.T - coarse @ grey @ coarse.T
+    coarse, local = blur_matrix(_COARSE), blur_matrix(_LOCAL)
+    band = smooth(thumbs) - coarse @ thumbs.astype(np.float32) @ coarse.T
     return np.asarray(band / np.sqrt(local @ band**2 @ local.T + _FLOOR**2), np.float32)
 
 
-def agreement(first: Floats, second: Floats, view: Index, flip: Index) -> Floats:
-    """Align ``first`` to the window of ``second``, and return how well their detail agrees.
+def agreement(first: Pixels, second: Pixels, view: Index, flip: Index) -> tuple[Floats, Floats]:
+    """Align pictures to the windows of others, and return how well they agree.
 
     Args:
-        first, second: `detail` of n pairs, float32 ``[n, 32, 32]``.
+        first, second: thumbnails of n pairs, uint8 ``[n, 32, 32]``.
         view, flip: which of `VIEWS` and `FLIPS` of ``first`` resembles ``second``: the start of the alignment.
 
     Returns:
-        float32 ``[n]``: the correlation over the window in [-1, 1]; -1 where the alignment left the range of what
-        crops and small rotations do.
+        Two correlations over the window in [-1, 1], float32 ``[n]``: of the detail, and of the grey values themselves.
+        Both are -1 where the alignment was given up, or left the range of what crops and small rotations do.
     """
-    out = np.empty(len(first), np.float32)
+    scores = np.full((2, len(first)), -1.0, np.float32)
     for start in range(0, len(first), _BATCH):
-        part = slice(start, start + _BATCH)
-        out[part] = _agreement(first[part], second[part], _starts(view[part], flip[part]))
-    return out
+        part = np.arange(start, min(start + _BATCH, len(first)))
+        fine, coarse = detail(first[part]), detail(second[part])
+        maps, kept = _align(fine, coarse, _starts(view[part], flip[part]))
+        part, maps = part[kept], maps[kept]
+        for k, (a, b) in enumerate(((fine[kept], coarse[kept]), (smooth(first[part]), smooth(second[part])))):
+            warped = _unit(_sample(a, maps, _POINTS))
+            scores[k, part] = np.einsum("np,np->n", warped, _unit(_window(b, 1)))
+    return scores[0], scores[1]
 
 
 def _starts(view: Index, flip: Index) -> NDArray[np.float64]:
@@ -83,47 +102,52 @@ def _starts(view: Index, flip: Index) -> NDArray[np.float64]:
     return maps
 
 
-def _agreement(first: Floats, second: Floats, maps: NDArray[np.float64]) -> Floats:
-    points = np.column_stack([window_grid(), np.ones(WINDOW * WINDOW)])
-    template = second[:, _EDGE:-_EDGE, _EDGE:-_EDGE]
-    target = _unit(template.reshape(len(second), -1))
+def _align(first: Floats, second: Floats, maps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Improve the maps by `STEPS` Gauss-Newton steps on every fourth pixel; return the best, and which are plausible."""
+    points = _POINTS.reshape(WINDOW, WINDOW, 3)[::_STRIDE, ::_STRIDE].reshape(-1, 3)
+    target = _unit(_window(second, _STRIDE))
     steepest = _steepest(second, points)
-    normal = np.einsum("npi,npj->nij", steepest, steepest)
-    trace = np.trace(normal, axis1=1, axis2=2)
-    normal += (_DAMPING * trace[:, None, None] / 6 + 1e-12) * np.eye(6, dtype=np.float32)
-    inverse = np.linalg.inv(normal)
-    best = np.full(len(first), -1.0, np.float32)
-    best_maps = maps.copy()
+    normal = steepest.transpose(0, 2, 1) @ steepest
+    damping = _DAMPING * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-12
+    solve = np.linalg.inv(normal + damping[:, None, None] * np.eye(6, dtype=np.float32)) @ steepest.transpose(0, 2, 1)
+    best, best_maps = np.full(len(first), -1.0, np.float32), maps.copy()
+    alive = np.arange(len(first))
     for step in range(STEPS + 1):
-        warped = _unit(_sample(first, maps, points))
-        score = np.einsum("np,np->n", warped, target)
-        better = score > best
-        best[better], best_maps[better] = score[better], maps[better]
-        if step < STEPS:
-            update = np.einsum("nij,npj,np->ni", inverse, steepest, warped - target, optimize=True)
-            maps = _compose(maps, update)
-    return np.where(_plausible(best_maps), best, -1).astype(np.float32)
+        warped = _unit(_sample(first[alive], maps[alive], points))
+        score = np.einsum("np,np->n", warped, target[alive])
+        better = score > best[alive]
+        best[alive[better]], best_maps[alive[better]] = score[better], maps[alive[better]]
+        update = (solve[alive] @ (warped - target[alive])[:, :, None])[:, :, 0]
+        maps[alive] = _compose(maps[alive], update)
+        if step == _PATIENCE:
+            alive = alive[best[alive] >= _HOPELESS]
+    return best_maps, (best >= _HOPELESS) & _plausible(best_maps)
+
+
+def _window(images: Floats, stride: int) -> Floats:
+    """The middle of images as rows: float32 ``[n, 576 / stride²]``."""
+    return images[:, _EDGE:-_EDGE:stride, _EDGE:-_EDGE:stride].reshape(len(images), -1)
 
 
 def _steepest(second: Floats, points: NDArray[np.float64]) -> Floats:
-    """How the normalised window changes with each of the six parameters of an affine map: float32 ``[n, 576, 6]``."""
-    dy, dx = (g[:, _EDGE:-_EDGE, _EDGE:-_EDGE].reshape(len(second), -1, 1) for g in np.gradient(second, axis=(1, 2)))
-    window = second[:, _EDGE:-_EDGE, _EDGE:-_EDGE].reshape(len(second), -1)
+    """How the normalised window changes with each of the six parameters of an affine map: float32 ``[n, P, 6]``."""
+    dy, dx = (_window(slope, _STRIDE)[:, :, None] for slope in np.gradient(second, axis=(1, 2)))
+    window = _window(second, _STRIDE)
     steepest = np.concatenate([dx * points, dy * points], axis=2).astype(np.float32)
     centred = window - window.mean(1, keepdims=True)
     norm = np.linalg.norm(centred, axis=1, keepdims=True)[:, :, None] + 1e-6
     steepest = (steepest - steepest.mean(1, keepdims=True)) / norm
     unit = (centred / norm[:, :, 0])[:, :, None]
     # What only rescales the window is no misalignment: correlation does not see it.
-    return np.asarray(steepest - unit * np.einsum("npi,npj->nij", unit, steepest), np.float32)
+    return np.asarray(steepest - unit * (unit.transpose(0, 2, 1) @ steepest), np.float32)
 
 
 def _sample(image: Floats, maps: NDArray[np.float64], points: NDArray[np.float64]) -> Floats:
     """Look ``image`` up at the mapped points, bilinearly, its border repeated: float32 ``[n, 576]``."""
     at = (points @ maps.transpose(0, 2, 1) + (GRID - 1) / 2).clip(0, GRID - 1.001).astype(np.float32)
-    corner = at.astype(np.intp)
+    corner = at.astype(np.int32)
     fx, fy = np.moveaxis(at - corner, 2, 0)
-    base = corner[..., 1] * GRID + corner[..., 0] + np.arange(len(image))[:, None] * GRID * GRID
+    base = corner[..., 1] * GRID + corner[..., 0] + np.arange(len(image), dtype=np.int32)[:, None] * GRID * GRID
     flat = image.reshape(-1)
     top = flat[base] * (1 - fx) + flat[base + 1] * fx
     bottom = flat[base + GRID] * (1 - fx) + flat[base + GRID + 1] * fx

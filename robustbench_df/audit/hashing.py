@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.audit.statistics import LUMA
 from robustbench_df.data.imageset import Pixels
 
 Hashes = NDArray[np.uint64]
@@ -33,8 +34,9 @@ WINDOW = 24
 
 BITS = 64
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""ITU-R BT.601 weights, those of JPEG's Y."""
+_ORDERS = 20
+"""DCT orders of the thumbnail that the hash is computed from. It looks at 9 orders of a window, at most 0.22 cycles per
+thumbnail pixel; 20 orders reach 0.31. It saves three fifths of the work."""
 
 _CHUNK_BYTES = 1 << 26
 """Pixels as float that are held at once; the result does not depend on it."""
@@ -83,7 +85,7 @@ def thumbnails(data: Pixels) -> Pixels:
     out = np.empty((n, GRID, GRID), np.uint8)
     step = max(1, _CHUNK_BYTES // (16 * height * width))
     for start in range(0, n, step):
-        grey = np.tensordot(data[start : start + step].astype(np.float32), _LUMA, axes=(1, 0))
+        grey = np.tensordot(data[start : start + step].astype(np.float32), LUMA, axes=(1, 0))
         small = grey if (height, width) == (GRID, GRID) else rows @ grey @ columns.T
         out[start : start + step] = np.rint(small).clip(0, 255)
     return out
@@ -111,12 +113,13 @@ def view_hashes(thumbs: Pixels, views: Sequence[View] = VIEWS) -> Hashes:
         uint64 ``[V, N]``. Bit k (from the lowest) is set where the k-th DCT coefficient of the window is positive,
         coefficients by rising frequency, without the mean.
     """
+    waves = _waves(GRID)[:_ORDERS]
     project = np.concatenate([_projection(view) for view in views])
     out = np.empty((len(views), len(thumbs)), np.uint64)
-    step = max(1, _CHUNK_BYTES // (4 * (len(project) + GRID * GRID)))
+    step = max(1, _CHUNK_BYTES // (4 * len(project)))
     for start in range(0, len(thumbs), step):
-        flat = thumbs[start : start + step].reshape(-1, GRID * GRID).astype(np.float32)
-        positive = (flat @ project.T > 0).reshape(len(flat), len(views), BITS)
+        spectra = waves @ thumbs[start : start + step].astype(np.float32) @ waves.T
+        positive = (spectra.reshape(len(spectra), -1) @ project.T > 0).reshape(-1, len(views), BITS)
         packed = np.packbits(positive, axis=2, bitorder="little").view("<u8")[..., 0]
         out[:, start : start + step] = packed.T
     return out
@@ -156,21 +159,28 @@ def _frequencies() -> NDArray[np.intp]:
     return np.array(sorted(orders, key=lambda k: (k[0] ** 2 + k[1] ** 2, k))[:BITS])
 
 
+def _waves(extent: int) -> Floats:
+    """Orthonormal DCT-II as a matrix ``[extent, extent]``: order by pixel."""
+    angle = np.outer(np.arange(extent), np.arange(extent) + 0.5) * math.pi / extent
+    scale = np.where(np.arange(extent) == 0, math.sqrt(1 / extent), math.sqrt(2 / extent))
+    return np.asarray(np.cos(angle) * scale[:, None], np.float32)
+
+
 @lru_cache(maxsize=len(VIEWS))
 def _projection(view: View) -> Floats:
-    """Matrix ``[64, 1024]`` from a thumbnail to the DCT coefficients of one view: sampling and DCT in one step."""
+    """Matrix ``[64, 400]`` from a thumbnail's low DCT orders to the DCT coefficients of one view of it."""
     points = window_grid() @ view.matrix().T + np.array([view.dx, view.dy]) + (GRID - 1) / 2
-    sample = np.zeros((WINDOW * WINDOW, GRID * GRID))
+    sample = np.zeros((WINDOW * WINDOW, GRID * GRID), np.float32)
     corner = np.floor(points).astype(np.intp)
     for ox in (0, 1):
         for oy in (0, 1):
             x, y = (corner + np.array([ox, oy])).clip(0, GRID - 1).T
             weight = np.abs(1 - ox - (points - corner)[:, 0]) * np.abs(1 - oy - (points - corner)[:, 1])
             np.add.at(sample, (np.arange(len(points)), y * GRID + x), weight)
-    angle = (np.arange(WINDOW) + 0.5) * math.pi / WINDOW
     kx, ky = _frequencies().T
-    waves = np.cos(np.outer(ky, angle))[:, :, None] * np.cos(np.outer(kx, angle))[:, None, :]
-    return (waves.reshape(BITS, -1) @ sample).astype(np.float32)
+    window, whole = _waves(WINDOW), _waves(GRID)[:_ORDERS]
+    measure = (window[ky][:, :, None] * window[kx][:, None, :]).reshape(BITS, -1)
+    return measure @ sample @ np.kron(whole, whole).T
 
 
 def _resampling(extent: int) -> Floats:

@@ -75,7 +75,7 @@ def _adjacency(residual: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     n = len(level)
     pair = (5 * first + second).reshape(n, -1) + 25 * np.arange(n)[:, None]
     counts = np.bincount(pair.ravel(), minlength=25 * n).reshape(n, 25)
-    return np.sqrt(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), np.float32)
 
 
 def folds_of(images: ImageSet, rows: Rows, folds: int = FOLDS, seed: int = 0) -> NDArray[np.intp]:

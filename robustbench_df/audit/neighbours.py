@@ -26,10 +26,10 @@ Index = NDArray[np.intp]
 
 RADIUS = 10
 POOL = 40
-SPARE_BANDS = 7
 CROWD = 64
 THRESHOLD = 0.7
-_ROWS = 1 << 16
+_ROWS = 1 << 14
+_SIZE = (1 << 32) - 1
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 """2⁶⁴ over the golden ratio: multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
 
@@ -64,7 +64,7 @@ def candidates(
         the radius are found: the further apart, the fewer (see the tests for how many). Where more than `CROWD`
         images share a bucket each is compared with that many of them, which still links all that are alike.
     """
-    bits = min(POOL // 2 + 4, math.ceil(math.log2(max(256, len(index)))))
+    bits = math.ceil(math.log2(max(64, len(index)))) + 2
     search = partial(_band, queries, index, same, radius, bits)
     best = np.empty(0, np.uint64)
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -76,13 +76,13 @@ def candidates(
 def _band_masks(bits: int) -> list[np.uint64]:
     """The bits by which each band sorts: ``bits`` of the `POOL` lowest frequencies, drawn once and for all."""
     rng = np.random.default_rng(np.random.PCG64(0))
-    draws = [rng.permutation(POOL)[:bits] for _ in range(bits + SPARE_BANDS)]
+    draws = [rng.permutation(POOL)[:bits] for _ in range(3 * bits // 2)]
     return [np.uint64(sum(1 << int(k) for k in draw)) for draw in draws]
 
 
 def _band(queries: Hashes, index: Hashes, same: bool, radius: int, bits: int, mask: np.uint64) -> Hashes:
     """Return the pairs within ``radius`` that share a bucket of one band, packed."""
-    buckets = _Buckets(index, mask, bits + 2)
+    buckets = _Buckets(index, mask, bits)
     found = [np.empty(0, np.uint64)]
     for view, row in enumerate(queries):
         # Upside down, images are only sought as a whole: as a usual augmentation it is rare, and never joined to a crop.
@@ -91,10 +91,11 @@ def _band(queries: Hashes, index: Hashes, same: bool, radius: int, bits: int, ma
             for begin in range(0, len(row), _ROWS):
                 hashes = row[begin : begin + _ROWS] ^ negated
                 first, second = buckets.partners(hashes)
-                distance = np.bitwise_count(hashes[first] ^ index[second])
-                first += begin
-                near = (distance <= radius) & ~(same & (first == second))
-                found.append(_pack(first[near], second[near], len(index), flip, distance[near], view))
+                distance = np.bitwise_count(hashes.take(first) ^ index.take(second))
+                near = np.flatnonzero(distance <= radius)
+                first, second, distance = first[near] + begin, second[near], distance[near]
+                other = ~(same & (first == second))
+                found.append(_pack(first[other], second[other], len(index), flip, distance[other], view))
     return _nearest(np.concatenate(found))
 
 
@@ -105,22 +106,26 @@ class _Buckets:
         self.mask, self.shift = mask, np.uint64(64 - bits)
         number = self._number(index)
         self.order = np.argsort(number, kind="stable")
-        self.start = np.append(0, np.cumsum(np.bincount(number, minlength=1 << bits)))
+        size = np.bincount(number, minlength=1 << bits)
+        # Start and size side by side: one look-up in memory instead of two.
+        self.cells = (np.cumsum(size) - size) << 32 | size
 
     def _number(self, hashes: Hashes) -> Index:
         return ((hashes & self.mask) * _MIX >> self.shift).astype(np.intp)
 
     def partners(self, hashes: Hashes) -> tuple[Index, Index]:
         """Return (row of ``hashes``, place in the index) of all that share a bucket, `CROWD` per row at most."""
-        number = self._number(hashes)
-        low = self.start[number]
-        size = self.start[number + 1] - low
+        cell = self.cells.take(self._number(hashes))
+        row = np.flatnonzero(cell & _SIZE)
+        cell = cell[row]
+        low, size = cell >> 32, cell & _SIZE
         taken = np.minimum(size, CROWD)
-        row = np.repeat(np.arange(len(hashes)), taken)
-        step = np.arange(len(row)) - np.repeat(np.cumsum(taken) - taken, taken)
-        # In a crowd each row takes the next few round the circle, so that all are linked though not all are compared.
-        place = low[row] + (step + np.where(size > CROWD, np.arange(len(hashes)), 0)[row]) % size[row]
-        return row, self.order[place]
+        which = np.repeat(np.arange(len(row)), taken)
+        place = np.arange(len(which)) - (np.cumsum(taken) - taken).take(which)
+        if len(size) and size.max() > CROWD:
+            # Each row takes the next few round the circle, so that all are linked though not all are compared.
+            place = (place + np.where(size > CROWD, row, 0).take(which)) % size.take(which)
+        return row.take(which), self.order.take(low.take(which) + place)
 
 
 def _pack(first: Index, second: Index, n_index: int, flip: int, distance: NDArray[np.uint8], view: int) -> Hashes:

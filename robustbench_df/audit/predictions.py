@@ -283,7 +283,8 @@ def _order_and_polarity(
     figures: dict[str, float | int | str] = {"judge": judge.name, "n": areas["written"].n}
     for what, area in areas.items():
         figures |= {what: area.value, f"{what}_low": area.low, f"{what}_high": area.high}
-    return _order(names, areas, judge, figures), _polarity(areas["written"], judge, figures)
+    order, read = _order(names, areas, judge, figures)
+    return order, _polarity(areas[read], judge, figures)
 
 
 def _area(answers: NDArray[np.float64], labels: NDArray[np.int8]) -> Interval:
@@ -291,24 +292,32 @@ def _area(answers: NDArray[np.float64], labels: NDArray[np.int8]) -> Interval:
     return auc_interval(answers[known], labels[known])
 
 
+def _either_way(area: Interval) -> Interval:
+    """Turn an AUROC below 1/2 round: how much the answers tell, real and fake swapped or not."""
+    if area.value >= 0.5:
+        return area
+    return Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n, area.method)
+
+
 def _order(
     names: list[str], areas: dict[str, Interval], judge: Judge, figures: dict[str, float | int | str]
-) -> AuditFinding:
-    written = areas["written"]
-    best = max(areas, key=lambda what: areas[what].value)
+) -> tuple[AuditFinding, str]:
+    """Find the reading under which the answers tell most; returns the finding and that reading's name."""
+    written, told = areas["written"], {what: _either_way(area) for what, area in areas.items()}
+    best = max(told, key=lambda what: told[what].value)
     said = f"against {judge.name} the answers reach AUROC {_text(written)} as written"
-    if best != "written" and areas[best].low > written.high and areas[best].low > 0.5:
+    if best != "written" and told[best].low > told["written"].high:
         said += f", but {_text(areas[best])} if they are read as {_READ[best]}"
         remedy = "write each answer under its image's own number, not under a position in a listing: rdf predict"
         moved = readings(names, np.arange(len(names), dtype=np.float64))[best]
         # The image under which an answer stands, and the image it fits.
         pairs = [(names[int(k)], name) for k, name in zip(moved, names, strict=True) if name != names[int(k)]]
-        return _finding("order", "fail", said, figures, remedy, pairs)
+        return _finding("order", "fail", said, figures, remedy, pairs), best
     if written.low <= 0.5 <= written.high:
         said += ": no better than chance"
         remedy = "look whether answers and images were brought together by position somewhere"
-        return _finding("order", "fail" if judge.is_truth else "warn", said, figures, remedy)
-    return _finding("order", "pass", said, figures)
+        return _finding("order", "fail" if judge.is_truth else "warn", said, figures, remedy), "written"
+    return _finding("order", "pass", said, figures), "written"
 
 
 _READ = {
@@ -321,13 +330,14 @@ _READ = {
 }
 
 
-def _polarity(written: Interval, judge: Judge, figures: dict[str, float | int | str]) -> AuditFinding:
-    said = f"against {judge.name} the answers reach AUROC {_text(written)}"
-    own = {key: figures[key] for key in ("judge", "n", "written", "written_low", "written_high")}
-    if written.high < 0.5:
-        remedy = "fake is 1 and the probability is P(fake); turn the answers round"
+def _polarity(area: Interval, judge: Judge, figures: dict[str, float | int | str]) -> AuditFinding:
+    said = f"against {judge.name} the answers, each under its own image, reach AUROC {_text(area)}"
+    own: dict[str, float | int | str] = {key: figures[key] for key in ("judge", "n")}
+    own |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high}
+    if area.high < 0.5:
+        remedy = "fake is 1 and the probability is P(fake); turn the answers round, or read the labels with --fake-is"
         return _finding("polarity", "fail", f"{said}: real and fake are swapped", own, remedy)
-    if written.low > 0.5:
+    if area.low > 0.5:
         return _finding("polarity", "pass", said, own)
     return _finding("polarity", "not run", f"{said}: cannot be told", own)
 

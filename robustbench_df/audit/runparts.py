@@ -57,7 +57,8 @@ class Parts:
     def refitted_on(self) -> NDArray[np.bool_]:
         """Images a refit learns from: everything but test."""
         first = min(self.folds)
-        return np.logical_or.reduce([self.membership(first, part) for part in ("train", "val", "cal")])
+        learnt = [self.membership(first, part) for part in ("train", "val", "cal")]
+        return np.asarray(np.logical_or.reduce(learnt), dtype=bool)
 
 
 def parts_of(run: Run, images: ImageSet) -> Parts:

@@ -119,7 +119,7 @@ def _high_frequency(luma: NDArray[np.float32]) -> NDArray[Any]:
     power *= np.where((columns == 0) | (2 * columns == width), 1, 2)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], columns / width)
     total = power.sum(axis=(1, 2))
-    return np.log((power[:, radius > 0.25].sum(axis=1) + 1e-3) / (total + 1.0))
+    return np.asarray(np.log((power[:, radius > 0.25].sum(axis=1) + 1e-3) / (total + 1.0)))
 
 
 def _grid(steps: NDArray[Any]) -> NDArray[Any]:
@@ -127,7 +127,7 @@ def _grid(steps: NDArray[Any]) -> NDArray[Any]:
     across = np.arange(1, steps.shape[1] + 1) % 8 == 0
     if not across.any():
         return np.ones(len(steps))
-    return (steps[:, across].mean(axis=1) + 1e-3) / (steps[:, ~across].mean(axis=1) + 1e-3)
+    return np.asarray((steps[:, across].mean(axis=1) + 1e-3) / (steps[:, ~across].mean(axis=1) + 1e-3))
 
 
 # --- from files -----------------------------------------------------------------------------------

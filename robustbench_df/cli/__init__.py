@@ -10,7 +10,7 @@ import sys
 import typer
 
 from robustbench_df._version import __version__
-from robustbench_df.cli import attack, data, listing, predict, train
+from robustbench_df.cli import attack, corrupt, data, listing, predict, score, train
 from robustbench_df.errors import RdfError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("demo")(train.demo)
 app.command("train-all")(train.train_all)
 app.command("predict")(predict.predict)
 app.command("attack")(attack.attack)
+app.command("corrupt")(corrupt.corrupt)
+app.command("score")(score.score)
 app.add_typer(data.app, name="data")
 app.add_typer(listing.app, name="list")
 

@@ -28,7 +28,8 @@ def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
     def plain(value: Any) -> Any:
         if isinstance(value, Interval):
             ends = {"value": value.value, "low": value.low, "high": value.high}
-            return {**{k: None if v != v else v for k, v in ends.items()}, "n": value.n, "method": value.method}
+            known: dict[str, Any] = {k: None if v != v else v for k, v in ends.items()}
+            return known | {"n": value.n, "method": value.method}
         return value
 
     rows = []

@@ -44,6 +44,15 @@ def attacks() -> None:
         typer.echo(f"suite {name:10} {', '.join(spec.name for spec in specs)}: each on what the former left standing")
 
 
+@app.command("corruptions")
+def corruptions() -> None:
+    """List the corruptions by group, one line each."""
+    from robustbench_df.corruptions.catalogue import CORRUPTIONS
+
+    for name in CORRUPTIONS:
+        typer.echo(f"{name:20} {CORRUPTIONS[name].group:8} {CORRUPTIONS[name].summary}")
+
+
 @app.command("presets")
 def presets() -> None:
     """List the presets and what each sets."""

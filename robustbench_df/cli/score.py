@@ -57,7 +57,7 @@ def print_scores(scored: Scored, title: str) -> None:
 
     from robustbench_df.cli.console import out
 
-    table = Table(title=f"{title}: {scored.n} images, matched by {scored.matched_by}", title_justify="left")
+    table = Table(title=f"{title}: {scored.n} images", title_justify="left")
     for heading in ("score", "value", "95% interval", "by"):
         table.add_column(heading, justify="left" if heading in ("score", "by") else "right")
     named = {
@@ -70,11 +70,18 @@ def print_scores(scored: Scored, title: str) -> None:
         if value is None:
             table.add_row(name, "not given", "", "the file has no probabilities")
             continue
-        ends = "undefined" if value.low != value.low else f"{value.low:.1%} to {value.high:.1%}"
-        shown = "undefined" if value.value != value.value else f"{value.value:.1%}"
+        form = ".3f" if name == "AUC" else ".1%"
+        ends = "undefined" if value.low != value.low else f"{value.low:{form}} to {value.high:{form}}"
+        shown = "undefined" if value.value != value.value else f"{value.value:{form}}"
         table.add_row(name, shown, ends, value.method)
     out.print(table)
     c = scored.confusion
     out.print(Text(f"real: {c.tn} called real, {c.fp} called fake.  fake: {c.fn} called real, {c.tp} called fake."))
+    out.print(
+        Text(
+            f"Matched by {scored.matched_by}. Verdicts are the file's own; where it gives probabilities alone, fake is "
+            "from 0.5 on."
+        )
+    )
     if scored.unlabelled:
         out.print(Text(f"{scored.unlabelled} images carry no label and are not scored."))

@@ -19,11 +19,11 @@ from robustbench_df.corruptions.core import Draw, Setting
 Border = Literal["edge", "mirror", "symmetric"]
 """What lies outside ``a b c``: ``a a|a b c|c c``, ``c b|a b c|b a`` or ``b a|a b c|c b``."""
 
-_TILE = 256
-"""Outputs of a filter that are computed at once: the cost per pixel does not grow with the image beyond it."""
+_TILE = 32
+"""Outputs of a filter that are computed at once: few, as each costs a tile and a filter's length of products."""
 
-_SMOOTH = (2, 3, 5)
-"""Prime factors that a Fourier transform is fast on."""
+_NOTHING = 1e-6
+"""Weight that cannot be seen: less than a thousandth of an 8-bit level."""
 
 
 def gaussian_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
@@ -34,15 +34,12 @@ def gaussian_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 def defocus_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     """Average over the disc of a lens out of focus. ``setting``: (radius, deviation of the blur of the disc's rim)."""
     kernel = disk(*setting).to(x.device)
-    reach = len(kernel) // 2
-    height, width = x.shape[2:]
-    rows, columns = (_outside(size, reach, "mirror", x.device) for size in (height, width))
+    rows, columns = (_outside(side, len(kernel) // 2, "mirror", x.device) for side in x.shape[2:])
     padded = x.index_select(2, rows).index_select(3, columns)
-    size = tuple(_fast_length(n) for n in padded.shape[2:])
-    # The disc is symmetric: convolution is correlation. What wraps around lies before 2 * reach.
-    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
-    start = 2 * reach
-    return torch.fft.irfft2(spectrum, s=size)[..., start : start + height, start : start + width]
+    # A channel of its own for every plane: several times faster than a batch of planes.
+    planes = x.shape[0] * x.shape[1]
+    weight = kernel.expand(planes, 1, -1, -1).contiguous()
+    return F.conv2d(padded.reshape(1, planes, *padded.shape[2:]), weight, groups=planes).reshape(x.shape)
 
 
 def glass_blur(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
@@ -110,6 +107,7 @@ def streak(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
     height, width = x.shape[2:]
     weights = _gaussian_taps(2 * radius, sigma)[2 * radius :]
     weights = weights / weights.sum()
+    weights = weights[weights > _NOTHING]
     # Neighbours in angle take the same steps: sorted, a step moves whole slices, at most as many as it has directions.
     degrees, order = degrees.sort()
     angle = torch.deg2rad(degrees.double().cpu())[:, None]
@@ -183,18 +181,6 @@ def _gaussian_taps(radius: int, sigma: float) -> Tensor:
     """Return ``2 * radius + 1`` weights that sum to 1, float64."""
     taps = torch.exp(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2 / (-2 * sigma**2))
     return taps / taps.sum()
-
-
-def _fast_length(size: int) -> int:
-    """Return the next even length that has small prime factors only."""
-    while True:
-        rest = size
-        for prime in _SMOOTH:
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and size % 2 == 0:
-            return size
-        size += 1
 
 
 def _zoomed(x: Tensor, factor: float) -> Tensor:

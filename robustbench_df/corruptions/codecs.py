@@ -32,11 +32,11 @@ def jpeg(x: Tensor, quality: int | Tensor) -> Tensor:
     """Return ``x`` after baseline JPEG with 4:2:0 chroma, the default of libjpeg (Wallace 1992; ITU-T T.81).
 
     Args:
-        x: float ``[N, 3, H, W]`` in [0, 1]; rounded to 8 bits first, as a file would be.
+        x: float ``[N, 3, H, W]`` in [0, 1], rounded to 8 bits first, as a file would be; or uint8.
         quality: 1 to 100, one for all or int ``[N]`` (the Independent JPEG Group's scale of the tables).
 
     Returns:
-        Same shape, device and type as ``x``, multiples of 1/255.
+        Same shape, device and type as ``x``; a float is a multiple of 1/255.
 
     Raises:
         UsageError: a quality outside 1 to 100.
@@ -53,14 +53,17 @@ def _recode(x: Tensor, quality: int | Tensor, codec: str) -> Tensor:
     n, _, height, width = x.shape
     qualities = _qualities(quality, n, codec)
     source, out = x.detach().cpu(), torch.empty(x.shape, dtype=x.dtype)
-    one = _jpeg if codec == "JPEG" else _webp
+    one, floating = _jpeg if codec == "JPEG" else _webp, x.is_floating_point()
     size = max(1, _CHUNK_PIXELS // (height * width))
 
     def code(start: int) -> None:
-        levels = (source[start : start + size] * 255).round_().clamp_(0, 255).to(torch.uint8)
-        for image, q in zip(levels, qualities[start : start + size], strict=True):
-            image.copy_(one(image, q))
-        torch.div(levels, 255, out=out[start : start + size])
+        part, result = source[start : start + size], out[start : start + size]
+        levels = (part * 255).round_().clamp_(0, 255).to(torch.uint8) if floating else part
+        coded = torch.empty_like(levels) if floating else result
+        for image, q, place in zip(levels, qualities[start : start + size], coded, strict=True):
+            place.copy_(one(image, q))
+        if floating:
+            torch.div(coded, 255, out=result)
 
     starts = range(0, n, size)
     workers = min(torch.get_num_threads(), len(starts))

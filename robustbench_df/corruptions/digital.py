@@ -52,12 +52,13 @@ def jpeg_compression(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 def pixelate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     """Shrink and enlarge again, both with Pillow's box filter. ``setting``: (share of the side that is left)."""
-    for axis in (-1, -2):
-        size = x.shape[axis]
-        small = max(1, int(size * setting[0]))
-        there_and_back = _box(small, size) @ _box(size, small)
-        x = banded(x, there_and_back.to(x.device, x.dtype), math.ceil(size / small), axis)
-    return x
+    height, width = x.shape[2:]
+    rows, columns = (max(1, int(side * setting[0])) for side in (height, width))
+    # Whole rows are picked fast, single pixels of a row are not: there, one matrix goes both ways.
+    down, back = _box(width, columns), _box(columns, width)
+    both = down[back.argmax(1)].to(x.device, x.dtype)
+    x = banded(_boxed_rows(x, rows), both, math.ceil(width / columns), -1)
+    return _boxed_rows(x, height)
 
 
 def elastic_transform(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
@@ -117,6 +118,19 @@ def _sample(x: Tensor, to_x: Tensor, to_y: Tensor, *, mirrored: bool) -> Tensor:
     else:
         grid = ((2 * to_x + 1) / width - 1, (2 * to_y + 1) / height - 1)
     return F.grid_sample(x, torch.stack(grid, -1), padding_mode="reflection", align_corners=mirrored)
+
+
+def _boxed_rows(x: Tensor, wanted: int) -> Tensor:
+    """Bring the rows to another number with `_box`."""
+    share = _box(x.shape[2], wanted).to(x.device, x.dtype)
+    first, most = share.argmax(1), int((share > 0).sum(1).max())
+    out = torch.zeros(())
+    for step in range(most):
+        row = (first + step).clamp(max=x.shape[2] - 1)
+        # A window shorter than the longest takes nothing of the row after its end.
+        weight = share.gather(1, row[:, None]).mul_((first + step == row)[:, None])
+        out = out + x.index_select(2, row) * weight
+    return out
 
 
 def _box(size: int, wanted: int) -> Tensor:

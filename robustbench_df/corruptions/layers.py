@@ -41,7 +41,7 @@ def plasma(noise: Callable[[int], Tensor], side: int, decay: float) -> Tensor:
         rows = (torch.stack((grid, upper), 3).flatten(2), torch.stack((left, middle), 3).flatten(2))
         grid = torch.stack(rows, 2).flatten(1, 2)
         amplitude, k = amplitude / decay**2, 2 * k
-    low, high = (edge[:, None, None] for edge in grid.flatten(1).aminmax(dim=1))
+    low, high = grid.amin((1, 2), keepdim=True), grid.amax((1, 2), keepdim=True)
     return grid.sub_(low).div_(high - low)
 
 

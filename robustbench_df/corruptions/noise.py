@@ -82,7 +82,7 @@ def _poisson_tables(photons: float, device: torch.device) -> tuple[Tensor, Tenso
     share = (torch.xlogy(k, mean) - mean - torch.lgamma(k + 1)).exp()
     below = share.cumsum(1).float()
     below[:, -1] = 1
-    start = (torch.arange(_GUIDE) / _GUIDE).expand(_LEVELS, -1).contiguous()
+    start = (torch.arange(_GUIDE) / _GUIDE).clamp_(min=_SMALLEST).expand(_LEVELS, -1).contiguous()
     first = torch.searchsorted(below, start, right=True)
     place = first + torch.arange(_LEVELS)[:, None] * len(k)
     return below.to(device), place.to(device)
@@ -92,11 +92,13 @@ def _count_at_level(level: Tensor, u: Tensor, photons: float) -> Tensor:
     """Return the smallest count with ``u < P(count <= k)``, float32, for flat int64 levels and uniform numbers."""
     below, place = _poisson_tables(photons, level.device)
     u = u.clamp(min=_SMALLEST)
-    at = place.take(level * _GUIDE + (u * _GUIDE).long())
-    late = (u >= below.take(at)).nonzero().squeeze(1)
-    while len(late):  # mostly one step; the outermost buckets hold many counts but few pixels
-        at[late] += 1
-        late = late[u[late] >= below.take(at[late])]
+    at = place.flatten().index_select(0, level * _GUIDE + (u * _GUIDE).long())
+    late = (u >= below.flatten().index_select(0, at)).nonzero().squeeze(1)
+    at[late] += 1
+    # The outermost buckets hold many counts, but few pixels: those are looked up in the whole distribution.
+    far = late[u[late] >= below.take(at[late])]
+    found = torch.searchsorted(below[level[far]], u[far, None], right=True).squeeze(1)
+    at[far] = level[far] * below.shape[1] + found
     return at.sub_(level * below.shape[1]).float()
 
 

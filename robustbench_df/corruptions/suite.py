@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_df.corruptions.core import SEVERITIES, Draw
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
+from robustbench_df.corruptions.core import SEVERITIES, Draw
 from robustbench_df.errors import UsageError, nearest
 
 SMALL_SIDE = 64

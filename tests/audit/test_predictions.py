@@ -103,6 +103,15 @@ def test_alphabetical_positions_are_recognised(
     assert ("test/2.png", "test/10.png") in found["order"].images
 
 
+def test_swapped_classes_do_not_hide_the_wrong_order(images: ImageSet, truth: dict[int, int], tmp_path: Path) -> None:
+    p = dict(zip(names(truth), 1 - probabilities(truth), strict=True))
+    wrong = {f"test/{k + 1}.png": p[name] for k, name in enumerate(sorted(p))}
+    path = submit(tmp_path, list(wrong), np.array(list(wrong.values()))) / "challenge.json"
+    found = by_id(audit_predictions(path, images))
+    assert "alphabetical listing" in found["order"].detail
+    assert found["polarity"].severity == "fail"
+
+
 def test_positions_from_zero_are_recognised(images: ImageSet, truth: dict[int, int], tmp_path: Path) -> None:
     p = dict(zip(names(truth), probabilities(truth), strict=True))
     wrong = {f"test/{k}.png": p[name] for k, name in enumerate(sorted(p))}

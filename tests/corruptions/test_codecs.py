@@ -11,7 +11,9 @@ from PIL import Image
 
 from robustbench_df.corruptions.codecs import jpeg, webp
 from robustbench_df.errors import UsageError
-from tests.corruptions.pictures import SIZES, pictures, psnr
+from tests.corruptions.helpers import floats, psnr
+
+SIZES = [(32, 32), (33, 47), (70, 96)]
 
 CODECS = pytest.mark.parametrize("codec", [jpeg, webp])
 
@@ -19,7 +21,7 @@ CODECS = pytest.mark.parametrize("codec", [jpeg, webp])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("codec", "name"), [(jpeg, "JPEG"), (webp, "WEBP")])
 def test_equals_the_file_that_pillow_writes(codec, name, size):
-    x = pictures(2, *size)
+    x = floats(2, *size)
     for image, out in zip(x, codec(x, 40), strict=True):
         file = BytesIO()
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(file, name, quality=40)
@@ -29,7 +31,7 @@ def test_equals_the_file_that_pillow_writes(codec, name, size):
 
 @CODECS
 def test_a_quality_per_image(codec):
-    x = pictures(3, 33, 47)
+    x = floats(3, 33, 47)
     out = codec(x, torch.tensor([90, 10, 50]))
     for row, quality in enumerate((90, 10, 50)):
         assert torch.equal(out[row : row + 1], codec(x[row : row + 1], quality))
@@ -38,7 +40,7 @@ def test_a_quality_per_image(codec):
 
 @CODECS
 def test_order_and_threads_do_not_matter(codec, monkeypatch):
-    x = pictures(5, 70, 96)
+    x = floats(5, 70, 96)
     order = torch.tensor([3, 0, 4, 1, 2])
     alone = codec(x, 60)
     assert torch.equal(codec(x[order], 60), alone[order])
@@ -49,8 +51,8 @@ def test_order_and_threads_do_not_matter(codec, monkeypatch):
 
 @CODECS
 def test_lower_quality_is_farther_from_the_image(codec):
-    x = pictures(8, 32, 32)
-    distances = [psnr(x, codec(x, quality)) for quality in (95, 75, 50, 25, 5)]
+    x = floats(8, 32, 32)
+    distances = [psnr(x * 255, codec(x, quality) * 255) for quality in (95, 75, 50, 25, 5)]
     assert distances == sorted(distances, reverse=True)
     assert distances[0] - distances[-1] > 5
 
@@ -58,11 +60,21 @@ def test_lower_quality_is_farther_from_the_image(codec):
 @CODECS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_type_and_levels(codec, dtype):
-    out = codec(pictures(2, 33, 47).to(dtype), 80)
+    out = codec(floats(2, 33, 47).to(dtype), 80)
     assert out.dtype == dtype
     assert out.shape == (2, 3, 33, 47)
     assert torch.allclose(out * 255, (out * 255).round(), atol=1e-4)
     assert 0 <= out.min() <= out.max() <= 1
+
+
+@CODECS
+def test_bytes_in_bytes_out(codec):
+    x = floats(3, 33, 47)
+    kept = (x * 255).round().byte()
+    out = codec(kept, 30)
+    assert out.dtype == torch.uint8
+    assert torch.equal(kept, (x * 255).round().byte())
+    assert torch.equal(out, (codec(x, 30) * 255).round().byte())
 
 
 @CODECS
@@ -75,7 +87,7 @@ def test_values_outside_are_clipped_not_wrapped(codec):
 @pytest.mark.parametrize("quality", [0, 101, torch.tensor([50, 101])])
 def test_quality_out_of_range(codec, quality):
     with pytest.raises(UsageError, match=r"quality must be 1 to 100, not (0|101)$"):
-        codec(pictures(2, 16, 16), quality)
+        codec(floats(2, 16, 16), quality)
 
 
 @CODECS
@@ -84,7 +96,7 @@ def test_an_empty_batch_stays_empty(codec):
 
 
 def test_pillow_takes_over_where_torchvision_has_no_jpeg(monkeypatch):
-    x = pictures(3, 33, 47)
+    x = floats(3, 33, 47)
     fast = jpeg(x, 70)
     monkeypatch.setattr("robustbench_df.corruptions.codecs._TORCHVISION", False)
     assert torch.equal(jpeg(x, 70), fast)

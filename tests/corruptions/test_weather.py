@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from robustbench_df.corruptions import layers, weather
-from robustbench_df.corruptions.core import SEVERITIES
-from tests.corruptions.pictures import SIZES, draw, pictures, psnr
+from robustbench_df.corruptions.blur import gaussian
+from robustbench_df.corruptions.core import SEVERITIES, Draw
+from robustbench_df.corruptions.library import mended_library
+from tests.corruptions.helpers import floats, given, psnr
+
+SIZES = [(32, 32), (33, 47), (70, 96)]
+
+
+def draw(ids, setting=0):
+    return Draw(torch.arange(ids) if isinstance(ids, int) else ids, (7, "test", repr(setting)))
+
 
 ALL = {
     "frost": (weather.frost, weather.FROST),
@@ -33,7 +45,7 @@ def run(name, x, severity, constants="cifar", ids=None):
 @SETS
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_keeps_shape_and_type_and_changes_pixels(name, constants, size):
-    x = pictures(4, *size)
+    x = floats(4, *size)
     for severity in SEVERITIES:
         out = run(name, x, severity, constants)
         assert out.shape == x.shape
@@ -45,7 +57,7 @@ def test_any_size_keeps_shape_and_type_and_changes_pixels(name, constants, size)
 @EACH
 @SETS
 def test_alone_in_a_batch_and_in_another_order(name, constants):
-    x, ids = pictures(6, 33, 47), torch.tensor([5, 900, 2**40, 7, 1, 33])
+    x, ids = floats(6, 33, 47), torch.tensor([5, 900, 2**40, 7, 1, 33])
     for severity in (1, 5):
         together = run(name, x, severity, constants, ids)
         order = torch.tensor([4, 2, 0, 5, 3, 1])
@@ -55,21 +67,40 @@ def test_alone_in_a_batch_and_in_another_order(name, constants):
 
 @EACH
 def test_another_image_meets_other_weather(name):
-    x = pictures(1, 32, 32).expand(8, -1, -1, -1).contiguous()
+    x = floats(1, 32, 32).expand(8, -1, -1, -1).contiguous()
     assert len(torch.unique(run(name, x, 5), dim=0)) == 8
 
 
-@EACH
-@pytest.mark.parametrize(("constants", "size"), [("cifar", 32), ("imagenet", 128)])
-def test_each_severity_is_farther_from_the_image(name, constants, size):
-    x = pictures(48, size, size)
-    distances = [psnr(x, run(name, x, severity, constants)) for severity in SEVERITIES]
+BY_SIZE = pytest.mark.parametrize(("constants", "size"), [("cifar", 32), ("imagenet", 128)])
+
+
+@BY_SIZE
+@pytest.mark.parametrize(
+    ("name", "severities"),
+    [("fog", (1, 2, 3, 5)), ("fog", (1, 2, 4, 5)), ("snow", SEVERITIES), ("spatter", (1, 2, 3)), ("spatter", (4, 5))],
+)
+def test_each_severity_is_farther_from_the_image(name, severities, constants, size):
+    """Spatter 1 to 3 is water, which adds light, 4 and 5 mud, which hides; ImageNet-C's fog 4 is 3, only rougher."""
+    x = floats(48, size, size)
+    distances = [psnr(x * 255, run(name, x, severity, constants) * 255) for severity in severities]
     assert distances == sorted(distances, reverse=True), distances
+
+
+@BY_SIZE
+def test_each_frost_leaves_less_of_the_image(constants, size):
+    """In likeness, not in PSNR: from 3 on the sum is no brighter. 4 is left out: it is 3 with less of it clipped."""
+    x = floats(48, size, size)
+    flat = [run("frost", x, severity, constants).flatten(1) for severity in (1, 2, 3, 5)]
+    likeness = [
+        sum(float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(x.flatten(1), out, strict=True)) / len(x)
+        for out in flat
+    ]
+    assert likeness == sorted(likeness, reverse=True), likeness
 
 
 @EACH
 def test_does_not_write_into_its_input(name):
-    x = pictures(2, 32, 32)
+    x = floats(2, 32, 32)
     kept = x.clone()
     run(name, x, 5)
     assert torch.equal(x, kept)
@@ -112,7 +143,7 @@ def test_plasma_is_diamond_square(decay):
 
 
 def test_fog_hides_contrast_and_keeps_the_brightest_value():
-    x = pictures(16, 32, 32)
+    x = floats(16, 32, 32)
     out = run("fog", x, 5)
     assert (out.std((1, 2, 3)) < x.std((1, 2, 3)) * 1.2).all()
     assert (out.amax((1, 2, 3)) <= x.amax((1, 2, 3)) + 1e-6).all()
@@ -122,10 +153,10 @@ def test_fog_hides_contrast_and_keeps_the_brightest_value():
 
 def test_ice_textures_differ_tile_and_are_the_same_every_time():
     bank = layers.ice(1.0, torch.device("cpu"))
-    assert bank.shape == (layers.ICE_COUNT, 3, layers.ICE_SIDE, layers.ICE_SIDE)
+    assert bank.shape == (5, 3, layers.ICE_SIDE, layers.ICE_SIDE)
     assert 0 <= bank.min() < bank.max() <= 1
     flat = bank.mean(1).flatten(1)
-    likeness = torch.corrcoef(flat) - torch.eye(len(flat))
+    likeness = torch.corrcoef(flat) - torch.eye(5)
     assert likeness.abs().max() < 0.3
     inside = (bank[..., 1:, :] - bank[..., :-1, :]).abs().mean()
     assert (bank[..., 0, :] - bank[..., -1, :]).abs().mean() < 1.5 * inside
@@ -136,7 +167,7 @@ def test_ice_textures_differ_tile_and_are_the_same_every_time():
 
 
 def test_frost_is_the_mix_that_its_setting_says():
-    x = pictures(20, 40, 40)
+    x = floats(20, 40, 40)
     source = draw(20)
     bare = weather.frost(x, (1, 0, 0.2), source)
     ice = weather.frost(torch.zeros_like(x), (0, 1, 0.2), source)
@@ -165,14 +196,14 @@ def test_flakes_above_the_threshold_only():
 
 
 def test_snow_whitens():
-    x = pictures(8, 32, 32)
+    x = floats(8, 32, 32)
     assert (run("snow", x, 5).mean((1, 2, 3)) > x.mean((1, 2, 3))).all()
 
 
 @pytest.mark.parametrize("severity", [1, 4])
 def test_no_drop_no_change(severity):
     """A field below the threshold divided by zero in the original."""
-    x = pictures(2, 32, 32)
+    x = floats(2, 32, 32)
     _, _, *rest = weather.SPATTER["cifar"][severity - 1]
     assert torch.equal(weather.spatter_with(torch.zeros(2, 32, 32), x, *rest), x)
 
@@ -197,38 +228,102 @@ def test_distance_is_euclidean_up_to_its_limit():
     assert (got[~near] > 20).all()
 
 
-def field(n, side, setting):
-    mean, deviation = setting[:2]
-    return mean + deviation * draw(n, setting).normal((side, side))
+@pytest.fixture(scope="module")
+def theirs():
+    pytest.importorskip("imagecorruptions")
+    return mended_library().corruptions
+
+
+def numbers(monkeypatch, module, **functions):
+    """Let the library draw from ``functions`` instead of numpy."""
+    monkeypatch.setattr(module, "np", SimpleNamespace(**{**vars(module.np), "random": SimpleNamespace(**functions)}))
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_the_same_noise_gives_their_fog(theirs, monkeypatch, severity):
+    x = floats(1, 50, 64)
+    levels = {k: draw(1).uniform((k, k), f"{k}") for k in (1, 2, 4, 8, 16, 32)}
+    queue = [part.numpy() for u in levels.values() for part in weather._three(u)[0]]
+    numbers(monkeypatch, theirs, uniform=lambda low, high, _shape: low + (high - low) * queue.pop(0))
+    expected = theirs.fog(as_pil(x), severity)
+    source = given(1, **{f"plasma_{k}": u for k, u in levels.items()})
+    got = weather.fog(x, weather.FOG["imagenet"][severity - 1], source).clamp(0, 1) * 255
+    np.testing.assert_allclose(got[0].permute(1, 2, 0).numpy(), expected, atol=0.01)
+    assert not queue
+
+
+@pytest.mark.parametrize("severity", [1, 2, 3, 5])
+def test_the_same_flakes_give_their_snow(theirs, monkeypatch, severity):
+    """Severity 4 apart, whose zoom the library cuts at the top left and we cut in the middle."""
+    x = floats(1, 32, 32)
+    setting = weather.SNOW["imagenet"][severity - 1]
+    side = math.ceil(32 / setting[2])
+    start = (32 - side) // 2
+    flakes, u = draw(1).normal((side, side), "flakes"), draw(1).uniform((), "angle")
+    full = np.zeros((32, 32))
+    full[start : start + side, start : start + side] = flakes[0]
+    numbers(
+        monkeypatch,
+        theirs,
+        normal=lambda loc, scale, **_: loc + scale * full,
+        uniform=lambda low, high: low + (high - low) * float(u),
+    )
+    expected = theirs.snow(as_pil(x), severity)
+    got = weather.snow(x, setting, given(1, flakes=flakes, angle=u)).clamp(0, 1) * 255
+    wrong = np.abs(got[0].permute(1, 2, 0).numpy() - expected)
+    assert wrong.max() < 1.01  # theirs rounds each of two layers to 8 bits
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_the_same_noise_gives_their_spatter(theirs, monkeypatch, severity):
+    x, noise = floats(4, 96, 96), draw(4, severity).normal((96, 96))
+    got = weather.spatter(x, weather.SPATTER["imagenet"][severity - 1], given(4, noise=noise)).clamp(0, 1) * 255
+    for row in range(len(x)):
+        numbers(monkeypatch, theirs, normal=lambda loc, scale, row=row, **_: loc + scale * noise[row].double().numpy())
+        expected = theirs.spatter(as_pil(x[row : row + 1]), severity)
+        wrong = np.abs(got[row].permute(1, 2, 0).numpy() - expected)
+        assert wrong.mean() < (0.05 if severity > 3 else 1.0), wrong.mean()
+
+
+def test_frost_has_the_brightness_of_their_photographs(theirs):
+    """Of both scales; texture and place are our own, so that no pixel can be compared."""
+    folder = Path(theirs.__file__).parent / "frost"
+    files = [next(folder.glob(f"frost{k}.*")) for k in (1, 2, 3, 4, 5)]
+    photos = [np.asarray(Image.open(file).convert("RGB")) / 255 for file in files]
+    for ice, photo in zip(layers.ice(1.0, torch.device("cpu")), photos, strict=True):
+        np.testing.assert_allclose(ice.mean((1, 2)), photo.mean((0, 1)), atol=0.02)
+        assert float(ice.mean(0).std()) == pytest.approx(photo.mean(2).std(), rel=0.1)
+
+
+def as_pil(x):
+    return Image.fromarray((x[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("setting", [*weather.SPATTER["cifar"][:3], *weather.SPATTER["imagenet"][:3]])
 def test_drops_are_lit_as_opencv_lights_them(setting):
     cv2 = pytest.importorskip("cv2")
-    from robustbench_df.corruptions.blur import gaussian
-
-    liquid = gaussian(field(4, 96, setting), setting[2])
-    liquid = (torch.where(liquid < setting[3], 0, liquid).clamp(0, 1) * 255).floor()
-    outline, light = layers._outline(liquid), layers.drops(liquid)
+    mean, deviation, smoothing, threshold, *_ = setting
+    liquid = gaussian(mean + deviation * draw(4, setting).normal((96, 96)), smoothing)
+    liquid = (torch.where(liquid < threshold, 0, liquid).clamp(0, 1) * 255).floor()
+    outline, light = layers._outline(liquid.short()), layers.drops(liquid)
     for row, plane in enumerate(liquid.byte().numpy()):
         edges = cv2.Canny(plane, 50, 150)
         assert (outline[row].numpy() != (edges > 0)).mean() < 0.002
         distance = np.minimum(cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5), 20)
         even = cv2.equalizeHist(cv2.blur(distance, (3, 3)).astype(np.uint8))
         expected = cv2.blur(cv2.filter2D(even, cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])), (3, 3))
-        wrong = np.abs(light[row].numpy() - expected.astype(np.float32))
-        assert wrong.mean() < 6, wrong.mean()
+        assert np.abs(light[row].numpy() - expected.astype(np.float32)).mean() < 6
         assert np.corrcoef(light[row].flatten(), expected.flatten())[0, 1] > 0.97
 
 
 def test_equalising_one_level_only_changes_nothing():
-    plane = torch.full((1, 4, 4), 7.0)
+    plane = torch.full((1, 4, 4), 7, dtype=torch.int16)
     assert torch.equal(layers._equalise(plane), plane)
 
 
 def test_equalised_levels_are_spread_evenly():
-    plane = torch.arange(16).remainder(4).float().reshape(1, 4, 4)
-    assert torch.equal(torch.unique(layers._equalise(plane)), torch.tensor([0.0, 85.0, 170.0, 255.0]))
+    plane = torch.arange(16).remainder(4).short().reshape(1, 4, 4)
+    assert torch.equal(torch.unique(layers._equalise(plane)), torch.tensor([0, 85, 170, 255]).short())
 
 
 def test_snow_falls_within_45_degrees_of_straight_down(monkeypatch):
@@ -239,7 +334,7 @@ def test_snow_falls_within_45_degrees_of_straight_down(monkeypatch):
         return x
 
     monkeypatch.setattr(weather, "streak", spy)
-    run("snow", pictures(64, 16, 16), 3)
+    run("snow", floats(64, 16, 16), 3)
     assert -135 <= float(seen[0].min()) < -120
     assert -60 < float(seen[0].max()) <= -45
     assert math.isclose(float(seen[0].mean()), -90, abs_tol=10)

@@ -7,9 +7,16 @@ import torch
 
 from robustbench_df.corruptions import pixels
 from robustbench_df.corruptions.codecs import jpeg
-from robustbench_df.corruptions.core import SEVERITIES
+from robustbench_df.corruptions.core import SEVERITIES, Draw
 from robustbench_df.corruptions.web import WEB, _stickers
-from tests.corruptions.pictures import SIZES, draw, pictures, psnr
+from tests.corruptions.helpers import floats, psnr
+
+SIZES = [(32, 32), (33, 47), (70, 96)]
+
+
+def draw(ids, setting=0):
+    return Draw(torch.arange(ids) if isinstance(ids, int) else ids, (7, "test", repr(setting)))
+
 
 EACH = pytest.mark.parametrize("name", WEB)
 
@@ -22,7 +29,7 @@ def run(name, x, severity, ids=None):
 @EACH
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_keeps_shape_and_type_and_changes_pixels(name, size):
-    x = pictures(3, *size)
+    x = floats(3, *size)
     for severity in SEVERITIES:
         out = run(name, x, severity)
         assert out.shape == x.shape
@@ -33,7 +40,7 @@ def test_any_size_keeps_shape_and_type_and_changes_pixels(name, size):
 
 @EACH
 def test_alone_in_a_batch_and_in_another_order(name):
-    x, ids = pictures(6, 33, 47), torch.tensor([5, 900, 2**40, 7, 1, 33])
+    x, ids = floats(6, 33, 47), torch.tensor([5, 900, 2**40, 7, 1, 33])
     together = run(name, x, 4, ids)
     order = torch.tensor([4, 2, 0, 5, 3, 1])
     assert torch.equal(run(name, x[order], 4, ids[order]), together[order])
@@ -43,8 +50,8 @@ def test_alone_in_a_batch_and_in_another_order(name):
 @EACH
 @pytest.mark.parametrize("size", [(32, 32), (96, 96)])
 def test_each_severity_is_farther_from_the_image(name, size):
-    x = pictures(48, *size)
-    distances = [psnr(x, run(name, x, severity)) for severity in SEVERITIES]
+    x = floats(48, *size)
+    distances = [psnr(x * 255, run(name, x, severity) * 255) for severity in SEVERITIES]
     assert distances == sorted(distances, reverse=True), distances
     assert distances[0] - distances[-1] > 2
 
@@ -54,27 +61,27 @@ def test_five_settings_in_both_sets_and_random_said_rightly(name):
     corruption = WEB[name]
     assert corruption.group == "web"
     assert [len(corruption.settings[key]) for key in ("cifar", "imagenet")] == [5, 5]
-    x = pictures(1, 32, 32).expand(12, -1, -1, -1).contiguous()
+    x = floats(1, 32, 32).expand(12, -1, -1, -1).contiguous()
     keyed = len(torch.unique(run(name, x, 3), dim=0)) > 1
     assert keyed == corruption.random
 
 
 @EACH
 def test_does_not_write_into_its_input(name):
-    x = pictures(2, 32, 32)
+    x = floats(2, 32, 32)
     kept = x.clone()
     run(name, x, 5)
     assert torch.equal(x, kept)
 
 
 def test_jpeg_is_jpeg_and_double_jpeg_is_twice():
-    x = pictures(3, 32, 32)
+    x = floats(3, 32, 32)
     assert torch.equal(run("jpeg_quality", x, 4), jpeg(x, 50))
     assert torch.equal(run("double_jpeg", x, 4), jpeg(jpeg(x, 75), 45))
 
 
 def test_grey_at_worst_has_no_colour_but_the_same_luma():
-    x = pictures(3, 32, 32)
+    x = floats(3, 32, 32)
     out = run("grey", x, 5)
     assert torch.allclose(out[:, 0], out[:, 1], atol=1e-6)
     assert torch.allclose(out[:, 0], out[:, 2], atol=1e-6)
@@ -82,7 +89,7 @@ def test_grey_at_worst_has_no_colour_but_the_same_luma():
 
 
 def test_posterise_leaves_eight_colours_at_worst():
-    out = run("posterise", pictures(8, 64, 64), 5)
+    out = run("posterise", draw(2).uniform((3, 64, 64)), 5)
     assert len(torch.unique(out.permute(0, 2, 3, 1).reshape(-1, 3), dim=0)) == 8
 
 
@@ -119,7 +126,7 @@ def test_social_media_uses_its_whole_range(monkeypatch):
         return x
 
     monkeypatch.setattr("robustbench_df.corruptions.web.jpeg", spy)
-    x = pictures(1, 100, 100).expand(80, -1, -1, -1)
+    x = floats(1, 100, 100).expand(80, -1, -1, -1)
     for severity in SEVERITIES:
         run("social_media", x, severity)
     sides = [size[0] for size, _ in seen]
@@ -146,5 +153,5 @@ def test_the_overlay_stays_inside_moves_and_leaves_the_rest_alone():
 
 
 def test_an_overlay_wider_than_the_picture_is_cut():
-    out = run("text_overlay", pictures(6, 9, 8), 5)
+    out = run("text_overlay", floats(6, 9, 8), 5)
     assert out.shape == (6, 3, 9, 8)
