@@ -31,13 +31,9 @@ def main() -> None:
     for name in CONFIG["models"]:
         detector = run.detector(name, CONFIG["phase"]) if run.folds == 1 else fold_detector(run, name)
         x, y = unseen(run, images)
-        rows += [
-            {"model": name, **row}
-            for row in (fgsm_sweep(detector, x, y), pgd(detector, x, y), standard(detector, x, y))
-        ]
-        rows.append({"model": name, **agreement(detector, x, y)})
-        for row in rows[-4:]:
-            print(json.dumps(row), flush=True)
+        for measure in (fgsm_sweep, pgd, standard, agreement):
+            rows.append({"model": name, **measure(detector, x, y)})
+            print(json.dumps(rows[-1]), flush=True)
     out = HERE.parent.parent / "reports" / "experiments" / "bench_attacks.json"
     out.write_text(json.dumps({"config": CONFIG, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
 

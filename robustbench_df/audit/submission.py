@@ -1,4 +1,4 @@
-"""Read a submission, in any of the forms that ``rdf predict`` writes, and find the image that each answer is about."""
+"""Read a submission, in any form that ``rdf predict`` writes, and find the image that each answer is about."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
 from robustbench_df.data.layouts import parse_label
@@ -26,6 +27,14 @@ _WORDS = ("label", "prediction", "class")
 _NUMBERS = ("probability", "prediction", "score")
 _MEMBERS = ("predictions.csv", "probability.json", "confidence.json", "challenge.json")
 """Files of a ``submission.zip``, the one that says most first."""
+
+_TITLES = {
+    "ids": "The submission answers for every image, once",
+    "values": "The submission's values are in range and consistent",
+    "degenerate": "The submission tells images apart",
+    "order": "Each answer stands under its own image",
+    "polarity": "Fake means fake in the submission",
+}
 
 NAN = float("nan")
 
@@ -203,3 +212,30 @@ def expected(names: Sequence[str], images: ImageSet) -> tuple[Rows, NDArray[np.i
     # As `rdf predict` chooses: the unlabelled images where there are any; all only when more of the names fit.
     best = max(range(len(choices)), key=lambda k: (int((matched[k] >= 0).sum()), -k))
     return choices[best], matched[best]
+
+
+def by_image(score: NDArray[np.float64], place: NDArray[np.intp], n: int) -> NDArray[np.float64]:
+    """Return P(fake) of each expected image ``[n]``; nan where it has no answer."""
+    answers = np.full(n, np.nan)
+    answers[place[place >= 0]] = score[place >= 0]
+    return answers
+
+
+def finding(
+    name: str,
+    severity: Severity,
+    detail: str,
+    figures: dict[str, Figure],
+    remedy: str = "",
+    images: Sequence[Example] = (),
+) -> AuditFinding:
+    """Build the finding ``predictions-<name>``; a remedy is kept only where something is to be done."""
+    return AuditFinding(
+        id=f"predictions-{name}",
+        severity=severity,
+        title=_TITLES[name],
+        detail=detail,
+        figures=figures,
+        images=tuple(images),
+        remedy=remedy if severity in ("warn", "fail") else "",
+    )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from robustbench_df.audit.finding import AuditFinding
-from robustbench_df.audit.predictions import audit_predictions, readings
+from robustbench_df.audit.order import readings
+from robustbench_df.audit.predictions import audit_predictions
 from robustbench_df.audit.submission import match, read_submission
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.errors import DataError

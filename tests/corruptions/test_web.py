@@ -155,3 +155,11 @@ def test_the_overlay_stays_inside_moves_and_leaves_the_rest_alone():
 def test_an_overlay_wider_than_the_picture_is_cut():
     out = run("text_overlay", floats(6, 9, 8), 5)
     assert out.shape == (6, 3, 9, 8)
+
+
+@EACH
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 40)])
+def test_no_picture_is_too_small(name, size):
+    out = run(name, floats(2, *size), 5)
+    assert out.shape == (2, 3, *size)
+    assert out.isfinite().all()

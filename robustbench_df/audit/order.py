@@ -1,0 +1,181 @@
+"""Does each answer of a submission stand under its own image, and does fake mean fake?
+
+The ids of a garbled submission are complete; only what the answers say of the images gives it away. So they are held
+against the truth where it is known, else against the light classifier, which learns from the labelled images: as
+written, and as they would read had one of the usual mistakes been made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.finding import AuditFinding
+from robustbench_df.audit.light import light_opinion
+from robustbench_df.audit.statistics import Rows, sample
+from robustbench_df.audit.submission import by_image, finding, match, read_submission
+from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet
+from robustbench_df.data.stores import natural_key
+from robustbench_df.errors import DataError
+from robustbench_df.metrics.intervals import Interval, auc_interval
+
+LEAST_ANSWERS = 20
+"""Images of each class that the order and polarity are judged on, at least."""
+LEARN_FROM = 10_000
+"""Labelled images that the light classifier learns from, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Whom the answers are held against: labels (0, 1; -1 unknown) of the expected images, and what they are."""
+
+    labels: NDArray[np.int8]
+    name: str
+    is_truth: bool
+
+
+def find_judge(images: ImageSet, rows: Rows, truth: Path | str | None, opinion: bool) -> Judge | str:
+    """Find labels to hold the answers against, or say why there are none."""
+    if truth is not None:
+        told = read_submission(Path(truth))[0]
+        score = by_image(told.score, match(told.names, images, rows), len(rows))
+        labels = np.where(np.isnan(score), UNLABELLED, score >= 0.5).astype(np.int8)
+        return Judge(labels, "the truth given", True)
+    if (images.labels[rows] != UNLABELLED).any():
+        return Judge(images.labels[rows], "the labels", True)
+    learn = sample(images, LEARN_FROM)
+    if not opinion or len(np.unique(images.labels[learn])) < 2:
+        return "no labels are known; give --truth, or a source that also has labelled images"
+    try:
+        p = light_opinion(images, learn, rows)
+    except DataError as error:
+        return str(error)
+    # Of an opinion, the surer half is taken.
+    sure = np.abs(p - 0.5) >= np.median(np.abs(p - 0.5))
+    return Judge(np.where(sure, p >= 0.5, UNLABELLED).astype(np.int8), "the light classifier's surer half", False)
+
+
+def readings(names: Sequence[str], answers: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return the answers as they would stand, had one of the usual mistakes in order been made and were undone.
+
+    Args:
+        names: the images' ids ``[N]``.
+        answers: what stands under each of them ``[N]``.
+
+    Returns:
+        ``written`` (as they stand); ``alphabetical-position``: image number k (in natural order) was given the answer
+        of the k-th image in alphabetical order; ``alphabetical-from-0`` and ``-from-1``: the same, but positions are
+        counted from 0 and images from 1, or the reverse; ``natural-position``: names in alphabetical order beside
+        answers in natural order; ``one-late`` and ``one-early``: each answer stands one image too late or too early.
+    """
+    natural = np.array(sorted(range(len(names)), key=lambda k: natural_key(names[k])), dtype=np.intp)
+    alphabetical = np.array(sorted(range(len(names)), key=lambda k: names[k]), dtype=np.intp)
+
+    def moved(written: NDArray[np.intp], meant: NDArray[np.intp]) -> NDArray[np.float64]:
+        """The answer under image ``written[k]`` goes to image ``meant[k]``."""
+        out = np.full(len(answers), np.nan)
+        out[meant] = answers[written]
+        return out
+
+    return {
+        "written": answers,
+        "alphabetical-position": moved(natural, alphabetical),
+        "alphabetical-from-0": moved(natural, np.roll(alphabetical, -1)),
+        "alphabetical-from-1": moved(natural, np.roll(alphabetical, 1)),
+        "natural-position": moved(alphabetical, natural),
+        "one-late": moved(natural, np.roll(natural, 1)),
+        "one-early": moved(natural, np.roll(natural, -1)),
+    }
+
+
+def order_and_polarity(
+    images: ImageSet, rows: Rows, answers: NDArray[np.float64], judge: Judge | str
+) -> tuple[AuditFinding, AuditFinding]:
+    """Hold the answers ``[N]`` (nan: none) under the images ``rows`` against a judge, in all `readings`.
+
+    Returns:
+        ``predictions-order`` and ``predictions-polarity``; ``not run`` where there is no judge.
+    """
+
+    def neither(reason: str) -> tuple[AuditFinding, AuditFinding]:
+        said = f"not looked at: {reason}"
+        return finding("order", "not run", said, {}), finding("polarity", "not run", said, {})
+
+    if isinstance(judge, str):
+        return neither(judge)
+    names = [str(i) for i in images.ids[rows]]
+    areas = {what: _area(read, judge.labels) for what, read in readings(names, answers).items()}
+    usable = (judge.labels != UNLABELLED) & ~np.isnan(answers)
+    least = min(int((judge.labels[usable] == label).sum()) for label in (REAL, FAKE))
+    if least < LEAST_ANSWERS:
+        return neither(f"{least} answers of a class can be judged; {LEAST_ANSWERS} are needed")
+    if len(np.unique(answers[usable])) < 2:
+        return neither("all answers are the same")
+    figures: dict[str, Figure] = {"judge": judge.name, "n": areas["written"].n}
+    for what, area in areas.items():
+        figures |= {what: area.value, f"{what}_low": area.low, f"{what}_high": area.high}
+    order, read = _order(names, areas, judge, figures)
+    return order, _polarity(areas[read], judge, figures)
+
+
+def _area(answers: NDArray[np.float64], labels: NDArray[np.int8]) -> Interval:
+    known = (labels != UNLABELLED) & ~np.isnan(answers)
+    return auc_interval(answers[known], labels[known])
+
+
+def _either_way(area: Interval) -> Interval:
+    """Turn an AUROC below 1/2 round: how much the answers tell, real and fake swapped or not."""
+    if area.value >= 0.5:
+        return area
+    return Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n, area.method)
+
+
+def _order(
+    names: list[str], areas: dict[str, Interval], judge: Judge, figures: dict[str, Figure]
+) -> tuple[AuditFinding, str]:
+    """Find the reading under which the answers tell most; returns the finding and that reading's name."""
+    written, told = areas["written"], {what: _either_way(area) for what, area in areas.items()}
+    best = max(told, key=lambda what: told[what].value)
+    said = f"against {judge.name} the answers reach AUROC {_text(written)} as written"
+    if best != "written" and told[best].low > told["written"].high:
+        said += f", but {_text(areas[best])} if they are read as {_READ[best]}"
+        remedy = "write each answer under its image's own number, not under a position in a listing: rdf predict"
+        moved = readings(names, np.arange(len(names), dtype=np.float64))[best]
+        # The image under which an answer stands, and the image it fits.
+        pairs = [(names[int(k)], name) for k, name in zip(moved, names, strict=True) if name != names[int(k)]]
+        return finding("order", "fail", said, figures, remedy, pairs), best
+    if written.low <= 0.5 <= written.high:
+        said += ": no better than chance"
+        remedy = "look whether answers and images were brought together by position somewhere"
+        return finding("order", "fail" if judge.is_truth else "warn", said, figures, remedy), "written"
+    return finding("order", "pass", said, figures), "written"
+
+
+_READ = {
+    "alphabetical-position": "positions in an alphabetical listing (10.png before 2.png)",
+    "alphabetical-from-0": "positions from 0 in an alphabetical listing of images from 1",
+    "alphabetical-from-1": "positions from 1 in an alphabetical listing of images from 0",
+    "natural-position": "names from an alphabetical listing beside answers in order of number",
+    "one-late": "standing one image too late (numbers from 1 for images from 0)",
+    "one-early": "standing one image too early (numbers from 0 for images from 1)",
+}
+
+
+def _polarity(area: Interval, judge: Judge, figures: dict[str, Figure]) -> AuditFinding:
+    said = f"against {judge.name} the answers, each under its own image, reach AUROC {_text(area)}"
+    own: dict[str, Figure] = {key: figures[key] for key in ("judge", "n")}
+    own |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high}
+    if area.high < 0.5:
+        remedy = "fake is 1 and the probability is P(fake); turn the answers round, or read the labels with --fake-is"
+        return finding("polarity", "fail", f"{said}: real and fake are swapped", own, remedy)
+    if area.low > 0.5:
+        return finding("polarity", "pass", said, own)
+    return finding("polarity", "not run", f"{said}: cannot be told", own)
+
+
+def _text(area: Interval) -> str:
+    return f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]"
