@@ -17,6 +17,7 @@ from robustbench_df.audit.statistics import LUMA, Rows, chunks, pixel_statistics
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.split import components
 from robustbench_df.errors import DataError
+from robustbench_df.metrics.intervals import Interval, auc_interval
 
 FOLDS = 5
 
@@ -115,8 +116,16 @@ def light_classifier() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
 
 
-def light_opinion(images: ImageSet, learn: Rows, rows: Rows) -> NDArray[np.float64]:
-    """Return P(fake) of ``rows`` by the light classifier fitted on ``learn``, which must not hold any of them."""
-    model = light_classifier().fit(light_features(images, learn), images.labels[learn])
-    p: NDArray[np.float64] = model.predict_proba(light_features(images, rows))[:, 1]
-    return p
+def light_opinion(images: ImageSet, learn: Rows, rows: Rows) -> tuple[NDArray[np.float64], Interval]:
+    """Ask the light classifier, fitted on ``learn``, about ``rows``, which must not hold any of these.
+
+    Returns:
+        P(fake) of ``rows``, and the classifier's AUROC on ``learn`` out of fold: what the opinion is worth.
+
+    Raises:
+        DataError: too few images or one class only.
+    """
+    x, labels = light_features(images, learn), images.labels[learn]
+    worth = auc_interval(out_of_fold(x, labels, folds_of(images, learn), light_classifier), labels)
+    model = light_classifier().fit(x, labels)
+    return np.asarray(model.predict_proba(light_features(images, rows))[:, 1], np.float64), worth

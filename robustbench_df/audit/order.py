@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding
+from robustbench_df.audit.finding import AuditFinding, Figure
 from robustbench_df.audit.light import light_opinion
 from robustbench_df.audit.statistics import Rows, sample
 from robustbench_df.audit.submission import by_image, finding, match, read_submission
@@ -25,6 +25,8 @@ from robustbench_df.metrics.intervals import Interval, auc_interval
 
 LEAST_ANSWERS = 20
 """Images of each class that the order and polarity are judged on, at least."""
+LEAST_AUC = 0.7
+"""AUROC out of fold, at its lower end, that the light classifier must have: at chance, so would be every answer."""
 LEARN_FROM = 10_000
 """Labelled images that the light classifier learns from, at most."""
 
@@ -51,9 +53,14 @@ def find_judge(images: ImageSet, rows: Rows, truth: Path | str | None, opinion: 
     if not opinion or len(np.unique(images.labels[learn])) < 2:
         return "no labels are known; give --truth, or a source that also has labelled images"
     try:
-        p = light_opinion(images, learn, rows)
+        p, worth = light_opinion(images, learn, rows)
     except DataError as error:
         return str(error)
+    if worth.low < LEAST_AUC:
+        return (
+            f"the light classifier has AUROC {worth.value:.3f} [{worth.low:.3f}, {worth.high:.3f}] out of fold, too "
+            f"little to judge by ({LEAST_AUC} is needed); give --truth"
+        )
     # Of an opinion, the surer half is taken.
     sure = np.abs(p - 0.5) >= np.median(np.abs(p - 0.5))
     return Judge(np.where(sure, p >= 0.5, UNLABELLED).astype(np.int8), "the light classifier's surer half", False)

@@ -235,6 +235,16 @@ def test_without_labels_order_cannot_be_told(truth: dict[int, int], tmp_path: Pa
     assert "--truth" in found["order"].detail
 
 
+def test_a_classifier_that_learns_nothing_is_no_judge(truth: dict[int, int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (N + 200, 3, 16, 16)).astype(np.uint8)
+    ids = [*(f"real/{k}.png" for k in range(100)), *(f"fake/{k}.png" for k in range(100)), *names(truth)]
+    pool = image_set_from_arrays(data, np.repeat([0, 1, -1], [100, 100, N]), ids=ids)
+    found = by_id(audit_predictions(submit(tmp_path, names(truth), probabilities(truth)) / "challenge.json", pool))
+    assert found["order"].severity == "not run"
+    assert "too little to judge by" in found["order"].detail
+
+
 def test_a_labelled_set_is_its_own_truth(tmp_path: Path) -> None:
     pool = learnable_set(N)
     p = np.where(pool.labels == 1, 0.9, 0.2)

@@ -66,6 +66,6 @@ def given(n: int, **fields: Tensor) -> Given:
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
-    """Mean over the images of the peak signal-to-noise ratio, dB; images that are equal count as 100."""
-    error = ((x.double() - y.double()) ** 2).flatten(1).mean(1) / 255**2
+    """Mean over the images of the peak signal-to-noise ratio of values in [0, 1], dB; equal images count as 100."""
+    error = ((x.double() - y.double()) ** 2).flatten(1).mean(1)
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
