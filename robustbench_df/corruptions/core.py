@@ -42,7 +42,7 @@ Apply = Callable[[Tensor, Setting, Draw], Tensor]
 class Corruption:
     """A registered corruption.
 
-    ``settings`` maps a constant set (``cifar``, ``imagenet``) to five settings, severity 1 to 5; ``random`` says that it
+    ``settings`` maps a constant set (``cifar``, ``imagenet``) to five settings, severity 1 to 5; ``random`` says it
     draws noise; ``group`` is noise, blur, weather, digital, extra or web.
     """
 

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
-from robustbench_df.corruptions.core import SEVERITIES, Draw
+from robustbench_df.corruptions.core import SEVERITIES, Corruption, Draw, Setting
 from robustbench_df.errors import UsageError, nearest
 
 SMALL_SIDE = 64
 """Up to this side the constants of CIFAR-10-C make sense, beyond it those of ImageNet-C."""
+
+CACHED_PIXELS = 1 << 18
+"""Pixels corrupted together on a CPU: a few megabytes of float32 channels."""
 
 CONSTANTS = ("auto", "cifar", "imagenet")
 
@@ -44,9 +47,19 @@ def corrupt(
     if severity == 0:
         return x.clone()
     ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
-    draw = Draw(ids, (seed, name, severity))
+    setting, key = corruption.settings[chosen][severity - 1], (seed, name, severity)
+    # On a CPU, intermediate results that stay in its cache are several times as fast as those of a whole batch.
+    size = max(CACHED_PIXELS // (x.shape[2] * x.shape[3]), 1) if x.device.type == "cpu" else max(len(x), 1)
+    parts = [
+        _apply(corruption, some, setting, Draw(own, key))
+        for some, own in zip(x.split(size), ids.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _apply(corruption: Corruption, x: Tensor, setting: Setting, draw: Draw) -> Tensor:
     pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    out = corruption.apply(pixels, corruption.settings[chosen][severity - 1], draw).clamp(0, 1)
+    out = corruption.apply(pixels, setting, draw).clamp(0, 1)
     return (out * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
 
 

@@ -20,14 +20,14 @@ BENCHMARK = tuple(name for name in ALL if CORRUPTIONS[name].group != "web")
 RANDOM = tuple(name for name in ALL if CORRUPTIONS[name].random)
 
 _SMOOTHED = "more blur smooths the jumble of as many or fewer rounds"
+_FADED = "as much ice over less of the image: the sum is nearer to it in brightness"
 _TURNED = "severities 1 and 2 take colour away, 3 to 5 add it"
 NOT_WORSE = {
     ("glass_blur", "cifar"): ({2, 3, 5}, _SMOOTHED),
     ("glass_blur", "imagenet"): ({2, 4}, _SMOOTHED),
     ("motion_blur", "cifar"): ({4}, "a longer line of the same deviation: the weights beyond the old end are nothing"),
-    ("frost", "cifar"): ({4, 5}, "hardly more ice on less of the image: the sum is nearer in brightness"),
-    ("frost", "imagenet"): ({3}, "hardly more ice on less of the image: the sum is nearer in brightness"),
-    ("fog", "imagenet"): ({4}, "as dense as severity 3, only rougher"),
+    ("frost", "cifar"): ({4}, _FADED),
+    ("frost", "imagenet"): ({4}, _FADED),
     ("elastic_transform", "cifar"): ({2, 3, 4, 5}, "ever more ripple, but ever less stretching, which weighs more"),
     ("elastic_transform", "imagenet"): ({3}, "severities 1 and 2 stretch, 3 to 5 ripple and stretch a tenth of that"),
     ("spatter", "cifar"): ({4}, "severities 1 to 3 are water, 4 and 5 mud"),
