@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
-PRESETS = ("full", "quick", "seed", "robust")
+PRESETS = ("full", "quick", "seed")
 
 
 AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000

@@ -30,6 +30,7 @@ from robustbench_df.corruption_summary import CLEAN, COMMON
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.chain import Chain, apply_chain, parse_chain
 from robustbench_df.corruptions.core import SEVERITIES
+from robustbench_df.corruptions.library import library_corrupt
 from robustbench_df.corruptions.suite import constant_set, corrupt
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import UsageError, nearest
@@ -62,6 +63,8 @@ class CorruptionPlan(Settings):
     chains: tuple[str, ...] = ()
     """Corruptions one after the other (`robustbench_df.corruptions.chain`)."""
     constants: Literal["auto", "cifar", "imagenet"] = "auto"
+    backend: Literal["own", "imagecorruptions"] = "own"
+    """``imagecorruptions`` runs the library itself on its 19, for comparison with published numbers."""
     models: tuple[str, ...] = ()
     """Detectors by name, ``ensemble`` among them; empty: all."""
     phase: Literal["auto", "base", "final"] = "auto"
@@ -81,6 +84,7 @@ class Damage:
     name: str
     severity: int = 0
     chain: Chain | None = None
+    backend: str = "own"
 
     @property
     def condition(self) -> str:
@@ -93,12 +97,16 @@ class Damage:
             return apply_chain(x, self.chain, ids=ids, seed=seed, constants=constants)
         if not self.severity:
             return x
+        if self.backend == "imagecorruptions":
+            return library_corrupt(x, self.name, self.severity, seed, ids)
         return corrupt(x, self.name, self.severity, ids=ids, seed=seed, constants=constants)
 
     def made_with(self, constants: str) -> list[Any]:
         """The constants behind it: a corruption's own numbers, so that a cell made with others is another cell."""
         if self.chain is not None:
             return [constants]
+        if self.backend != "own" and self.severity:
+            return [self.backend]
         return list(CORRUPTIONS[self.name].settings[constants][self.severity - 1]) if self.severity else []
 
 
@@ -186,7 +194,11 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
         auto = shipped if name == "ensemble" else "base"
         pairs.append((name, auto if plan.phase == "auto" else plan.phase))
     damages = [Damage(CLEAN)]
-    damages += [Damage(name, level) for name in names_of(plan.corruptions) for level in sorted(set(plan.severities))]
+    damages += [
+        Damage(name, level, backend=plan.backend)
+        for name in names_of(plan.corruptions)
+        for level in sorted(set(plan.severities))
+    ]
     chains = [parse_chain(text) for text in plan.chains]  # a misspelt step fails before anything is loaded
     damages += [Damage(f"chain {chain.text}", chain=chain) for chain in dict.fromkeys(chains)]
     part, constants = choose_part(run, plan.part), _constants(run, plan)

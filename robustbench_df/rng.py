@@ -69,7 +69,14 @@ def uniform(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
 
 
 def normal(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
-    """Draw standard normal numbers, float32 ``[N, *shape]`` (Box & Muller 1958), keyed like `uniform`."""
-    u1 = _shift_right(_bits(ids, shape, (*key, "r")), 11).to(torch.float64) * 2.0**-53
-    u2 = _shift_right(_bits(ids, shape, (*key, "phi")), 11).to(torch.float64) * 2.0**-53
-    return (torch.sqrt(-2 * torch.log1p(-u1)) * torch.cos(2 * math.pi * u2)).to(torch.float32)
+    """Draw standard normal numbers, float32 ``[N, *shape]`` (Box & Muller 1958), keyed like `uniform`.
+
+    Two numbers come from each 64-bit hash, a radius and an angle of 32 bits; none is larger than 6.7.
+    """
+    count = math.prod(shape)
+    half = (count + 1) // 2
+    words = _bits(ids, (half,), key).view(torch.int32).to(torch.float32)
+    radius = words[:, :half].abs().clamp_min_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+    angle = words[:, half:] * (math.pi * 2.0**-31)
+    both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return both[:, :count].reshape(len(ids), *shape)

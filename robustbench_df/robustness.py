@@ -141,16 +141,19 @@ def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
             for attack in plan.attacks:
                 for eps in sorted(set(plan.epsilons)):
                     cell = Cell(name, phase, attack, Threat(plan.norm, eps), Path())
-                    path = run.file("attacks", _file_name(cell, part, plan))
+                    path = run.file("attacks", _file_name(run, cell, part, plan))
                     cells.append(Cell(name, phase, attack, cell.threat, path))
     return cells
 
 
-def _file_name(cell: Cell, part: str, plan: AttackPlan) -> str:
+def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
+    """Name a cell by what it is and a digest of all that its numbers depend on."""
     specs = cell.specs()
     for spec in specs:
         attack_named(spec.name).check(spec)
-    what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed]
+    decision = run.decision(cell.model, cell.phase).to_dict()
+    weights = run.weights(phase=cell.phase).to_dict() if cell.model == "ensemble" else None
+    what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed, decision, weights]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
     stem = f"{cell.model}-{cell.phase}-{cell.condition}-{digest}"
     return stem.replace(":", "_").replace("/", "_") + ".parquet"
@@ -180,22 +183,23 @@ def works(run: Run, name: str, phase: str, images: ImageSet, part: str, plan: At
     device = choose_device(plan.device)
     if part != "oof":
         rows = table[table["part"] == part].drop_duplicates("image_id")
-        index = thin(np.array(sorted(where[i] for i in rows["image_id"]), dtype=np.intp), plan.images)
+        index = thin(np.array(sorted(where[i] for i in rows["image_id"]), dtype=np.intp), plan.images, images.labels)
         return [Work(deployed(run, name, phase, None).to(device), index, part, -1)]
     out = []
     for fold in range(run.folds):
         rows = table[(table["part"] == "cal") & (table["fold"] == fold)]
         share = -(-plan.images // run.folds) if plan.images else 0
-        index = thin(np.array(sorted(where[i] for i in rows["image_id"]), dtype=np.intp), share)
+        index = thin(np.array(sorted(where[i] for i in rows["image_id"]), dtype=np.intp), share, images.labels)
         out.append(Work(deployed(run, name, phase, fold).to(device), index, "oof", fold))
     return out
 
 
-def thin(index: Index, limit: int) -> Index:
-    """Keep at most ``limit`` evenly spaced entries (0: all)."""
+def thin(index: Index, limit: int, labels: NDArray[np.int8]) -> Index:
+    """Keep at most ``limit`` entries (0: all), evenly spaced within each class, the classes in proportion."""
     if not limit or len(index) <= limit:
         return index
-    return index[np.linspace(0, len(index) - 1, limit).round().astype(np.intp)]
+    by_class = index[np.argsort(labels[index], kind="stable")]
+    return np.sort(by_class[np.linspace(0, len(index) - 1, limit).round().astype(np.intp)])
 
 
 def deployed(run: Run, name: str, phase: str, fold: int | None) -> Detector:

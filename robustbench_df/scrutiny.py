@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,8 +32,11 @@ TRANSFERRED = 200
 """Images of the transfer matrix: crafted on every detector, scored on all."""
 
 OVERFITTED = 0.2
-"""FGSM accuracy above the suite's by more than this is the mark of catastrophic overfitting (Wong et al. 2020,
-arXiv:2001.03994, figure 1: FGSM accuracy rises while PGD's falls to 0)."""
+"""FGSM accuracy above a stronger attack's by more than this is worth a warning, for any detector."""
+
+RAISED = 0.05
+"""What phase 2 must add to the accuracy under FGSM, and not to that under the stronger attack, to be called
+catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994, figure 1: the one rises while the other falls to 0)."""
 
 AMPLIFIED = 10
 """Factor by which the difference image is enlarged, around mid-grey."""
@@ -42,8 +46,8 @@ def examine(
     run: Run, cells: Sequence[Cell], plan: AttackPlan, which: str, reporter: Reporter
 ) -> dict[str, list[dict[str, Any]]]:
     """Check detectors (``shipped``, ``all`` or ``none``) and what the cells say of each other; kept in the run."""
-    if which == "none" or not plan.epsilons:
-        return {}
+    if which == "none" or not max(plan.epsilons):
+        return {}  # without a budget there was no attack to believe or not
     images, part = run.images(), choose_part(run, plan.part)
     found: dict[str, list[dict[str, Any]]] = {}
     pairs = list(dict.fromkeys((cell.model, cell.phase) for cell in cells))
@@ -51,10 +55,10 @@ def examine(
     deep = pairs if which == "all" else [shipped] if shipped in pairs else pairs[:1]
     for model, phase in pairs:
         own = [cell for cell in cells if (cell.model, cell.phase) == (model, phase)]
-        checks = check_cells(run, own)
+        checks = check_cells(run, own) + check_phases(run, [cell for cell in cells if cell.model == model], phase)
         if (model, phase) in deep:
-            work = works(run, model, phase, images, part, plan)[0]
-            x, y, ids = tensors(images, thin(work.index, CHECKED), plan)
+            work = works(run, model, phase, images, part, plan.model_copy(update={"images": 0}))[0]
+            x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
             reporter.start(f"checks · {model} · {phase}", 1, unit="detector")
             eps = max(plan.epsilons)
             checks += run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed)
@@ -75,10 +79,10 @@ def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
             checks.append(
                 Check(
                     id="one step against many",
-                    status="fail" if gap > OVERFITTED else "pass",
+                    status="warn" if gap > OVERFITTED else "pass",
                     detail=f"{threat}: {robust(one_step).mean():.1%} survive FGSM, {robust(table).mean():.1%} {name}",
                     figures={"fgsm": float(robust(one_step).mean()), name: float(robust(table).mean())},
-                    remedy="catastrophic overfitting or masked gradients: quote the suite's number, never FGSM's",
+                    remedy="FGSM says little of this detector: quote the other number",
                 )
             )
     for name in dict.fromkeys(name for name, _ in tables):
@@ -98,13 +102,38 @@ def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
     return checks
 
 
+def check_phases(run: Run, cells: Sequence[Cell], phase: str) -> list[Check]:
+    """After phase 2: has only the accuracy under FGSM risen? Then the attack was learnt, not how to withstand it."""
+    if phase != "final":
+        return []
+    rates = {(c.phase, c.attack_name, c.threat): float(robust(c.load(run).table).mean()) for c in cells}
+    checks = []
+    for (own, name, threat), after in rates.items():
+        keys = [("base", "fgsm", threat), ("final", "fgsm", threat), ("base", name, threat)]
+        if own != "final" or name == "fgsm" or any(key not in rates for key in keys):
+            continue
+        weak_before, weak_after, before = (rates[key] for key in keys)
+        caught = weak_after - weak_before > RAISED and after - before <= RAISED and weak_after - after > OVERFITTED
+        checks.append(
+            Check(
+                id="catastrophic overfitting",
+                status="fail" if caught else "pass",
+                detail=f"{threat}, before → after: FGSM {weak_before:.1%} → {weak_after:.1%}, "
+                f"{name} {before:.1%} → {after:.1%}",
+                figures={"fgsm before": weak_before, "fgsm after": weak_after, "before": before, "after": after},
+                remedy="phase 2 has learnt the attack itself: train with --objective pgd or trades",
+            )
+        )
+    return checks
+
+
 def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any]:
     """Craft on every detector and the ensemble of the shipped phase with PGD-20, score on all; kept in the run."""
     images, part, phase = run.images(), choose_part(run, plan.part), run.shipped["phase"]
     names = (*run.models, "ensemble")
     fold = 0 if part == "oof" else None
     some = works(run, names[0], phase, images, part, plan)[0]
-    index = thin(some.index, TRANSFERRED)
+    index = thin(some.index, TRANSFERRED, images.labels)
     x, y, ids = tensors(images, index, plan)
     spec = AttackSpec(name="pgd", steps=20, eps=max(plan.epsilons), norm=plan.norm)
     reporter.start("transfer", 1, unit="matrix")
@@ -135,11 +164,11 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
     written: list[Path] = []
     rows: list[dict[str, Any]] = []
     reporter.start("examples", count)
+    chosen = _fooled_of_both(cell.load(run).table, count)
     for work in works(run, cell.model, cell.phase, images, part, plan):
-        wanted = count - len(rows)
-        index = work.index[: wanted * 2]
-        if not wanted or not len(index):
-            break
+        index = work.index[np.isin(images.ids[work.index].astype(str), chosen)]
+        if not len(index):
+            continue
         x, y, ids = tensors(images, index, plan)
         options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
         if isinstance(cell.attack, str):
@@ -148,8 +177,8 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
             found = run_attack(work.detector, x, y, cell.specs()[0], **options)
         rounded = (found.x_adv * 255).round().clamp(0, 255) / 255
         still = ~right_on(work.detector, rounded, y, plan.batch)
-        for k in found.success.nonzero().squeeze(1).tolist()[:wanted]:
-            stem = str(images.ids[index[k]]).replace("/", "_").rsplit(".", 1)[0]
+        for k in found.success.nonzero().squeeze(1).tolist():
+            stem = str(images.ids[index[k]]).replace("/", "__")
             difference = ((rounded[k] - x[k]) * AMPLIFIED + 0.5).clamp(0, 1)
             for kind, picture in (("clean", x[k]), ("adversarial", rounded[k]), ("difference", difference)):
                 written.append(_save_png(picture, folder / f"{stem}-{kind}.png"))
@@ -174,6 +203,13 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
     }
     write_json(folder / "examples.json", summary)
     return written
+
+
+def _fooled_of_both(table: pd.DataFrame, count: int) -> list[str]:
+    """Names of ``count`` fooled images, the classes in turn."""
+    fooled = table[table["success"]]
+    turn = fooled.groupby("label").cumcount()
+    return [str(i) for i in fooled.assign(turn=turn).sort_values(["turn", "label"])["image_id"][:count]]
 
 
 def _save_png(picture: Tensor, path: Path) -> Path:

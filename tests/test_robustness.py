@@ -102,7 +102,10 @@ def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> Non
 
 
 def test_thinning_is_even() -> None:
-    index = np.arange(100)
-    assert thin(index, 0) is index
-    assert thin(index, 5).tolist() == [0, 25, 50, 74, 99]
-    assert len(set(thin(index, 99).tolist())) == 99
+    index, labels = np.arange(199), (np.arange(199) % 2).astype(np.int8)
+    assert thin(index, 0, labels) is index
+    few = thin(index, 100, labels)  # every second image would be of one class
+    assert len(set(few.tolist())) == 100
+    assert abs(int(labels[few].sum()) - 50) <= 1
+    assert few.tolist() == sorted(few.tolist())
+    assert len(set(thin(index, 198, labels).tolist())) == 198

@@ -9,6 +9,8 @@ from robustbench_df.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry("attack")
 
+_STARTS = ("steps", "restarts", "random_start")
+
 _TABLE = {
     "fgsm": Attack(
         "one gradient step (Goodfellow et al. 2015)", gradient.fgsm, "gradient", NORMS, from_clean=lambda _: True
@@ -18,16 +20,18 @@ _TABLE = {
         gradient.pgd,
         "gradient",
         NORMS,
+        uses=("steps", "step_size", "restarts", "random_start", "momentum"),
         from_clean=gradient.begins_clean,
     ),
-    "apgd": Attack("Auto-PGD on the margin, 100 steps (Croce & Hein 2020)", apgd.apgd, "gradient", NORMS),
-    "fab": Attack("nearest point across the boundary (Croce & Hein 2020)", fab.fab, "gradient", NORMS),
+    "apgd": Attack("Auto-PGD on the margin, 100 steps (Croce & Hein 2020)", apgd.apgd, "gradient", NORMS, uses=_STARTS),
+    "fab": Attack("nearest point across the boundary (Croce & Hein 2020)", fab.fab, "gradient", NORMS, uses=_STARTS),
     "deepfool": Attack(
         "repeated linearisation (Moosavi-Dezfooli et al. 2016)",
         minimal.deepfool,
         "gradient",
         ("linf", "l2"),
         minimal=True,
+        uses=("steps",),
         from_clean=lambda _: True,
     ),
     "cw": Attack(
@@ -37,6 +41,7 @@ _TABLE = {
         ("l2",),
         minimal=True,
         params=("search", "kappa"),
+        uses=("steps", "step_size"),
         from_clean=lambda _: True,
     ),
     "square": Attack(
@@ -45,6 +50,7 @@ _TABLE = {
         "score",
         ("linf", "l2"),
         params=("p_init",),
+        uses=("steps", "restarts"),
     ),
     "hopskipjump": Attack(
         "along the boundary by verdicts alone (Chen et al. 2020)",
@@ -54,8 +60,10 @@ _TABLE = {
         minimal=True,
         params=("draws",),
     ),
-    "noise": Attack("100 uniform draws from the ball: what any attack must beat", noise.uniform, "score", NORMS),
-    "gaussian": Attack("100 Gaussian draws brought into the ball", noise.gaussian, "score", NORMS),
+    "noise": Attack(
+        "100 uniform draws from the ball: what any attack must beat", noise.uniform, "score", NORMS, uses=("steps",)
+    ),
+    "gaussian": Attack("100 Gaussian draws brought into the ball", noise.gaussian, "score", NORMS, uses=("steps",)),
 }
 for _name, _attack in _TABLE.items():
     ATTACKS.register(_name)(_attack)

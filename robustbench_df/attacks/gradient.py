@@ -29,7 +29,9 @@ def fgsm(victim: Victim, spec: AttackSpec) -> None:  # noqa: ARG001  (one signat
 def pgd(victim: Victim, spec: AttackSpec) -> None:
     """Projected gradient ascent (Madry et al. 2018), with restarts and momentum.
 
-    An image first fooled at iterate t costs (t + 1) forwards and t backwards: the last iterate is only looked at.
+    An image first fooled at iterate t costs (t + 1) forwards and t backwards when attacked alone; in a batch, (t + 1)
+    backwards at most, because a batch is differentiated as one while any of its images still stands. The last iterate
+    is only looked at.
     """
     for restart in range(spec.restarts):
         x_adv = first_iterate(victim, spec, restart)

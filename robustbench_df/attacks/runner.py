@@ -86,6 +86,7 @@ def run_attack(
     ids: Tensor | None = None,
     seed: int = 0,
     eps: Tensor | None = None,
+    only_correct: bool = True,
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> Attacked:
@@ -101,6 +102,8 @@ def run_attack(
             same randomness alone, in any batch and in any order.
         seed: key of all randomness.
         eps: float ``[N]``, a budget per image instead of the spec's.
+        only_correct: leave images alone that are wrong when clean. False attacks them too, as transfer needs, where
+            another detector may be right on them; ``correct`` is then True throughout.
         batch_size: images attacked together, halved while memory runs out.
         progress: called with the number of images of each finished batch.
 
@@ -110,7 +113,7 @@ def run_attack(
     """
     spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
     budgets = torch.full((len(x),), spec.eps) if eps is None else eps
-    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, batch_size, progress)
+    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, only_correct, batch_size, progress)
     return out
 
 
@@ -138,7 +141,7 @@ def run_sweep(
     for value in epsilons:
         validate_budget(spec, value)
     budgets = [torch.full((len(x),), epsilons[k]) for k in order]
-    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, batch_size, progress)
+    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, True, batch_size, progress)
     return [found[order.index(k)] for k in range(len(epsilons))]
 
 
@@ -156,6 +159,7 @@ def _run(
     ids: Tensor | None,
     seed: int,
     cumulative: bool,
+    only_correct: bool,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> list[Attacked]:
@@ -182,7 +186,8 @@ def _run(
                 stop=spec.early_stop and not attack.minimal,
             )
             try:
-                parts.append(_attack_batch(victim, attack, spec, [b[part] for b in budgets], cumulative))
+                own = [b[part] for b in budgets]
+                parts.append(_attack_batch(victim, attack, spec, own, cumulative, only_correct))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -197,16 +202,18 @@ def _run(
 
 
 def _attack_batch(
-    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool
+    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool, only_correct: bool
 ) -> list[Attacked]:
     """Attack one batch at every budget; the clean pass is made once."""
     victim.open(gradient=attack.from_clean(spec))
+    if not only_correct:
+        victim.correct, victim.alive = torch.ones_like(victim.correct), torch.ones_like(victim.alive)
     chosen = victim.y != (-1 if spec.target is None else _CLASSES[spec.target])
     out = []
     for k, eps in enumerate(budgets):
         if k:
             victim = victim.resume(eps, carry=cumulative)
-        victim.alive &= chosen
+        victim.alive &= chosen & (eps > 0)  # without a budget there is nothing to try
         attack.run(victim, spec)
         out.append(_measured(victim, spec))
     return out
@@ -215,7 +222,7 @@ def _attack_batch(
 def _measured(victim: Victim, spec: AttackSpec) -> Attacked:
     x_adv, logits = victim.result()
     if not spec.early_stop:
-        x_adv = victim.last
+        x_adv, logits = victim.last, victim.last_logits
     return Attacked(
         x_adv=x_adv.detach(),
         logits=logits,

@@ -53,12 +53,17 @@ class AttackSpec(Settings):
         return Threat(self.norm, self.eps)
 
 
+OWN_FIELDS = ("steps", "step_size", "restarts", "random_start", "momentum")
+"""Fields that not every attack heeds."""
+
+
 @dataclass(frozen=True)
 class Attack:
     """A registered attack.
 
     ``run(victim, spec)`` asks the victim about images until none is alive or its steps are spent; what came of it is
     kept by the victim. ``params`` are the names it knows beyond the spec's own fields; None: it checks them itself.
+    ``uses`` are those of the spec's own fields that it heeds, beyond the ones that the runner and the victim do.
     ``minimal``: it seeks the nearest adversarial image rather than one within the budget, and says
     what it found at any distance. ``from_clean``: it begins with the gradient at the clean image, which then costs no
     forward of its own.
@@ -70,6 +75,7 @@ class Attack:
     norms: tuple[str, ...]
     minimal: bool = False
     params: tuple[str, ...] | None = ()
+    uses: tuple[str, ...] = ()
     from_clean: Callable[[AttackSpec], bool] = lambda _: False
 
     def check(self, spec: AttackSpec) -> None:
@@ -80,7 +86,11 @@ class Attack:
         """
         if spec.norm not in self.norms:
             raise UsageError(f"{spec.name} does not attack in {spec.norm}; it knows {', '.join(self.norms)}")
-        if self.params is not None:
-            for name in spec.params.keys() - set(self.params):
-                own = ["steps", "step_size", "restarts", "random_start", "momentum", "queries", "eot", *self.params]
+        if self.params is None:
+            return
+        own = [*self.uses, *self.params, "queries", "eot", "target", "early_stop"]
+        fields = AttackSpec.model_fields
+        changed = [name for name in OWN_FIELDS if getattr(spec, name) != fields[name].default]
+        for name in (*spec.params, *changed):
+            if name not in own:
                 raise UsageError(f"{spec.name} knows no '{name}'{nearest(name, own)}; it takes {', '.join(own)}")

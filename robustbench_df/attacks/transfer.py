@@ -25,12 +25,13 @@ def transfer_matrix(
     """Return bool ``[N]`` per crafted-on and scored-on: whether the scored detector is right on the crafted image.
 
     Images are crafted to the end of the attack (``early_stop=False``): one that stops just across its own detector's
-    boundary fools nobody else. All images are scored, also those that either detector gets wrong when clean.
+    boundary fools nobody else. All images are attacked and scored, also those that either detector gets wrong when
+    clean: the row ``(clean)`` is what to compare with.
     """
     spec = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
     out: dict[str, dict[str, Tensor]] = {"(clean)": _right(detectors, x, y, batch_size)}
     for name, detector in detectors.items():
-        crafted = run_attack(detector, x, y, spec, ids=ids, seed=seed, batch_size=batch_size).x_adv
+        crafted = run_attack(detector, x, y, spec, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
         out[name] = _right(detectors, crafted, y, batch_size)
     return out
 
@@ -39,7 +40,7 @@ def right_on(detector: nn.Module, x: Tensor, y: Tensor, size: int = BATCH) -> Te
     """Return bool ``[N]``: whether the detector is right on ``x``."""
     with frozen(detector), torch.no_grad():
         logits = torch.cat([detector(part) for part in x.split(size)])
-    return (logits[:, 1] > logits[:, 0]).long() == y
+    return (logits[:, 1] >= logits[:, 0]).long() == y  # a tie is fake, as `Decision.apply` says
 
 
 def _right(detectors: Mapping[str, nn.Module], x: Tensor, y: Tensor, size: int) -> dict[str, Tensor]:

@@ -66,6 +66,7 @@ class Victim:
     worst_x: Tensor = field(init=False)
     worst_logits: Tensor = field(init=False)
     last: Tensor = field(init=False)
+    last_logits: Tensor = field(init=False)
     not_finite: Tensor = field(init=False)
     zero_gradients: Tensor = field(init=False)
     clean_logits: Tensor = field(init=False)
@@ -84,6 +85,7 @@ class Victim:
         self.correct = torch.zeros_like(self.alive)
         self.closest_logits = torch.full((n, 2), float("nan"), device=device)
         self.clean_logits, self.worst_logits = self.closest_logits.clone(), self.closest_logits.clone()
+        self.last_logits = self.closest_logits.clone()
 
     @property
     def geometry(self) -> Geometry:
@@ -111,10 +113,11 @@ class Victim:
             logits, self.clean_gradient = self._slope(self.x, rows)
         else:
             logits = self._ask(self.x, rows)
-        self.clean_logits, self.worst_logits = logits, logits.clone()
+        self.clean_logits, self.worst_logits, self.last_logits = logits, logits.clone(), logits.clone()
         self.worst = self.signed(logits, rows)
         self.not_finite += (~torch.isfinite(self.worst)).long()
-        self.correct = self.worst > 0  # a margin that is not a number is no right answer
+        # A margin that is not a number is no right answer; at a tie the verdict is fake, as `Decision.apply` says.
+        self.correct = (self.worst > 0) | ((self.worst == 0) & (self.y == 1))
         self.alive = self.correct.clone()
 
     def resume(self, eps: Tensor, *, carry: bool) -> Victim:
@@ -128,6 +131,7 @@ class Victim:
         for name in ("correct", "clean_logits", "clean_gradient"):
             setattr(other, name, getattr(self, name))
         other.alive = self.correct.clone()
+        other.last_logits = self.clean_logits.clone()
         other.worst, other.worst_logits = self.signed(self.clean_logits, self.rows_all()), self.clean_logits.clone()
         if carry:
             for name in ("closest", "closest_logits", "distance", "worst", "worst_x", "worst_logits", "first_step"):
@@ -220,7 +224,7 @@ class Victim:
         ):
             kept = rows[chosen]
             images[kept], answers[kept], values[kept] = x_adv[chosen], logits[chosen], new[chosen]
-        self.last[rows] = x_adv
+        self.last[rows], self.last_logits[rows] = x_adv, logits
         done = nearer & allowed if self.stop else torch.zeros_like(nearer)
         if self.limit:
             done |= self.forwards[rows] >= self.limit

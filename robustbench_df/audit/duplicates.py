@@ -2,92 +2,215 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Example, Figure, Severity
-from robustbench_df.audit.hashing import contrast, thumbnails, view_hashes
-from robustbench_df.audit.neighbours import Index, candidates, confirm
-from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Pixels, Strings
+from robustbench_df.audit.copies import Copies
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
+from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
+from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
 
-PLAIN = 3.0
-"""Contrast (standard deviation, in grey levels) below which a picture shows too little to be recognised by: a clear
-sky. Such images are only compared byte by byte, and counted."""
+Mask = NDArray[np.bool_]
 
 LEAKED = 0.01
-"""Share of judged images with a near copy on the learnt side (lower end of the 95% Wilson interval) from which scores
+"""Share of judged images with a copy on the learnt side (lower end of the 95% Wilson interval) from which scores
 are not to be trusted: they may move accuracy by a point, which is what good detectors differ by. Below it is a warning,
-as CIFAR-10 itself has such pairs."""
+as CIFAR-10 itself has such pairs: 3.3% of its test images (Barz & Denzler 2020, J. Imaging 6(6):41)."""
 
-_MOST_PAIRS = 4096
-"""Pairs that two sets of pixel-identical images give before they are only linked."""
+_PARTS = (*SPLIT_NAMES, "unlabelled")
+"""From what is learnt from to what is judged on: an image leaks into the parts after its own."""
+
+_TITLES = {
+    "duplicates-exact": "No two images have the same pixels",
+    "duplicates-near": "No image is a near copy of another",
+    "duplicates-across-splits": "No image to be judged on has a copy among the images learnt from",
+    "duplicates-across-sources": "No image has a copy from another source",
+    "duplicates-against": "The two sets share no picture",
+}
 
 
-@dataclass(frozen=True, eq=False)
-class Copies:
-    """Pairs of copies, exact ones first, each by falling score.
+def duplicate_findings(images: ImageSet, copies: Copies, parts: Strings | None = None) -> tuple[AuditFinding, ...]:
+    """Judge the copies within one set.
 
-    Attributes:
-        first, second: intp ``[P]``; rows of the set, with ``first < second``, or of the set and of the other one. All
-            pairs of near copies; of n pixel-identical images n − 1 pairs, each with the first of them.
-        exact: bool ``[P]``, pixel-identical.
-        mirrored: bool ``[P]``, alike after a flip.
-        score: float32 ``[P]``, how well the detail agrees (`alignment`), in [0, 1]; 1 where exact.
-        size: number of images in the set, and in the other one (the same number where there is none).
-        between: whether the pairs lie between two sets.
-        plain: images of the first set too plain for near copies to be sought.
+    Args:
+        images: the set.
+        copies: `find_copies` of it.
+        parts: the part of each image: ``""`` (none), train, val, cal, test or unlabelled. When None, the source's own
+            split, where labelled images without a part count as train and unlabelled ones as a part of their own.
+
+    Returns:
+        ``duplicates-exact``, ``duplicates-near``, ``duplicates-across-splits`` and ``duplicates-across-sources``. Near
+        copies within one declared group are counted as ``declared`` and not held against the set.
     """
+    parts = given_parts(images) if parts is None else parts
+    return (
+        _exact(images, copies),
+        _near(images, copies),
+        _across_splits(images, copies, parts),
+        _across_sources(images, copies),
+    )
 
-    first: Index
-    second: Index
-    exact: NDArray[np.bool_]
-    mirrored: NDArray[np.bool_]
-    score: NDArray[np.float32]
-    size: tuple[int, int]
-    between: bool
-    plain: int
 
-    def pairs(self) -> Index:
-        """Return the pairs as rows, intp ``[P, 2]``."""
-        return np.stack([self.first, self.second], axis=1)
+def given_parts(images: ImageSet) -> Strings:
+    """Return the part each image has by its source: its given one, else train where it is labelled, else unlabelled."""
+    free = np.where(images.labels == UNLABELLED, "unlabelled", "train").astype(object)
+    return np.where(images.given == "", free, images.given).astype(object)
 
-    def families(self) -> Index:
-        """Number the connected components of images under "is a copy of", intp ``[N]``, for pairs within one set."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
 
-        n = self.size[0]
-        ones = np.ones(len(self.first), np.int8)
-        _, number = connected_components(coo_matrix((ones, (self.first, self.second)), shape=(n, n)), directed=False)
-        return np.asarray(number, np.intp)
+def against_finding(images: ImageSet, other: ImageSet, copies: Copies) -> AuditFinding:
+    """Judge what two sets share, in both directions: ``duplicates-against``.
 
-    def declared(self, images: ImageSet) -> NDArray[np.bool_]:
-        """Tell which pairs lie in one group of the source's own, so that no split divides them."""
-        groups = images.groups
-        return np.asarray((groups[self.first] == groups[self.second]) & (groups[self.first] != ""), dtype=bool)
-
-    def examples(self, images: ImageSet, other: ImageSet, rows: Index) -> tuple[Example, ...]:
-        """Return the ids of the first pairs among ``rows``."""
-        return tuple(
-            (str(images.ids[self.first[k]]), str(other.ids[self.second[k]])) for k in rows[:EXAMPLES].tolist()
+    Args:
+        images, other: the two sets.
+        copies: `find_copies` of the first against the second.
+    """
+    figures: dict[str, Figure] = {"pairs": len(copies.first), "exact_pairs": int(copies.exact.sum())}
+    said, worst = [], 0.0
+    for side, whole, rows in (("here", images, copies.first), ("there", other, copies.second)):
+        exact, either = _at(rows[copies.exact], len(whole)), _at(rows, len(whole))
+        share = wilson(int(either.sum()), len(whole))
+        figures |= {
+            f"{side}_images": share.n,
+            f"{side}_exact": int(exact.sum()),
+            f"{side}_near": int((either & ~exact).sum()),
+            f"{side}_share": share.value,
+        }
+        worst = max(worst, share.low)
+        said.append(
+            f"{int(either.sum()):,} of {share.n:,} images of '{whole.origin or side}' ({share.value:.2%}, "
+            f"{int(exact.sum()):,} of them pixel-identical)"
         )
+    if not len(copies.first):
+        return _finding("duplicates-against", "pass", f"none of {len(images):,} and {len(other):,} images", figures)
+    return _finding(
+        "duplicates-against",
+        "fail" if worst >= LEAKED else "warn",
+        f"shared: {said[0]}; {said[1]}",
+        figures,
+        copies.examples(images, other, np.arange(len(copies.first))),
+        "learn from one set and judge on the other only after taking the shared pictures out of one of them",
+    )
 
 
-def find_copies(images: ImageSet, against: ImageSet | None = None) -> Copies:
-    """Find all copies within a set, or between it and another one, of any sizes.
+def _exact(images: ImageSet, copies: Copies) -> AuditFinding:
+    found = duplicates(images)
+    figures: dict[str, Figure] = {name: count for name, count in found.items() if name != "examples"}
+    if not found["groups"]:
+        return _finding("duplicates-exact", "pass", f"none of {len(images):,} images", figures)
+    detail = (
+        f"{found['groups']:,} pictures are there more than once, {found['extra']:,} images too many; "
+        f"{found['across_class']:,} of the pictures are both real and fake"
+    )
+    rows = np.flatnonzero(copies.exact)
+    a, b = copies.first[rows], copies.second[rows]
+    harmless = (images.labels[a] == images.labels[b]) & (images.given[a] == images.given[b])
+    examples = copies.examples(images, images, rows[np.argsort(harmless, kind="stable")])
+    remedy = "keep one image of each; our own splits keep identical ones together"
+    return _finding("duplicates-exact", "warn", detail, figures, examples, remedy)
 
-    Exact copies have equal pixel hashes. Near copies look alike after a flip, a shift or crop, a small rotation, a
-    change of brightness or contrast, noise, blur or JPEG. Which share of them is found, and how many false pairs come
-    with them, is measured in tests/audit/test_neighbours.py.
 
-    Memory: a thumbnail of 1 KiB and some hundred bytes of hashes per image; pixels are read in chunks.
-    """
-    here = _Side(images)
-    there = here if against is None else _Side(against)
-    exact = _exact(here, there, within=against is None)
-    near = _near(here, there, within=against is None)
-    ...
+def _near(images: ImageSet, copies: Copies) -> AuditFinding:
+    a, b = copies.first, copies.second
+    declared = copies.declared(images)
+    rows = np.flatnonzero(~copies.exact & ~declared)
+    known = (images.labels[a[rows]] != UNLABELLED) & (images.labels[b[rows]] != UNLABELLED)
+    concerned = _at(np.concatenate([a[rows], b[rows]]), len(images))
+    figures: dict[str, Figure] = {
+        "pairs": len(rows),
+        "images": int(concerned.sum()),
+        "share": float(concerned.mean()) if len(images) else float("nan"),
+        "mirrored": int(copies.mirrored[rows].sum()),
+        "across_class": int((known & (images.labels[a[rows]] != images.labels[b[rows]])).sum()),
+        "declared": int((~copies.exact & declared).sum()),
+        "plain": copies.plain,
+    }
+    aside = f"; {copies.plain:,} images are too plain to tell" if copies.plain else ""
+    aside += f"; {figures['declared']:,} pairs lie within a declared group" if figures["declared"] else ""
+    if not len(rows):
+        return _finding("duplicates-near", "pass", f"none of {len(images):,} images{aside}", figures)
+    detail = (
+        f"{figures['images']:,} of {len(images):,} images ({figures['share']:.2%}) are near copies of another, in "
+        f"{len(rows):,} pairs, {figures['mirrored']:,} of them mirrored{aside}"
+    )
+    remedy = "keep near copies in one part of the split, as ours does by default, or declare them as groups"
+    return _finding("duplicates-near", "warn", detail, figures, copies.examples(images, images, rows), remedy)
+
+
+def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFinding:
+    name = "duplicates-across-splits"
+    present = [part for part in _PARTS if (parts == part).any()]
+    if len(present) < 2:
+        return _finding(name, "not run", "the source puts its images into one part only", {})
+    rank = np.full(len(images), -1)
+    for place, part in enumerate(present):
+        rank[parts == part] = place
+    a, b = copies.first, copies.second
+    leaking = (rank[a] != rank[b]) & (rank[a] >= 0) & (rank[b] >= 0)
+    judged = np.where(rank[a] > rank[b], a, b)
+    either, exact = _at(judged[leaking], len(images)), _at(judged[leaking & copies.exact], len(images))
+    figures: dict[str, Figure] = {"pairs": int(leaking.sum())}
+    said, worst = [], 0.0
+    for place, part in enumerate(present[1:], 1):
+        own = rank == place
+        share = wilson(int((either & own).sum()), int(own.sum()))
+        figures |= {
+            f"{part}_images": share.n,
+            f"{part}_exact": int((exact & own).sum()),
+            f"{part}_near": int((either & ~exact & own).sum()),
+            f"{part}_share": share.value,
+        }
+        worst = max(worst, share.low)
+        said.append(f"{int((either & own).sum()):,} of {share.n:,} in {part} ({share.value:.2%})")
+    if not either.any():
+        return _finding(name, "pass", f"none: {', '.join(said)}", figures)
+    detail = f"{', '.join(said)} have a copy in a part before; {int(exact.sum()):,} of them pixel-identical"
+    severity: Severity = "fail" if worst >= LEAKED else "warn"
+    remedy = (
+        "take the copies out of the part that is learnt from, or report the score without them beside the official one"
+    )
+    return _finding(name, severity, detail, figures, copies.examples(images, images, np.flatnonzero(leaking)), remedy)
+
+
+def _across_sources(images: ImageSet, copies: Copies) -> AuditFinding:
+    name = "duplicates-across-sources"
+    sources = images.sources
+    count = len(set(sources) - {""})
+    if count < 2:
+        return _finding(name, "not run", "the set names fewer than two sources", {"sources": count})
+    a, b = copies.first, copies.second
+    apart = (sources[a] != sources[b]) & (sources[a] != "") & (sources[b] != "") & ~copies.declared(images)
+    figures: dict[str, Figure] = {
+        "sources": count,
+        "exact_pairs": int((apart & copies.exact).sum()),
+        "near_pairs": int((apart & ~copies.exact).sum()),
+    }
+    if not apart.any():
+        return _finding(name, "pass", f"none between {count:,} sources", figures)
+    detail = (
+        f"{figures['exact_pairs']:,} pixel-identical and {figures['near_pairs']:,} near pairs lie in two of "
+        f"{count:,} sources"
+    )
+    remedy = "do not hold out one source to test on while its copies stay in another"
+    examples = copies.examples(images, images, np.flatnonzero(apart))
+    return _finding(name, "warn", detail, figures, examples, remedy)
+
+
+def _at(rows: NDArray[np.intp], n: int) -> Mask:
+    """Mark the images at ``rows``, bool ``[n]``."""
+    marked = np.zeros(n, dtype=bool)
+    marked[rows] = True
+    return marked
+
+
+def _finding(
+    id: str,
+    severity: Severity,
+    detail: str,
+    figures: dict[str, Figure],
+    images: tuple[Example, ...] = (),
+    remedy: str = "",
+) -> AuditFinding:
+    return AuditFinding(
+        id=id, severity=severity, title=_TITLES[id], detail=detail, figures=figures, images=images, remedy=remedy
+    )

@@ -85,7 +85,8 @@ def thumbnails(data: Pixels) -> Pixels:
     out = np.empty((n, GRID, GRID), np.uint8)
     step = max(1, _CHUNK_BYTES // (16 * height * width))
     for start in range(0, n, step):
-        grey = np.tensordot(data[start : start + step].astype(np.float32), LUMA, axes=(1, 0))
+        part = data[start : start + step]
+        grey = LUMA[0] * part[:, 0] + LUMA[1] * part[:, 1] + LUMA[2] * part[:, 2]
         small = grey if (height, width) == (GRID, GRID) else rows @ grey @ columns.T
         out[start : start + step] = np.rint(small).clip(0, 255)
     return out
@@ -130,12 +131,13 @@ def phash(data: Pixels) -> Hashes:
 
     Unlike the usual pHash it thresholds at 0 and leaves the mean out, so that flips are exact; see `flipped`.
     """
-    return view_hashes(thumbnails(data), VIEWS[:1])[0]
+    hashes: Hashes = view_hashes(thumbnails(data), VIEWS[:1])[0]
+    return hashes
 
 
 def flipped(hashes: Hashes, *, horizontal: bool = False, vertical: bool = False) -> Hashes:
     """Return the hashes of the mirrored images: left-right (``horizontal``), top-bottom (``vertical``), or both."""
-    return hashes ^ flip_mask(horizontal, vertical)
+    return np.asarray(hashes ^ flip_mask(horizontal, vertical), np.uint64)
 
 
 def flip_mask(horizontal: bool, vertical: bool) -> np.uint64:
@@ -145,9 +147,9 @@ def flip_mask(horizontal: bool, vertical: bool) -> np.uint64:
     return np.uint64(sum(1 << int(k) for k in np.flatnonzero(odd)))
 
 
-def window_grid() -> NDArray[np.float64]:
-    """Return the window's sampling points about its centre, float64 ``[576, 2]`` as (x, y), row by row."""
-    line = np.arange(WINDOW) - (WINDOW - 1) / 2
+def window_grid(side: int = WINDOW) -> NDArray[np.float64]:
+    """Return a window's sampling points about its centre, float64 ``[side², 2]`` as (x, y), row by row."""
+    line = np.arange(side) - (side - 1) / 2
     y, x = np.meshgrid(line, line, indexing="ij")
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
@@ -180,7 +182,7 @@ def _projection(view: View) -> Floats:
     kx, ky = _frequencies().T
     window, whole = _waves(WINDOW), _waves(GRID)[:_ORDERS]
     measure = (window[ky][:, :, None] * window[kx][:, None, :]).reshape(BITS, -1)
-    return measure @ sample @ np.kron(whole, whole).T
+    return np.asarray(measure @ sample @ np.kron(whole, whole).T, np.float32)
 
 
 def _resampling(extent: int) -> Floats:

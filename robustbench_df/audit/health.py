@@ -91,10 +91,10 @@ def health_findings(images: ImageSet, parts: Strings | None = None) -> tuple[Aud
     labelled = images.labels >= 0
     named = [part for part in SPLIT_NAMES if (labelled & (parts == part)).any()]
     rows = {part: labelled & (parts == part) for part in named} or {"all": labelled}
-    return _sizes(images.labels, rows), _balance(images.labels, rows)
+    return _sizes(rows), _balance(images.labels, rows)
 
 
-def _sizes(labels: Labels, rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
+def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
     title = "The parts are large enough to tell detectors apart"
     counts = {part: int(own.sum()) for part, own in rows.items()}
     judged = [part for part in ("test", "cal", "val", "all") if counts.get(part)]
@@ -142,13 +142,13 @@ def _judge_balance(shares: dict[str, float]) -> tuple[Severity, str]:
     if single:
         return (
             "fail",
-            f"add images of the missing class to {single[0]}: no score that compares the classes exists there",
+            f"give {single[0]} images of both classes: no score that compares them exists there",
         )
     skewed = [part for part, share in shares.items() if min(share, 1 - share) < SKEWED]
     if skewed:
         return (
             "warn",
-            f"report balanced accuracy and AUC for {skewed[0]}: accuracy is near its largest class for nothing",
+            f"report balanced accuracy and AUC on {skewed[0]}: always naming one class is accurate there",
         )
     if max(shares.values()) - min(shares.values()) > DRIFT:
         return "warn", "draw the parts stratified by class, or fit the threshold for the shares it will meet"

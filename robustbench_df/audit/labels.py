@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.duplicates import Copies
+from robustbench_df.audit.copies import Copies
 from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
@@ -30,9 +30,9 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         copies: `find_copies` of that set.
 
     Returns:
-        A ``fail`` where the very same pixels carry both labels, since one of them is wrong. A ``warn`` where near copies
-        do: a fake made from a real picture of the set looks like that, and so does a wrong label. Pairs of one declared
-        group are counted as ``declared`` and not held against the set.
+        A ``fail`` where the very same pixels carry both labels, since one of them is wrong. A ``warn`` where near
+        copies do: a fake made from a real picture of the set looks like that, and so does a wrong label. Pairs of one
+        declared group are counted as ``declared`` and not held against the set.
     """
     title = "No picture is both real and fake"
     labels = images.labels
@@ -122,8 +122,8 @@ def _one_each(copies: Copies, wanted: NDArray[np.bool_]) -> Index:
     """Choose, of the wanted pairs, one per first image: the exact ones first, then the most alike."""
     order = np.lexsort((-copies.score, ~copies.exact, copies.first))
     order = order[wanted[order]]
-    first = copies.first[order]
-    return order[np.append(True, first[1:] != first[:-1])[: len(first)]]
+    chosen: Index = order[np.diff(copies.first[order], prepend=-1) != 0]
+    return chosen
 
 
 def _verdict(share: Interval) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.duplicates import LEAKED
 from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
-from robustbench_df.audit.runparts import PHASES, Parts, finding, not_proved, parts_of
+from robustbench_df.audit.runparts import PHASES, Parts, finding, not_proved, parts_of, require_own_images
 from robustbench_df.audit.selection import judged, selection
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError, RdfError, RunError
@@ -39,7 +39,7 @@ def audit_run(
     Args:
         run: a finished run, or one under way (what is missing is ``not run``).
         images: the images it was made with (`Run.images`).
-        near: pairs of rows that are copies of each other (`robustbench_df.audit.duplicates.Copies.pairs`); None leaves
+        near: pairs of rows that are copies of each other (`robustbench_df.audit.copies.Copies.pairs`); None leaves
             near copies out.
 
     Returns:
@@ -48,11 +48,7 @@ def audit_run(
     Raises:
         RunError: the run is about other images.
     """
-    if images.fingerprint != run.fingerprint:
-        raise RunError(
-            f"run '{run.name}' was made with other images (fingerprint {run.fingerprint}, these have "
-            f"{images.fingerprint}); audit it with its own: rdf audit --run {run.path}"
-        )
+    require_own_images(run, images)
     try:
         parts = parts_of(run, images)
     except RdfError as error:
@@ -115,7 +111,7 @@ def _divided(values: NDArray[Any], part: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 def _near_copies(parts: Parts, near: Sequence[tuple[int, int]] | NDArray[np.intp] | None) -> AuditFinding:
     if near is None:
-        raise DataError("near copies were not looked for (--fast)")
+        raise DataError("near copies were not looked for")
     pairs = np.asarray(near, dtype=np.intp).reshape(-1, 2)
     both = np.concatenate([pairs, pairs[:, ::-1]])
     images, examples = parts.images, []

@@ -166,7 +166,8 @@ def _nearest(packed: Hashes) -> Hashes:
     """Keep, of each pair and flip, the nearest view."""
     packed = np.sort(packed)
     pair = packed >> np.uint64(13)
-    return packed[np.append(True, pair[1:] != pair[:-1])[: len(packed)]]
+    kept: Hashes = packed[np.append(True, pair[1:] != pair[:-1])[: len(packed)]]
+    return kept
 
 
 def _unpack(packed: Hashes, n_index: int) -> Candidates:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet
-from robustbench_df.errors import RdfError
+from robustbench_df.errors import RdfError, RunError
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -59,6 +59,15 @@ class Parts:
         first = min(self.folds)
         learnt = [self.membership(first, part) for part in ("train", "val", "cal")]
         return np.asarray(np.logical_or.reduce(learnt), dtype=bool)
+
+
+def require_own_images(run: Run, images: ImageSet) -> None:
+    """Raise `RunError` unless the run was made with these images."""
+    if images.fingerprint != run.fingerprint:
+        raise RunError(
+            f"run '{run.name}' was made with other images (fingerprint {run.fingerprint}, these have "
+            f"{images.fingerprint}); audit it with its own: rdf audit --run {run.path}"
+        )
 
 
 def parts_of(run: Run, images: ImageSet) -> Parts:

@@ -59,13 +59,19 @@ def attack(
     budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
     if checks not in ("shipped", "all", "none"):
         raise UsageError(f"--checks takes shipped, all or none, not '{checks}'")
+    if phase not in ("base", "final", "both"):
+        raise UsageError(f"unknown phase '{phase}'; choose base, final or both")
+    if detector is None and (rate is not None or source is not None):
+        raise UsageError("--rate and --data go with --detector; a run has its own images")
+    if detector is not None and (transfer or save_images or models):
+        raise UsageError("--transfer, --save-images and --model look into a run; leave them out with --detector")
     plan = validated(
         AttackPlan,
         {
             "epsilons": budgets,
             "norm": norm,
-            "attacks": _attacks(attacks, suite, param or [], queries),
-            "models": tuple(name for name in models or [] if name != "all"),
+            "attacks": _attacks(attacks, suite, param or [], queries, outside=detector is not None),
+            "models": () if "all" in (models or []) else tuple(models or ()),
             "phases": ("base", "final") if phase == "both" else (phase,),
             "part": part,
             "images": n,
@@ -84,6 +90,8 @@ def attack(
         if run is None:
             reporter.say(f"using the latest run, {opened.path}")
         cells = attack_run(opened, plan, reporter)
+        if not as_json:
+            print_attacks(opened, cells)  # at once: whatever comes after, the numbers are there
         from robustbench_df import scrutiny
 
         findings = scrutiny.examine(opened, cells, plan, checks, reporter)
@@ -93,7 +101,6 @@ def attack(
         facts: dict[str, Any] = {"run": str(opened.path), "cells": rows_json(opened, cells), "checks": findings}
         typer.echo(json.dumps({**facts, "transfer": matrix, "images": [str(p) for p in kept]}, indent=2))
         return
-    print_attacks(opened, cells)
     if matrix is not None:
         print_transfer(matrix)
     print_checks(findings)
@@ -101,8 +108,10 @@ def attack(
         typer.echo(f"{len(kept)} adversarial examples: {path.parent}")
 
 
-def _attacks(names: list[str] | None, suite: str | None, params: list[str], queries: int | None) -> tuple[Any, ...]:
-    """FGSM and the suite; or what is named."""
+def _attacks(
+    names: list[str] | None, suite: str | None, params: list[str], queries: int | None, *, outside: bool
+) -> tuple[Any, ...]:
+    """FGSM and the suite; or what is named. ``outside``: a black box, for which nothing named means Square."""
     from robustbench_df.attacks.catalogue import attack_named
     from robustbench_df.attacks.suite import SUITES
     from robustbench_df.errors import UsageError, nearest
@@ -111,13 +120,17 @@ def _attacks(names: list[str] | None, suite: str | None, params: list[str], quer
         raise UsageError(f"unknown suite '{suite}'{nearest(suite, SUITES)}; choose from {', '.join(SUITES)}, none")
     if params and not names:
         raise UsageError("--param sets something of --attack; name one")
+    if queries is not None and not names and not outside:
+        raise UsageError("--queries bounds an --attack or a --detector; name one")
+    if outside and suite is not None:
+        raise UsageError("a suite needs gradients, which --detector does not give; name --attack square or hopskipjump")
     chosen: list[Any] = []
     for name in names or []:
         attack_named(name)  # a misspelt name fails before anything is loaded
         chosen.append({"name": name, **_settings(params, queries)})
-    if not names:
+    if not names and not outside:
         chosen.append({"name": "fgsm"})
-    if suite is None and not names:
+    if suite is None and not names and not outside:
         suite = "quick"
     if suite not in (None, "none"):
         chosen.append(suite)

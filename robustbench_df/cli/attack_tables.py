@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -27,9 +28,7 @@ def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Interval):
-            ends = {"value": value.value, "low": value.low, "high": value.high}
-            known: dict[str, Any] = {k: None if v != v else v for k, v in ends.items()}
-            return known | {"n": value.n, "method": value.method}
+            return {k: None if v != v else v for k, v in asdict(value).items()}
         return value
 
     rows = []
@@ -91,6 +90,12 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
     )
     for line in lines:
         out.print(Text(line))
+    if run.folds > 1:
+        out.print(
+            Text(
+                "Detectors have not seen the images they are judged on; the decision is the shipped one, fitted on all."
+            )
+        )
     out.print(Text(f"Cells: {run.file('attacks')}"))
 
 

@@ -19,6 +19,7 @@ def corrupt(
     constants: Annotated[
         str, typer.Option(help="cifar (made for small images), imagenet, or auto: by the images' size.")
     ] = "auto",
+    backend: Annotated[str, typer.Option(help="own, or imagecorruptions: the library itself, slowly.")] = "own",
     chain: Annotated[
         list[str] | None, typer.Option(help="Several in turn, e.g. 'resize:0.7|jpeg:75'. May be repeated.")
     ] = None,
@@ -60,6 +61,7 @@ def corrupt(
             **({"severities": tuple(severity)} if severity else {}),
             "chains": tuple(chain or ()),
             "constants": constants,
+            "backend": backend,
             "models": tuple(dict.fromkeys(wanted)),
             "phase": phase,
             "part": part,

@@ -15,7 +15,7 @@ RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the ru
 def train_all(
     source: Annotated[str | None, typer.Option("--data", help="Folder, zip or manifest; the demo set if none.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="full (our best, default), quick, seed (the published recipe), robust.")
+        str | None, typer.Option(help="full (our best, default), quick, or seed (the published recipe).")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings on top of the preset.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. phase1.lr=3e-4.")] = None,

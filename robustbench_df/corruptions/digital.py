@@ -7,6 +7,7 @@ conversion is made.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -55,9 +56,8 @@ def pixelate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     height, width = x.shape[2:]
     rows, columns = (max(1, int(side * setting[0])) for side in (height, width))
     # Whole rows are picked fast, single pixels of a row are not: there, one matrix goes both ways.
-    down, back = _box(width, columns), _box(columns, width)
-    both = down[back.argmax(1)].to(x.device, x.dtype)
-    x = banded(_boxed_rows(x, rows), both, math.ceil(width / columns), -1)
+    x = _boxed_rows(x, rows)
+    x = banded(x, _there_and_back(width, columns).to(x.device, x.dtype), math.ceil(width / columns), -1)
     return _boxed_rows(x, height)
 
 
@@ -122,15 +122,29 @@ def _sample(x: Tensor, to_x: Tensor, to_y: Tensor, *, mirrored: bool) -> Tensor:
 
 def _boxed_rows(x: Tensor, wanted: int) -> Tensor:
     """Bring the rows to another number with `_box`."""
-    share = _box(x.shape[2], wanted).to(x.device, x.dtype)
-    first, most = share.argmax(1), int((share > 0).sum(1).max())
-    out = torch.zeros(())
-    for step in range(most):
-        row = (first + step).clamp(max=x.shape[2] - 1)
-        # A window shorter than the longest takes nothing of the row after its end.
-        weight = share.gather(1, row[:, None]).mul_((first + step == row)[:, None])
-        out = out + x.index_select(2, row) * weight
+    steps = [(row.to(x.device), weight.to(x.device, x.dtype)) for row, weight in _box_steps(x.shape[2], wanted)]
+    (row, weight), *others = steps
+    out = x.index_select(2, row)
+    if others:  # a single pixel has weight 1
+        out *= weight
+    for row, weight in others:
+        out.addcmul_(x.index_select(2, row), weight)
     return out
+
+
+@functools.lru_cache(maxsize=16)
+def _box_steps(size: int, wanted: int) -> list[tuple[Tensor, Tensor]]:
+    """Write `_box` as a sum: the first pixel of every window and its weight, then the second, and so on."""
+    share = _box(size, wanted)
+    weight, pixel = share.sort(dim=1, descending=True, stable=True)
+    most = int((share > 0).sum(1).max())
+    return [(pixel[:, step].contiguous(), weight[:, step, None].float()) for step in range(most)]
+
+
+@functools.lru_cache(maxsize=16)
+def _there_and_back(size: int, small: int) -> Tensor:
+    """Return `_box` to ``small`` and from there to ``size`` again, float32 ``[size, size]``."""
+    return _box(size, small)[_box(small, size).argmax(1)].float()
 
 
 def _box(size: int, wanted: int) -> Tensor:

@@ -46,7 +46,7 @@ def impulse_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
     """Set a share of the values to 0 or 1, either as likely. ``setting``: (share)."""
     (share,) = setting
     u = draw.uniform(tuple(x.shape[1:]))
-    return x.masked_fill(u < share, 0).masked_fill_(u < share / 2, 1)
+    return (x * (u >= share)).add_(u < share / 2)
 
 
 def shot_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:

@@ -81,11 +81,22 @@ def test_only_images_right_when_clean_are_attacked() -> None:
     assert found.robust_accuracy == 0
 
 
+def test_images_wrong_when_clean_are_attacked_where_transfer_asks_for_it() -> None:
+    detector, x = Linear(), images()
+    y = 1 - labels_of(detector, x)
+    spec = AttackSpec(name="pgd", eps=0.05, steps=3, early_stop=False)
+    assert torch.equal(run_attack(detector, x, y, spec).x_adv, x)
+    moved = run_attack(detector, x, y, spec, only_correct=False)
+    assert ((moved.x_adv - x).flatten(1).abs().amax(1) > 0).all()
+    with torch.no_grad():
+        torch.testing.assert_close(moved.logits, detector(moved.x_adv))  # of the image that is handed back
+
+
 def test_eps_zero_changes_nothing() -> None:
     detector, x = Small(), images()
     y = labels_of(detector, x)
     for name in ("fgsm", "pgd", "noise", "gaussian"):
-        found = run_attack(detector, x, y, AttackSpec(name=name, eps=0, steps=3))
+        found = run_attack(detector, x, y, AttackSpec(name=name, eps=0))
         assert not found.success.any()
         assert torch.equal(found.x_adv, x)
 
@@ -94,7 +105,8 @@ def test_eps_zero_changes_nothing() -> None:
 def test_the_same_image_meets_the_same_attack_alone_in_a_batch_and_in_any_order(name: str) -> None:
     detector, x = Small(), images(12)
     y, ids = labels_of(detector, x), torch.arange(100, 112)
-    spec = AttackSpec(name=name, eps=0.03, steps=5, random_start=True, restarts=2)
+    more = {"random_start": True, "restarts": 2} if name == "pgd" else {}
+    spec = AttackSpec(name=name, eps=0.03, steps=5, **more)
     whole = run_attack(detector, x, y, spec, ids=ids, seed=7)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     mixed = run_attack(detector, x[order], y[order], spec, ids=ids[order], seed=7, batch_size=5)

@@ -40,6 +40,13 @@ def test_with_no_more_than_eps_it_takes_the_latest_run_and_says_so(place: Path) 
     assert len(list((place / "runs" / "one" / "attacks").glob("*.parquet"))) == 2 * 2 * 2
 
 
+def test_a_budget_of_zero_is_the_clean_accuracy(place: Path) -> None:
+    done = rdf("attack", "--eps", "0", "--n", "8", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    for cell in json.loads(done.stdout)["cells"]:
+        assert cell["accuracy"]["value"] == cell["clean_accuracy"]["value"]
+
+
 def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
     options = ("--eps", "8/255", "--attack", "pgd", "--param", "steps=3", "--model", "mlp", "--phase", "base")
     done = rdf("attack", *options, "--n", "12", "--checks", "none", "--json", cwd=place)
@@ -64,6 +71,12 @@ def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
         (("--param", "steps=3"), 2, "--attack"),
         (("--run", "runs/none"), 1, "not a run folder"),
         (("--attack", "pgd", "--param", "stepz=3"), 2, "stepz"),
+        (("--attack", "fgsm", "--param", "steps=9"), 2, "fgsm knows no 'steps'"),
+        (("--phase", "bsae"), 2, "base, final or both"),
+        (("--rate", "5"), 2, "--detector"),
+        (("--queries", "5"), 2, "--attack"),
+        (("--detector", "python:blackbox:brightness", "--data", "images", "--attack", "fgsm"), 2, "gradient"),
+        (("--detector", "python:blackbox:brightness", "--data", "images", "--suite", "quick"), 2, "suite"),
     ],
 )
 def test_wrong_usage_is_one_line(

@@ -1,0 +1,95 @@
+"""`audit`: everything that can be looked for in a set of images, a second set, a run and a submission, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustbench_df.audit.copies import Copies, find_copies
+from robustbench_df.audit.duplicates import against_finding, duplicate_findings
+from robustbench_df.audit.finding import Audit, AuditFinding
+from robustbench_df.audit.groups import group_findings
+from robustbench_df.audit.health import health_findings
+from robustbench_df.audit.labels import black_box_finding, conflict_finding, polarity_finding
+from robustbench_df.audit.leakage import audit_run
+from robustbench_df.audit.noise import label_noise
+from robustbench_df.audit.predictions import audit_predictions
+from robustbench_df.audit.runparts import require_own_images
+from robustbench_df.audit.shortcuts import shortcuts
+from robustbench_df.data.imageset import ImageSet
+
+if TYPE_CHECKING:
+    from robustbench_df.run import Run
+
+FAST_IMAGES = 4_000
+"""Images whose shortcuts ``fast`` looks at: enough for an AUROC within ± 0.026."""
+
+Findings = tuple[AuditFinding, ...]
+
+
+def audit(
+    images: ImageSet,
+    against: ImageSet | None = None,
+    *,
+    run: Run | None = None,
+    predictions: Path | str | None = None,
+    truth: Path | str | None = None,
+    fast: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Audit:
+    """Look for everything that would make a score on these images a lie.
+
+    Args:
+        images: the set.
+        against: another set: what do they share, and do their labels agree?
+        run: a run made with ``images``: did anything leak? Its predictions also judge the labels.
+        predictions: a submission about ``images``, in any form of ``rdf predict``.
+        truth: the true labels of what the submission is about; the set's own, where it has them.
+        fast: leave out what fits a classifier: label noise, the shallow classifier of shortcuts, an opinion on the
+            order of a submission.
+        progress: called with the name of each part before it is looked at.
+
+    Returns:
+        The findings in the order in which they were looked for; ``audit[id]`` is one of them.
+
+    Raises:
+        RunError: the run is about other images.
+        DataError: a submission that cannot be read.
+    """
+    say = progress or (lambda _: None)
+    if run is not None:
+        require_own_images(run, images)  # before any work is done
+    findings: list[AuditFinding] = []
+    if predictions is not None:  # first, since a file that cannot be read ends it all
+        say("audit: submission")
+        findings += audit_predictions(predictions, images, truth, opinion=not fast)
+    say(f"audit: copies among {len(images):,} images")
+    copies = find_copies(images)
+    findings += (*duplicate_findings(images, copies), conflict_finding(images, copies))
+    if against is not None:
+        say(f"audit: copies in {against.origin or 'the other set'}")
+        findings += _against(images, against)
+    say("audit: groups, sizes, black box")
+    findings += (*group_findings(images), *health_findings(images), black_box_finding(images))
+    say("audit: shortcuts")
+    findings += shortcuts(images, most=FAST_IMAGES, classifier=False) if fast else shortcuts(images)
+    if not fast:
+        say("audit: label noise")
+        findings.append(label_noise(images, run))
+    if run is not None:
+        say("audit: the run's own files")
+        findings += audit_run(run, images, copies.pairs())
+    return Audit(
+        findings=tuple(findings),
+        origin=images.origin,
+        fingerprint=images.fingerprint,
+        images=len(images),
+        against=against.origin if against is not None else "",
+        against_fingerprint=against.fingerprint if against is not None else "",
+    )
+
+
+def _against(images: ImageSet, other: ImageSet) -> Findings:
+    shared: Copies = find_copies(images, other)
+    return against_finding(images, other, shared), polarity_finding(images, other, shared)

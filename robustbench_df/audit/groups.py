@@ -1,0 +1,221 @@
+"""Groups: what the names say belongs together (person, video, photo tile, class), and whether a split divides it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.audit.duplicates import given_parts
+from robustbench_df.audit.finding import AuditFinding, Figure
+from robustbench_df.data.imageset import UNLABELLED, ImageSet, Strings
+
+MOST_CLASSES = 30
+"""Where names have at most this many beginnings, these say what is shown (``dog_0017``); more name persons, videos."""
+
+LEAST_MEMBERS = 2.0
+"""Images per beginning, on average, from which names group images at all."""
+
+_MARKED = re.compile(r"\d+(?: ?\((\d{1,2})\))?")
+"""``0001 (2)``: CIFAKE (Bird & Lotfi 2024) numbers its images within each of CIFAR-10's ten classes, and marks those of
+the second class to the tenth."""
+
+_MARKED_SHARE = 0.01
+"""Share of the images that each mark must have: a file manager marks single copies in the same way."""
+
+_COUNTED = re.compile(r"(.*?)[ _.-]*(?:frame|crop|img|image|face|f)?[ _.-]*\d+", re.IGNORECASE)
+"""A name's beginning and its last number: the frame of a video, the crop of a photograph, the picture of a person."""
+
+_SAYS_NOTHING = re.compile(
+    r"(?:real|fake|ai|img|image|photo|picture|pic|frame|face|train|val|test|sample|dsc|s|[ _.-])*", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """What names say: ``kind`` is ``class``, ``folder`` or ``name``; ``values`` has a group per image, ``""`` none."""
+
+    kind: str
+    values: Strings
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return len(set(self.values) - {""})
+
+
+def grouping(images: ImageSet) -> Grouping | None:
+    """Read groups from the names of the images; None where they say nothing.
+
+    In this order: CIFAKE's classes; the folders below or above the class folders, where there are more than
+    `MOST_CLASSES` of them; the beginning of the file names before the last number, a class where there are up to
+    `MOST_CLASSES`.
+    """
+    stems = [posixpath.splitext(posixpath.basename(name))[0] for name in images.ids]
+    if (marks := _marks(stems)) is not None:
+        return Grouping("class", marks)
+    folders = Grouping("folder", images.sources)
+    if folders.count > MOST_CLASSES and _per_group(folders.values) >= LEAST_MEMBERS:
+        return folders
+    begun = [match[1] if (match := _COUNTED.fullmatch(stem)) else "" for stem in stems]
+    values = np.array(["" if _SAYS_NOTHING.fullmatch(text) else text for text in begun], dtype=object)
+    named = Grouping("name", values)
+    if named.count < 2 or _per_group(values) < LEAST_MEMBERS:
+        return None
+    return named if named.count > MOST_CLASSES else Grouping("class", values)
+
+
+def group_findings(images: ImageSet, parts: Strings | None = None) -> tuple[AuditFinding, ...]:
+    """Tell whether declared groups, and those that the names suggest, cross the parts.
+
+    Args:
+        images: the set.
+        parts: the part of each image, ``""`` for none; the source's own split when None (`given_parts`).
+
+    Returns:
+        ``groups-declared`` (a ``fail`` where one is divided) and ``groups-in-names`` (a ``warn``: names are a hint, no
+        proof). Classes may cross parts; they should not be found in one part, or with one label, alone.
+    """
+    parts = given_parts(images) if parts is None else parts
+    return _declared(images, parts), _in_names(images, parts)
+
+
+def _declared(images: ImageSet, parts: Strings) -> AuditFinding:
+    title = "The source's own groups lie in one part each"
+    count = len(set(images.groups) - {""})
+    if not count:
+        return AuditFinding(
+            id="groups-declared", severity="not run", title=title, detail="the source declares no groups"
+        )
+    divided = _divided(images.groups, parts)
+    figures: dict[str, Figure] = {
+        "groups": count,
+        "images": int((images.groups != "").sum()),
+        "divided_groups": len(set(images.groups[divided])),
+        "divided_images": int(divided.sum()),
+    }
+    if not divided.any():
+        detail = f"none of {count:,} groups is divided"
+        return AuditFinding(id="groups-declared", severity="pass", title=title, detail=detail, figures=figures)
+    detail = (
+        f"{figures['divided_groups']:,} of {count:,} groups ({figures['divided_images']:,} images) lie in two parts"
+    )
+    return AuditFinding(
+        id="groups-declared",
+        severity="fail",
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=_examples(images, divided, images.groups),
+        remedy="give each group to one part, or leave the split to us: ours keeps groups together",
+    )
+
+
+def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
+    title = "What the names group lies in one part"
+    found = grouping(images)
+    if found is None:
+        detail = "the names group nothing: no class, folder or common beginning"
+        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=detail, figures={"groups": 0})
+    if found.kind == "class":
+        return _classes(images, parts, found)
+    figures: dict[str, Figure] = {"kind": found.kind, "groups": found.count, "largest": max(_members(found.values))}
+    divided = _divided(found.values, parts)
+    loose = divided | _divided(found.values, np.where(images.groups == "", images.ids, images.groups))
+    figures |= {
+        "divided_groups": len(set(found.values[divided])),
+        "divided_images": int(divided.sum()),
+        "undeclared_groups": len(set(found.values[loose])),
+    }
+    what = f"{found.count:,} groups by {'folder' if found.kind == 'folder' else 'the beginning of the name'}"
+    if not loose.any():
+        detail = f"none of {what} is divided, all are declared"
+        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=detail, figures=figures)
+    detail = f"{what}: {figures['divided_groups']:,} lie in two parts, {figures['undeclared_groups']:,} are undeclared"
+    return AuditFinding(
+        id="groups-in-names",
+        severity="warn",
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=_examples(images, divided if divided.any() else loose, found.values),
+        remedy="if they are videos, persons or tiles of one photograph, name them in a manifest's group column",
+    )
+
+
+def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
+    """Classes belong into every part and under both labels; one that does not gives the answer away."""
+    title = "The classes that the names tell are in every part, under both labels"
+    labels = np.where(images.labels == UNLABELLED, "", images.labels.astype(str)).astype(object)
+    lonely = {what: _lonely(found.values, column) for what, column in (("label", labels), ("part", parts))}
+    largest = max(_members(found.values))
+    figures: dict[str, Figure] = {"kind": "class", "groups": found.count, "largest": largest}
+    figures |= {f"of_one_{what}": len(names) for what, names in lonely.items()}
+    said = f"{found.count:,} classes by name, the largest of {largest:,} images"
+    if not any(lonely.values()):
+        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=said, figures=figures)
+    alone = sorted(set().union(*lonely.values()))
+    detail = f"{said}; {figures['of_one_label']:,} have one label only, {figures['of_one_part']:,} are in one part only"
+    return AuditFinding(
+        id="groups-in-names",
+        severity="warn",
+        title=title,
+        detail=detail,
+        figures=figures,
+        images=_examples(images, np.isin(found.values.astype(str), alone), found.values),
+        remedy="draw every class for both labels and all parts: else a detector of the class passes for one of fakes",
+    )
+
+
+def _marks(stems: list[str]) -> Strings | None:
+    """CIFAKE's class of each image, ``"1"`` to ``"10"``; None where the names are not like that."""
+    matches = [_MARKED.fullmatch(stem) for stem in stems]
+    if not stems or not all(matches):
+        return None
+    marks = np.array([(match[1] if match else None) or "1" for match in matches], dtype=object)
+    counts = Counter(marks)
+    usual = len(counts) > 1 and set(counts) == {str(k) for k in range(1, len(counts) + 1)}
+    return marks if usual and min(counts.values()) >= _MARKED_SHARE * len(marks) else None
+
+
+def _members(values: Strings) -> list[int]:
+    return list(Counter(value for value in values if value).values())
+
+
+def _per_group(values: Strings) -> float:
+    members = _members(values)
+    return sum(members) / len(members) if members else 0.0
+
+
+def _divided(values: Strings, column: Strings) -> NDArray[np.bool_]:
+    """Mark the images whose group has two different entries in ``column``; empty groups and entries do not count."""
+    rows = np.flatnonzero((values != "") & (column != ""))
+    marked = np.zeros(len(values), dtype=bool)
+    if len(rows):
+        _, group = np.unique(values[rows].astype(str), return_inverse=True)
+        _, entry = np.unique(column[rows].astype(str), return_inverse=True)
+        low, high = np.full(group.max() + 1, len(rows)), np.full(group.max() + 1, -1)
+        np.minimum.at(low, group, entry)
+        np.maximum.at(high, group, entry)
+        marked[rows] = low[group] != high[group]
+    return marked
+
+
+def _lonely(values: Strings, column: Strings) -> set[str]:
+    """Return the groups that have one entry of ``column`` alone, where there is more than one."""
+    seen: dict[str, set[str]] = {}
+    for value, entry in zip(values, column, strict=True):
+        if value and entry:
+            seen.setdefault(value, set()).add(entry)
+    return {value for value, entries in seen.items() if len(entries) == 1} if len(set(column) - {""}) > 1 else set()
+
+
+def _examples(images: ImageSet, marked: NDArray[np.bool_], values: Strings) -> tuple[str, ...]:
+    """One image of each group first."""
+    rows = np.flatnonzero(marked)
+    _, first = np.unique(values[rows].astype(str), return_index=True)
+    return tuple(str(name) for name in images.ids[rows[np.sort(first)]])
