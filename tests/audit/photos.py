@@ -10,18 +10,39 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from robustbench_df.data.demo import photo_tiles
+from robustbench_df.audit.hashing import contrast as contrast_of
+from robustbench_df.audit.hashing import thumbnails
+from robustbench_df.data.demo import PHOTOGRAPHS, _find, _read
 from robustbench_df.data.imageset import Pixels
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
+NOT_NATURAL = {"hubble", "ihc"}
+"""A field of stars and a microscope's slide: few dots on black, and a pattern on white that any brightening clips."""
+
+CONTRAST = 12.0
+"""Standard deviation, in grey levels, that 99.9% of CIFAKE's images exceed."""
+
+
 @lru_cache(maxsize=2)
 def photos(size: int = 32) -> Pixels:
-    """Uint8 ``[N, 3, size, size]``: squares of the demo's photographs, cut apart, shrunk to half or less."""
-    tiles = photo_tiles(16 if size == 32 else 64)
-    pictures = [Image.fromarray(tile.pixels).resize((size, size), Image.Resampling.BOX) for tile in tiles]
-    return np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures])
+    """Uint8 ``[N, 3, size, size]``: the demo's photographs, cut into squares and shrunk to a half and to a fifth.
+
+    Larger pictures are not shrunk; there are fewer of them.
+    """
+    pictures = []
+    for name in sorted(PHOTOGRAPHS.keys() - NOT_NATURAL):
+        path = _find(name)
+        assert path is not None
+        photo = Image.fromarray(_read(path))
+        for side in (2 * size, 5 * size) if size == 32 else (size,):
+            for top in range(0, photo.height - side + 1, side):
+                for left in range(0, photo.width - side + 1, side):
+                    box = (left, top, left + side, top + side)
+                    pictures.append(np.asarray(photo.resize((size, size), Image.Resampling.BOX, box=box)))
+    stack = np.stack(pictures).transpose(0, 3, 1, 2)
+    return np.random.default_rng(0).permutation(stack[contrast_of(thumbnails(stack)) >= CONTRAST])
 
 
 def changed(pictures: Pixels, change: Change, seed: int = 0) -> Pixels:
