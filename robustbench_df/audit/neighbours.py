@@ -27,8 +27,9 @@ RADIUS = 10
 """Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to two thirds of the area) to
 100% (JPEG, brightness, rotation) have a view within 10 bits; of pairs of different CIFAKE images one in a million."""
 
-CROWD = 64
-"""Images of one bucket that are compared with each image: more than this many are copies of each other or plain."""
+CROWD = 32
+"""Images of one bucket that are compared with each image, and candidates kept for each image, the nearest ones: where
+there are more (the frames of a video), they are copies of each other, and need only be linked."""
 
 _POOL = 40
 """Bits that buckets are made of: those of the lowest frequencies, which misalignment changes least (in 2 to 8% of the
@@ -69,8 +70,8 @@ def candidates(
 
     Returns:
         For each pair and flip the view that is nearest, in order of ``first`` and ``second``. Not all pairs within
-        the radius are found: the further apart, the fewer (see the tests for how many). Where more than `CROWD`
-        images share a bucket each is compared with that many of them, which still links all that are alike.
+        the radius are found: the further apart, the fewer (see the tests for how many). Each image has at most `CROWD`
+        candidates, which still links all that are alike.
     """
     bits = math.ceil(math.log2(max(64, len(index)))) + 2
     search = partial(_band, queries, index, same, radius, bits)
@@ -78,7 +79,9 @@ def candidates(
     with ThreadPoolExecutor(THREADS) as pool:
         for packed in pool.map(search, _band_masks(bits)):
             best = _nearest(np.concatenate([best, packed]))
-    return _unpack(best, len(index))
+            if len(best) > 2 * CROWD * queries.shape[1]:
+                best = _closest(best, len(index))
+    return _unpack(_closest(best, len(index)), len(index))
 
 
 def confirm(first: Pixels, second: Pixels, found: Candidates) -> tuple[NDArray[np.bool_], Floats]:
@@ -168,6 +171,14 @@ def _nearest(packed: Hashes) -> Hashes:
     pair = packed >> np.uint64(13)
     kept: Hashes = packed[np.append(True, pair[1:] != pair[:-1])[: len(packed)]]
     return kept
+
+
+def _closest(packed: Hashes, n_index: int) -> Hashes:
+    """Keep, of each first image, the `CROWD` nearest pairs."""
+    first, distance = packed // np.uint64(n_index << 15 or 1), packed >> np.uint64(7) & np.uint64(63)
+    order = np.lexsort((distance, first))
+    place = np.arange(len(order)) - np.searchsorted(first, first[order])  # first rises, as packed does
+    return np.sort(packed[order[place < CROWD]])
 
 
 def _unpack(packed: Hashes, n_index: int) -> Candidates:

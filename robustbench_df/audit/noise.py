@@ -115,7 +115,7 @@ def confident_learning(p: Floats, labels: Ints) -> Noise:
 def surest_contradicted(p: Floats, labels: Ints) -> Interval:
     """Return the share of the surest answers that the label denies, with its 95% Wilson interval.
 
-    Of P(fake) ``[N]`` the lowest are taken as surely real and the highest as surely fake, `SUREST` of each class's size.
+    Of P(fake) ``[N]`` the lowest are surely real and the highest surely fake, `SUREST` of each class's size.
     """
     order = np.argsort(p, kind="stable")
     n_fake = int((labels == 1).sum())
@@ -144,9 +144,10 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
     """Look for wrong labels with a run's cross-validated predictions, or with the built-in light classifier.
 
     Returns:
-        ``label-noise``: ``share`` and ``count`` of wrong labels (with their ends; none where they cannot be told from
-        the classifier's own errors), ``method`` (``confident learning`` or ``surest answers``), the two shares that it was
-        read from, the classifier's ``auc`` out of fold and ``n``. The images are the suspects, the likeliest first.
+        ``label-noise``: ``share`` and ``count`` of wrong labels (with their ends; undefined where they cannot be told
+        from the classifier's own errors), ``method`` (``confident learning``, ``surest answers`` or ``none``), the two
+        shares it is chosen from, the classifier's ``auc`` out of fold, and ``n``. The images are the suspects, the
+        likeliest first.
     """
     title = "Labels are right (confident learning)"
     try:
@@ -225,7 +226,8 @@ def _of_run(run: Run, images: ImageSet) -> tuple[Rows, NDArray[np.float64], str]
         RunError: the run has no clean predictions, or they are about other images.
     """
     where = {str(name): row for row, name in enumerate(images.ids)}
-    tables = [run.predictions(name, run.shipped["phase"]) for name in run.models]
+    # After clean training, before the adversarial phase: there they are at their best on clean images.
+    tables = [run.predictions(name, "base") for name in run.models]
     p = np.mean([probability(margins(table.logits)) for table in tables], axis=0)
     parts = np.asarray(tables[0].table["part"], dtype=str)
     names = tables[0].table["image_id"].astype(str).to_numpy()

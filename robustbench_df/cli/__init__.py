@@ -10,7 +10,7 @@ import sys
 import typer
 
 from robustbench_df._version import __version__
-from robustbench_df.cli import attack, corrupt, data, listing, predict, score, train
+from robustbench_df.cli import attack, audit, corrupt, data, listing, predict, score, train
 from robustbench_df.errors import RdfError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(train.demo)
 app.command("train-all")(train.train_all)
 app.command("predict")(predict.predict)
+app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
 app.command("corrupt")(corrupt.corrupt)
 app.command("score")(score.score)

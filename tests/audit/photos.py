@@ -100,7 +100,7 @@ def blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def noise(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     pixels = np.asarray(image)
-    return Image.fromarray((pixels + rng.normal(0, 6, pixels.shape)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((pixels + rng.normal(0, 3, pixels.shape)).clip(0, 255).astype(np.uint8))
 
 
 def training(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from robustbench_df.config import RunConfig, SplitConfig, load_config
-from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.demo import demo_set
+from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.data.split import Split, make_folds, make_split, split_rows
 from robustbench_df.ensembling import fit_ensembles
 from robustbench_df.records import Predictions
@@ -18,6 +19,14 @@ from robustbench_df.rundir import create_run, write_json
 
 MODELS = ("mlp", "resnet_se_small")
 COPIES, ADVERSARIAL = 12, 6
+
+
+def distinct_set() -> ImageSet:
+    """The demo set's pictures, one of each tile, real and fake in turn: no two show the same."""
+    demo = demo_set(count=600)
+    tiles = sorted(set(demo.groups))
+    rows = [np.flatnonzero((demo.groups == tile) & (demo.labels == k % 2))[0] for k, tile in enumerate(tiles)]
+    return image_set_from_arrays(demo.data[rows], demo.labels[rows], ids=[str(name) for name in demo.ids[rows]])
 
 
 def write_run(path: Path, images: ImageSet, folds: int = 1) -> Run:

@@ -15,14 +15,14 @@ from robustbench_df.data.demo import demo_set
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.errors import RunError
 from robustbench_df.inference import Verdicts, write_forms
-from tests.audit.runs import write_run
+from tests.audit.runs import distinct_set, write_run
 from tests.conftest import learnable_set
 
 
 @pytest.fixture(scope="module")
 def clean() -> ImageSet:
-    pool = learnable_set(600)
-    return image_set_from_arrays(pool.data, pool.labels, given=["train"] * 400 + ["test"] * 200)
+    pool = distinct_set()
+    return image_set_from_arrays(pool.data, pool.labels, given=["train" if k % 5 else "test" for k in range(len(pool))])
 
 
 def test_the_demo_set_fails_nothing() -> None:
@@ -43,23 +43,25 @@ def test_a_clean_set_fails_nothing_and_every_id_is_its_own(clean: ImageSet) -> N
     assert not any(name.startswith(("run-", "predictions-")) for name in ids)
 
 
-def test_planted_faults_are_found_in_one_go(clean: ImageSet) -> None:
-    rng = np.random.default_rng(0)
-    data, labels = clean.data.copy(), clean.labels.copy()
-    data[400:420] = data[:20]  # test images that are train images
-    labels[400:420] = labels[:20]
-    flipped = rng.choice(np.arange(20, 400), 18, replace=False)
+def test_planted_faults_are_found_in_one_go() -> None:
+    pool = learnable_set(1600)
+    data, labels = pool.data.copy(), pool.labels.copy()
+    data[1200:1220], labels[1200:1220] = data[:20], labels[:20]  # test images that are train images
+    flipped = np.random.default_rng(0).choice(np.arange(20, 1200), 48, replace=False)
     labels[flipped] = 1 - labels[flipped]
-    found = audit(image_set_from_arrays(data, labels, given=clean.given))
+    labels[1599] = 1 - labels[1598]
+    data[1599] = data[1598]  # the same picture, real and fake
+    found = audit(image_set_from_arrays(data, labels, given=["train"] * 1200 + ["test"] * 400))
     assert found["duplicates-across-splits"].severity == "fail"
     assert found["duplicates-across-splits"].figures["test_exact"] == 20
+    assert found["label-conflicts"].severity == "fail"
     assert found["label-noise"].severity == "warn"
     named = set(found["label-noise"].images)
-    assert sum(str(clean.ids[k]) in named for k in flipped) >= 16
+    assert sum(str(pool.ids[k]) in named for k in flipped) >= 40
 
 
 def test_an_inverted_copy_of_a_set_is_recognised(clean: ImageSet) -> None:
-    inverted = image_set_from_arrays(clean.data[:100], 1 - clean.labels[:100], origin="inverted")
+    inverted = image_set_from_arrays(clean.data[:60], 1 - clean.labels[:60], origin="inverted")
     found = audit(clean, inverted, fast=True)
     assert found.against == "inverted"
     assert found["label-polarity"].figures["verdict"] == "inverted"

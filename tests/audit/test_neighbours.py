@@ -60,7 +60,9 @@ def test_all_exact_copies_are_found() -> None:
 
 
 def test_pictures_without_copies_raise_nothing() -> None:
-    assert len(find_copies(_set(photos())).first) <= 1  # of 100,000 pairs
+    copies = find_copies(_set(photos()))
+    assert not len(copies.first)
+    assert not copies.plain
 
 
 def test_mirrored_copies_say_so() -> None:
@@ -128,7 +130,7 @@ def test_candidates_are_within_the_radius_of_the_view_and_flip_they_name() -> No
     assert (actual[plain] == found.distance[plain]).all()
 
 
-@pytest.mark.parametrize(("bits", "least"), [(0, 1.0), (2, 0.999), (4, 0.98), (6, 0.93)])
+@pytest.mark.parametrize(("bits", "least"), [(0, 1.0), (2, 0.999), (4, 0.97), (6, 0.87)])
 def test_near_hashes_are_found(bits: int, least: float) -> None:
     index = _random_hashes(20_000)
     found = candidates(_flip_bits(index, bits)[None], index)
@@ -148,7 +150,7 @@ def test_a_pair_is_named_once_for_each_flip_with_its_nearest_view() -> None:
 def test_a_crowded_bucket_links_its_images_without_comparing_all() -> None:
     hashes = _random_hashes(1).repeat(1000)
     found = candidates(hashes[None], hashes, same=True)
-    assert len(found.first) <= 1000 * CROWD * len(_band_masks(12))
+    assert len(found.first) <= 1000 * CROWD
     links = coo_matrix((np.ones(len(found.first)), (found.first, found.second)), shape=(1000, 1000))
     assert connected_components(links)[0] == 1
 
@@ -179,7 +181,7 @@ def test_the_check_refuses_pictures_that_only_share_a_hash() -> None:
 
 def test_the_check_aligns_what_no_view_meets() -> None:
     x = photos()[:100]
-    turned = thumbnails(changed(x, lambda image, rng: image.rotate(3.0, translate=(1, 0))))
+    turned = thumbnails(changed(x, lambda image, _: image.rotate(3.0, translate=(1, 0))))
     alike, _ = look_alike(thumbnails(x), turned, np.zeros(100, np.intp), np.zeros(100, np.intp))
     assert alike.mean() > 0.97
 

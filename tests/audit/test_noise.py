@@ -117,7 +117,7 @@ def test_flipped_labels_of_real_pictures(real_data: Path) -> None:
     assert found.severity == "warn"
     assert float(found.figures["share_low"]) < 0.03 < float(found.figures["share_high"])
     planted = {str(name) for name in images.ids[rows]}
-    assert sum(name in planted for name in found.images) >= 45
+    assert sum(name in planted for name in found.images) >= 35
 
 
 def test_where_nothing_can_be_learnt_no_label_is_called_wrong() -> None:
