@@ -35,9 +35,16 @@ def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         predictions = cell.load(run)
         numbers = {key: plain(value) for key, value in summarise(predictions.table).items()}
-        head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name}
-        head |= {"norm": cell.threat.norm, "eps": cell.threat.eps}
-        rows.append({**head, **numbers, "seconds": predictions.notes.get("seconds"), "file": str(cell.path)})
+        head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name, "norm": cell.threat.norm}
+        rows.append(
+            {
+                **head,
+                "eps": cell.threat.eps,
+                **numbers,
+                "seconds": predictions.notes.get("seconds"),
+                "file": str(cell.path),
+            }
+        )
     return rows
 
 
