@@ -50,7 +50,6 @@ _EXPORTS = {
     "open_run": "run",
     "predict": "inference",
     "predict_logits": "evaluate",
-    "audit": "audit.front",
     "attack_run": "robustness",
     "run_attack": "attacks.runner",
     "run_suite": "attacks.suite",
