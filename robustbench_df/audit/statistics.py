@@ -145,10 +145,11 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
         DataError: the images do not come from files, or these are no longer what they were.
     """
     from robustbench_df.data.decode import quiet_pillow
+    from robustbench_df.data.sources import LAYOUTS
     from robustbench_df.data.sources import _open as open_source
     from robustbench_df.data.stores import Unreadable
 
-    if images.layout in ("", "demo"):
+    if images.layout not in LAYOUTS:
         raise DataError("the images were made in memory, they have no files")
     store, _ = open_source(Path(images.origin), images.layout, None)
     try:
