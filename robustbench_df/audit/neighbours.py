@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -24,8 +25,8 @@ from robustbench_df.data.imageset import Pixels
 Index = NDArray[np.intp]
 
 RADIUS = 10
-"""Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to two thirds of the area) to
-100% (JPEG, brightness, rotation) have a view within 10 bits; of pairs of different CIFAKE images one in a million."""
+"""Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to 64% of the area) to 100% (JPEG,
+brightness, rotation) have a view within 10 bits; of single views of different CIFAKE images one in a million."""
 
 CROWD = 32
 """Images of one bucket that are compared with each image, and candidates kept for each image, the nearest ones: where
@@ -36,9 +37,9 @@ _POOL = 40
 copies, against 10 to 20% for the others)."""
 
 _ROWS = 1 << 14  # what fits into a core's cache
-_SIZE = (1 << 32) - 1
-_PAIRS = 1 << 14
-THREADS = 2
+_PAIRS = 1 << 14  # thumbnails of so many pairs are held at once: 32 MiB
+_THREADS = min(4, os.cpu_count() or 1)  # beyond, memory is what is waited for
+_SIZE = (1 << 32) - 1  # the lower half of a cell
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 """2⁶⁴ over the golden ratio: multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
 
@@ -53,20 +54,14 @@ class Candidates(NamedTuple):
     distance: Index
 
 
-def candidates(
-    queries: Hashes,
-    index: Hashes,
-    *,
-    same: bool = False,
-    radius: int = RADIUS,
-) -> Candidates:
+def candidates(queries: Hashes, index: Hashes, *, same: bool = False, radius: int = RADIUS) -> Candidates:
     """Find pairs of near hashes.
 
     Args:
-        queries: uint64 ``[V, N]``, up to 64 views of N images (`view_hashes`).
+        queries: uint64 ``[V, N]``, up to 128 views of N images (`view_hashes`).
         index: uint64 ``[M]``, the hash of M images as they are.
         same: the N images are the M images; none is compared with itself.
-        radius: most bits that may differ.
+        radius: most bits that may differ, below 64.
 
     Returns:
         For each pair and flip the view that is nearest, in order of ``first`` and ``second``. Not all pairs within
@@ -76,7 +71,7 @@ def candidates(
     bits = math.ceil(math.log2(max(64, len(index)))) + 2
     search = partial(_band, queries, index, same, radius, bits)
     best = np.empty(0, np.uint64)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for packed in pool.map(search, _band_masks(bits)):
             best = _nearest(np.concatenate([best, packed]))
             if len(best) > 2 * CROWD * queries.shape[1]:
@@ -99,7 +94,7 @@ def confirm(first: Pixels, second: Pixels, found: Candidates) -> tuple[NDArray[n
         rows = slice(start, start + _PAIRS)
         return look_alike(first[found.first[rows]], second[found.second[rows]], found.view[rows], found.flip[rows])
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         checked = [*pool.map(check, range(0, len(found.first), _PAIRS)), (np.empty(0, bool), np.empty(0, np.float32))]
     return np.concatenate([alike for alike, _ in checked]), np.concatenate([score for _, score in checked])
 
