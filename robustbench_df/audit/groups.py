@@ -27,7 +27,7 @@ the second class to the tenth."""
 _MARKED_SHARE = 0.01
 """Share of the images that each mark must have: a file manager marks single copies in the same way."""
 
-_COUNTED = re.compile(r"(.*?)[ _.-]*(?:frame|crop|img|image|face|f)?[ _.-]*\d+", re.IGNORECASE)
+_COUNTED = re.compile(r"(.*?)(?:(?:^|[ _.-]+)(?:frame|crop|img|image|face|f))?[ _.-]*\d+", re.IGNORECASE)
 """A name's beginning and its last number: the frame of a video, the crop of a photograph, the picture of a person."""
 
 _SAYS_NOTHING = re.compile(

@@ -25,8 +25,8 @@ from robustbench_df.data.imageset import Pixels
 Index = NDArray[np.intp]
 
 RADIUS = 10
-"""Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to 64% of the area) to 100% (JPEG,
-brightness, rotation) have a view within 10 bits; of single views of different CIFAKE images one in a million."""
+"""Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to 64% of the area) to 100%
+(JPEG, brightness, rotation) have a view within 10 bits; of views of different CIFAKE images one in a million."""
 
 CROWD = 32
 """Images of one bucket that are compared with each image, and candidates kept for each image, the nearest ones: where

@@ -94,6 +94,7 @@ def test_few_beginnings_are_classes_and_many_are_groups() -> None:
         ("fake/clip7.f0012.jpg", "clip7"),
         ("real/alice (3) 07.png", "alice (3)"),
         ("real/person12_3.png", "person12"),
+        ("real/wolf_12.png", "wolf"),
     ],
 )
 def test_what_precedes_the_last_number_is_the_group(name: str, group: str) -> None:
