@@ -1,0 +1,244 @@
+"""What a report says, apart from how it looks: sections of tables, figures, pictures and alerts, all plain data.
+
+The builders in `content` fill these records from the files of a run; `page` turns them into HTML, `figures` into
+drawings, and `as_json` into the `results.json` beside the page. A number that is not in here is not on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+SCHEMA = 1
+"""Version of `results.json`; a reader refuses what it does not know."""
+
+Severity = Literal["fail", "warn", "info"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured figure with its 95% interval. A `value` of None is undefined (as AUC with one class), not missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+Cell = str | int | float | bool | Estimate | None
+"""What stands in a table. None reads "not run": the measurement is missing, which is never 0."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: `key` in the rows, `label` in the head, and how its values are written."""
+
+    key: str
+    label: str
+    kind: Literal["text", "percent", "number", "count", "seconds", "bytes", "verdict"] = "text"
+    hint: str = ""
+    """What the column means, in a sentence: shown with the head."""
+    better: Literal["higher", "lower", ""] = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells by column key; sortable on the page, downloadable as CSV under its id."""
+
+    id: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Cell]]
+    note: str = ""
+    group: str = ""
+    """Key of the column whose values may be filtered by, if any."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot. `low` and `high` are a band of the same length as `y`. A y of None is a gap."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines over a common x: ROC, training curves, accuracy over epsilon, reliability."""
+
+    id: str
+    title: str
+    alt: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    x_scale: Literal["linear", "log"] = "linear"
+    diagonal: bool = False
+    """Draw y = x: chance of a ROC, the ideal of a reliability diagram."""
+    percent: bool = False
+    """y is a share of 1, labelled in percent."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts over shared bin edges, one series by name (real, fake)."""
+
+    id: str
+    title: str
+    alt: str
+    x_label: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+    marker: float | None = None
+    """A vertical line: the decision threshold."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A matrix with names on both sides; None is a cell that was not run."""
+
+    id: str
+    title: str
+    alt: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    label: str
+    percent: bool = True
+    better: Literal["higher", "lower"] = "higher"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts [[real as real, real as fake], [fake as real, fake as fake]] at the deployed threshold."""
+
+    id: str
+    title: str
+    alt: str
+    counts: Sequence[Sequence[int]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Named points with intervals: a Pareto front. `front` names those that no other beats on both axes."""
+
+    id: str
+    title: str
+    alt: str
+    x_label: str
+    y_label: str
+    names: Sequence[str]
+    x: Sequence[Estimate]
+    y: Sequence[Estimate]
+    front: Sequence[str] = ()
+    percent: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a gallery: the key of its PNG in `Document.pictures`, and what is to be said about it."""
+
+    key: str
+    caption: str
+    alt: str
+    tone: Literal["right", "wrong", ""] = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in rows: image × epsilon, image × detector. A missing picture (None) is an empty place."""
+
+    id: str
+    title: str
+    head: Sequence[str]
+    """One label per column, or empty."""
+    rows: Sequence[tuple[str, Sequence[Picture | None]]]
+    """(label, pictures) of each row."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph. `id` only where it is linked to."""
+
+    text: str
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something the reader must know before quoting a number. `section` is the id of where the evidence stands."""
+
+    severity: Severity
+    title: str
+    text: str
+    section: str = ""
+
+
+Figure = Curves | Histogram | Heat | Confusion | Points
+Block = Table | Figure | Gallery | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: an anchor, a title, a sentence that says what it shows, and its blocks in order.
+
+    `tabs` groups blocks: (label, number of blocks); blocks beyond their sum follow untabbed. Empty: no tabs.
+    """
+
+    id: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]
+    tabs: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report. `pictures` (PNG bytes by key) is all that is not in `results.json`."""
+
+    title: str
+    subtitle: str
+    verdict: Sequence[str]
+    """Three sentences: what to ship, how far to trust it, what to beware of."""
+    alerts: Sequence[Alert]
+    """Worst first."""
+    sections: Sequence[Section]
+    pictures: Mapping[str, bytes]
+    provenance: Mapping[str, Any]
+    exports: Mapping[str, Sequence[str]]
+    """File name of a composed figure -> ids of the blocks drawn in it, side by side (`rdf report --figures`)."""
+
+
+def as_json(document: Document) -> dict[str, Any]:
+    """The document without its pictures' bytes, as plain JSON; every record says its `type`. NaN becomes null."""
+    return {"schema": SCHEMA, **_plain(document), "pictures": sorted(document.pictures)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        body = {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.name != "pictures"}
+        return {"type": type(value).__name__.lower(), **body}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value
