@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from dataclasses import asdict, dataclass, field
@@ -60,7 +61,10 @@ def save_state(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
     }
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
+    # Through memory: where the disk is full, torch and safetensors hide the system's error behind one of their own.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_state(
@@ -93,9 +97,10 @@ def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) 
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write a safetensors checkpoint, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    write_atomic(path, lambda temporary: save_file(weights, temporary))
+    data = save(weights)
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def load_checkpoint(folder: Path, phase: str) -> Detector:

@@ -1,0 +1,41 @@
+"""The files that training leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_df.train.state import Progress, save_state, save_weights
+
+LIMIT = 10_000
+"""Bytes a file may have: a disk as full as a test can make it."""
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_the_systems_error_and_leaves_nothing(tmp_path: Path, full_disk: None) -> None:
+    """The command line turns an OSError into one line; torch's and safetensors' own errors would be tracebacks."""
+    net = nn.Linear(100, 100)
+    optimizer = torch.optim.AdamW(net.parameters())
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    with pytest.raises(OSError, match="File too large") as state:
+        save_state(tmp_path / "state.pt", Progress(), net, None, optimizer, scaler)
+    with pytest.raises(OSError, match="File too large") as weights:
+        save_weights(tmp_path / "base.safetensors", dict(net.state_dict()))
+    assert state.value.errno == weights.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
