@@ -6,6 +6,7 @@ import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -238,7 +239,7 @@ def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSe
     rows = [where[name] for name in pixels.names]
 
     def column(field: str) -> Strings:
-        return np.array([getattr(plan.entries[row], field) for row in rows], dtype=object)
+        return np.array([printable(getattr(plan.entries[row], field)) for row in rows], dtype=object)
 
     ids, chosen = column("name"), _labels(plan, labels, rows)
     return ImageSet(
@@ -255,5 +256,13 @@ def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSe
         origin=store.origin,
         layout=plan.layout,
         formats=pixels.formats,
-        findings=(*store.findings, *plan.findings, *pixels.findings),
+        findings=tuple(
+            replace(found, where=printable(found.where), detail=printable(found.detail))
+            for found in (*store.findings, *plan.findings, *pixels.findings)
+        ),
     )
+
+
+def printable(name: str) -> str:
+    """Return a file name that can be written as UTF-8: what cannot (a byte E9) is spelt out (``\\udce9``)."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

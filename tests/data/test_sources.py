@@ -136,7 +136,9 @@ def test_predictions_as_labels_need_predictions(folder, pair):
 def test_names_with_odd_characters(folder, pair, make_png):
     odd = ["real/new\nline.png", 'real/"quotes".png', "real/it's %s {}.png", "real/\udcff\udcfe.png", "real/日本.PNG"]
     images = load_images(folder(pair | {name: make_png(k) for k, name in enumerate(odd)}))
-    assert set(odd) < set(images.ids)
+    spelt_out = [name.replace("\udcff\udcfe", r"\udcff\udcfe") for name in odd]  # bytes that are no UTF-8
+    assert set(spelt_out) < set(images.ids)
+    assert all(name.encode("utf-8") for name in images.ids)
     assert load_images(folder(pair | {name: make_png(k) for k, name in enumerate(odd)})).fingerprint
 
 
