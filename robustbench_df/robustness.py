@@ -31,6 +31,7 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import RunError, UsageError, nearest
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.wrappers import attackable_vote, soft_surrogate
 from robustbench_df.records import Predictions, load_predictions
 from robustbench_df.run import Run, assemble
 from robustbench_df.train.report import Reporter
@@ -38,6 +39,9 @@ from robustbench_df.train.speed import choose_device
 from robustbench_df.train.state import load_checkpoint
 
 Index = NDArray[np.intp]
+
+VOTES = {"vote": attackable_vote, "vote-surrogate": soft_surrogate}
+"""The members' majority vote, and the smooth stand-in whose gradient attacks it: attacked when asked for by name."""
 
 LOADED = 512
 """Images in memory at a time: it stays flat however many are attacked."""
@@ -51,7 +55,7 @@ class AttackPlan(Settings):
     attacks: tuple[AttackSpec | str, ...] = (AttackSpec(name="fgsm"), "quick")
     """Attacks, and suites by name."""
     models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all."""
+    """Detectors by name, ``ensemble`` among them; empty: all but the `VOTES`."""
     phases: tuple[Literal["base", "final"], ...] = ("base", "final")
     part: Literal["auto", "test", "val", "oof"] = "auto"
     images: Count = 500
@@ -127,8 +131,9 @@ def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
     """List the cells of a plan, cheapest attack first within a detector."""
     if not run.finished:
         raise RunError(f"run '{run.path}' is not finished; go on with: {run.resume_command}")
-    choices = (*run.models, "ensemble")
-    models = plan.models or choices
+    whole = (*run.models, "ensemble")
+    choices = (*whole, *VOTES)
+    models = plan.models or whole
     for name in models:
         if name not in choices:
             raise UsageError(
@@ -151,9 +156,12 @@ def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
     specs = cell.specs()
     for spec in specs:
         attack_named(spec.name).check(spec)
-    decision = run.decision(cell.model, cell.phase).to_dict()
+    members = run.models if cell.model in VOTES else (cell.model,)
+    decision = [run.decision(name, cell.phase).to_dict() for name in members]
     weights = run.weights(phase=cell.phase).to_dict() if cell.model == "ensemble" else None
-    what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed, decision, weights]
+    # A single decision stands as itself: files that were written before there were votes keep their names.
+    what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed]
+    what += [decision if cell.model in VOTES else decision[0], weights]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
     stem = f"{cell.model}-{cell.phase}-{cell.condition}-{digest}"
     return stem.replace(":", "_").replace("/", "_") + ".parquet"
@@ -203,11 +211,16 @@ def thin(index: Index, limit: int, labels: NDArray[np.int8]) -> Index:
 
 
 def deployed(run: Run, name: str, phase: str, fold: int | None) -> Detector:
-    """Return a detector, or the shipped kind of ensemble, with its decision; of one fold, or as deployed (None)."""
+    """Return a detector, the shipped kind of ensemble or a vote, with its decision; of one fold, or as deployed (None).
+
+    Each member of a vote votes by its own decision.
+    """
 
     def member(model: str) -> Detector:
         return run.detector(model, phase) if fold is None else load_checkpoint(run.model_dir(model, fold), phase)
 
+    if name in VOTES:
+        return VOTES[name]([Deployed(member(model), run.decision(model, phase)) for model in run.models]).eval()
     if name == "ensemble":
         whole: Detector = assemble([member(model) for model in run.models], run.weights(phase=phase))
     else:

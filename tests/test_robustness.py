@@ -109,3 +109,22 @@ def test_thinning_is_even() -> None:
     assert abs(int(labels[few].sum()) - 50) <= 1
     assert few.tolist() == sorted(few.tolist())
     assert len(set(thin(index, 198, labels).tolist())) == 198
+
+
+def test_a_vote_is_attacked_when_asked_for_and_by_its_members_decisions(runs: dict[int, Run]) -> None:
+    run = runs[1]
+    plan = PLAN.model_copy(update={"models": ("vote", "vote-surrogate", "mlp"), "phases": ("base",)})
+    tables = {
+        (cell.model, cell.condition): cell.load(run).table.set_index("image_id") for cell in attack_run(run, plan)
+    }
+    assert {model for model, _ in tables} == {"vote", "vote-surrogate", "mlp"}
+    for (model, condition), table in tables.items():
+        alone = tables["mlp", condition].loc[table.index]
+        if model == "vote":  # of one member: its verdicts, one half to either side
+            fake = table["clean_logit_fake"] > table["clean_logit_real"]
+            assert (fake == (alone["clean_logit_fake"] > alone["clean_logit_real"])).all()
+            assert set((table["clean_logit_fake"] - table["clean_logit_real"]).abs()) == {0.5}
+        assert (table["correct"] == alone["correct"]).all()
+    worst = max(condition for _, condition in tables)
+    assert tables["vote", worst]["success"].any()
+    assert not {"vote", "vote-surrogate"} & {cell.model for cell in attack_run(run, PLAN)}

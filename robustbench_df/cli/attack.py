@@ -24,7 +24,8 @@ def attack(
     ] = None,
     param: Annotated[list[str] | None, typer.Option(help="A setting of --attack, e.g. steps=20.")] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
+        list[str] | None,
+        typer.Option("--model", help="A detector, ensemble, all (default), vote or vote-surrogate."),
     ] = None,
     phase: Annotated[str, typer.Option(help="base, final, or both.")] = "both",
     part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",

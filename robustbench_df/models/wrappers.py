@@ -136,6 +136,27 @@ class _SoftVote(HardVote):
         return torch.sigmoid(margins / self.temperature)
 
 
+class _TaughtVote(_SoftVote):
+    """`HardVote` forward, `_SoftVote` backward."""
+
+    def votes(self, margins: Tensor) -> Tensor:
+        """Return each member's hard vote, with the gradient of its smooth one."""
+        soft = _SoftVote.votes(self, margins)
+        return soft + (HardVote.votes(self, margins) - soft).detach()
+
+
+def attackable_vote(members: Sequence[nn.Module], temperature: float = 1.0) -> Detector:
+    """Return the majority vote as deployed, which lends an attack the gradient of `soft_surrogate`.
+
+    Answers and margins are `HardVote`'s, so success is measured on the vote; only the way back is approximated
+    (backward pass differentiable approximation, Athalye, Carlini & Wagner 2018, arXiv:1802.00420, section 4.1).
+
+    Raises:
+        UsageError: no members, or a temperature that is not above 0.
+    """
+    return _TaughtVote(members, _above_zero(temperature))
+
+
 def soft_surrogate(members: Sequence[nn.Module], temperature: float = 1.0) -> Detector:
     """Return the differentiable stand-in for `HardVote`, a margin of mean ``sigmoid(margin / temperature)`` minus 1/2.
 
@@ -147,9 +168,13 @@ def soft_surrogate(members: Sequence[nn.Module], temperature: float = 1.0) -> De
     Raises:
         UsageError: no members, or a temperature that is not above 0.
     """
+    return _SoftVote(members, _above_zero(temperature))
+
+
+def _above_zero(temperature: float) -> float:
     if not temperature > 0:
-        raise UsageError(f"the temperature of soft_surrogate must be above 0, not {temperature:g}")
-    return _SoftVote(members, temperature)
+        raise UsageError(f"the temperature of a vote's surrogate must be above 0, not {temperature:g}")
+    return temperature
 
 
 def _column(said: object, n: int, wanted: str) -> Tensor:

@@ -12,7 +12,14 @@ from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models.detector import Ensemble
-from robustbench_df.models.wrappers import RESOLUTION, HardVote, OneLogit, Probabilities, soft_surrogate
+from robustbench_df.models.wrappers import (
+    RESOLUTION,
+    HardVote,
+    OneLogit,
+    Probabilities,
+    attackable_vote,
+    soft_surrogate,
+)
 from tests.attacks.detectors import Linear, images
 
 
@@ -138,6 +145,16 @@ def test_an_attack_on_the_surrogate_fools_the_vote() -> None:
     fooled = (margin(vote, crafted.x_adv) > 0).long() != y
     assert fooled[crafted.correct].all()
     assert crafted.correct.float().mean() > 0.8  # elsewhere surrogate and vote disagree from the start
+
+
+def test_an_attackable_vote_answers_as_the_vote_and_leads_back_as_the_surrogate() -> None:
+    members = [Linear(k) for k in range(3)]
+    x = X.clone().requires_grad_(True)
+    taught, soft = attackable_vote(members), soft_surrogate(members)
+    assert torch.equal(margin(taught, X), margin(HardVote(members), X))
+    ways = [torch.autograd.grad(margin(vote, x).sum(), x)[0] for vote in (taught, soft)]
+    assert ways[0].abs().sum() > 0
+    torch.testing.assert_close(*ways)
 
 
 def test_votes_and_settings_that_make_no_sense() -> None:
