@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +134,27 @@ def test_a_vote_is_attacked_when_asked_for_and_by_its_members_decisions(runs: di
     worst = max(condition for _, condition in tables)
     assert tables["vote", worst]["success"].any()
     assert not {"vote", "vote-surrogate"} & {cell.model for cell in attack_run(run, PLAN)}
+
+
+def test_kill_nine_loses_at_most_the_cell_at_work(runs: dict[int, Run], tmp_path: Path) -> None:
+    whole = attack_run(runs[1], PLAN)
+    killed = Run(shutil.copytree(runs[1].path, tmp_path / "killed", ignore=shutil.ignore_patterns("attacks", "lock")))
+    program = (
+        "import sys; from robustbench_df.robustness import AttackPlan, attack_run; from robustbench_df.run import Run; "
+        "attack_run(Run(__import__('pathlib').Path(sys.argv[1])), AttackPlan.model_validate_json(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", program, str(killed.path), PLAN.model_dump_json()]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not list(killed.path.glob("attacks/*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in killed.path.glob("attacks/*.parquet")}
+    assert kept
+    for before, after in zip(whole, attack_run(killed, PLAN), strict=True):
+        assert after.path.stat().st_mtime_ns == kept.get(after.path, after.path.stat().st_mtime_ns)
+        tables = [cell.load(run).table for cell, run in ((before, runs[1]), (after, killed))]
+        # A budget of FGSM that is made up for alone pays for the gradient that it had shared.
+        pd.testing.assert_frame_equal(*(table.drop(columns=["forwards", "backwards"]) for table in tables))
+    assert not list(killed.path.glob("attacks/.*tmp"))
