@@ -140,7 +140,25 @@ class RunDir:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove the half-written files of processes that were killed."""
+        for litter in self.path.rglob(".*.tmp"):
+            writer = litter.name.split(".")[-2]
+            if writer.isdigit() and not _lives(int(writer)):
+                litter.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process
+    return True
 
 
 def create_run(config: RunConfig, path: Path | None = None) -> RunDir:

@@ -103,6 +103,18 @@ def table(fingerprint: str = "abc") -> Predictions:
     return Predictions(frame, fingerprint)
 
 
+def test_the_litter_of_the_dead_is_swept_up_and_that_of_the_living_is_not(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = tmp_path / "attacks" / f".cell.parquet.{int(ended.stdout)}.tmp"
+    living = tmp_path / f".results.json.{os.getpid()}.tmp"
+    dead.parent.mkdir()
+    dead.touch()
+    living.touch()
+    with RunDir(tmp_path).lock():
+        assert living.exists()
+        assert not dead.exists()
+
+
 def test_predictions_survive_disk_and_foreign_ones_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     table().save(path)
