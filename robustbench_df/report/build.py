@@ -1,0 +1,99 @@
+"""Write a report: the page, `results.json` and every table as CSV, from the files of a run alone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustbench_df.errors import RunError
+from robustbench_df.report.document import Document, Table
+from robustbench_df.report.formatting import csv_of, slug
+from robustbench_df.report.page import render, results_json
+from robustbench_df.rundir import find_run, write_atomic, write_text
+
+REPORTS = Path("reports")
+PAGE, RESULTS, TABLES = "index.html", "results.json", "tables"
+
+LARGE = 10_000_000
+"""Bytes from which a page is slow to open and refused by many mail servers."""
+
+
+def build_report(run: Path | str, out: Path | None = None) -> Path:
+    """Write the report of one run and return the path of its page.
+
+    Args:
+        run: a run folder, its name under ``runs/``, or ``runs/latest``.
+        out: folder to write into; ``reports/<run name>`` when not given. The page is ``index.html`` in it, beside
+            ``results.json`` and ``tables/<id>.csv``. Each file is written whole or not at all, the page last.
+
+    Raises:
+        RunError: no such run, or one whose files do not belong together.
+    """
+    from robustbench_df.report.content import document_of
+
+    path = find_run(run, finished=True).path
+    return write_report(document_of(path), out or report_folder([path]))
+
+
+def build_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Path:
+    """Write the page that compares several runs and return its path; see `build_report`."""
+    from robustbench_df.report.content import compare_of
+
+    paths = [find_run(run, finished=True).path for run in runs]
+    return write_report(compare_of(paths), out or report_folder(paths))
+
+
+def report_folder(runs: Sequence[Path]) -> Path:
+    """Return where the report of a run, or the comparison of several, goes by default."""
+    names = [slug(run.resolve().name) for run in runs]
+    if len(names) == 1:
+        return REPORTS / names[0]
+    # Many long names would not be a file name; the first two tell what it is.
+    more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
+    return REPORTS / f"compare-{names[0][:80]}-{names[1][:80]}{more}"
+
+
+def write_report(document: Document, folder: Path) -> Path:
+    """Write a document as a page with its tables and numbers beside it, and return the page's path.
+
+    The same document gives the same bytes. CSV files of a former report in the folder that this one has not are
+    removed: they would be read as belonging to it.
+
+    Raises:
+        RunError: the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"'{folder}' is a file, not a folder; choose another --out")
+    html = render(document).encode("utf-8")
+    if len(html) >= LARGE:
+        warnings.warn(
+            f"the page is {len(html) / 1e6:.0f} MB; pictures make most of it, and over {LARGE / 1e6:.0f} MB it is hard "
+            "to send",
+            stacklevel=2,
+        )
+    tables = {
+        f"{slug(block.id)}.csv": csv_of(block)
+        for section in document.sections
+        for block in section.blocks
+        if isinstance(block, Table)
+    }
+    for stale in _former_tables(folder) - set(tables):
+        (folder / TABLES / stale).unlink(missing_ok=True)
+    for name, text in tables.items():
+        write_text(folder / TABLES / name, text)
+    results = results_json(document)
+    write_atomic(folder / RESULTS, lambda temporary: temporary.write_bytes(results))
+    write_atomic(folder / PAGE, lambda temporary: temporary.write_bytes(html))
+    return folder / PAGE
+
+
+def _former_tables(folder: Path) -> set[str]:
+    """Return the CSV names of the report that is in a folder; none where its `results.json` is not one of ours."""
+    try:
+        former = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        blocks = [block for section in former["sections"] for block in section["blocks"]]
+        return {f"{slug(block['id'])}.csv" for block in blocks if block["type"] == "table"}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()

@@ -1,0 +1,78 @@
+"""Attacked images: under every budget from `rdf explain`, and the examples of `rdf attack --save-images`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustbench_df.errors import RunError
+from robustbench_df.report.content.facts import Facts
+from robustbench_df.report.content.pieces import Shelf, Shot, picture_path
+from robustbench_df.report.content.reading import Pair
+from robustbench_df.report.content.words import LABELS, label_of
+from robustbench_df.report.document import Gallery
+
+EXAMPLES = 8
+"""Images of `rdf attack --save-images` that are shown."""
+
+
+def attacked(facts: Facts, shelf: Shelf) -> list[tuple[Pair, Gallery]]:
+    """Images × ε for each detector, from `rdf explain`."""
+    entries = (facts.material.specimens or {}).get("attacked", ())
+    folder = facts.material.run.file("explain", "pictures")
+    found = []
+    for model, phase in dict.fromkeys((str(e["model"]), str(e["phase"])) for e in entries):
+        own = [e for e in entries if (e["model"], e["phase"]) == (model, phase)]
+        budgets = sorted({float(e["eps"]) for e in own})
+        rows = []
+        for image in dict.fromkeys(str(e["image_id"]) for e in own):
+            by_eps = {float(e["eps"]): e for e in own if e["image_id"] == image}
+            shots = [_shot(facts, folder, by_eps[eps]) if eps in by_eps else None for eps in budgets]
+            label = LABELS[int(next(iter(by_eps.values()))["label"])]
+            rows.append((f"{image} ({label})", shots))
+        gallery = shelf.gallery(
+            f"attacked-{facts.keys[model]}-{phase}",
+            f"What {label_of(model, phase)} says of images under {own[0]['attack']}",
+            ["no attack" if not eps else f"ε = {eps:g}" for eps in budgets],
+            rows,
+            "Under each image the detector's P(fake) after calibration.",
+        )
+        found += [((model, phase), gallery)] if gallery else []
+    return found
+
+
+def _shot(facts: Facts, folder: Path, entry: Mapping[str, Any]) -> Shot:
+    model, phase, p, label = str(entry["model"]), str(entry["phase"]), float(entry["p_fake"]), int(entry["label"])
+    subject = facts.subjects.get((model, phase))
+    threshold = subject.decision.threshold if subject and subject.decision else 0.5
+    right = (p >= threshold) == (label == 1)
+    alt = f"{entry['image_id']}, {LABELS[label]}, ε {entry['eps']:g}: {model} calls it {LABELS[int(p >= threshold)]}"
+    path = picture_path(folder, str(entry["picture"]))
+    return Shot(path, f"P(fake) {p:.2f}", alt, "right" if right else "wrong")
+
+
+def saved(facts: Facts, shelf: Shelf) -> list[Gallery]:
+    """Examples of `rdf attack --save-images`: clean, attacked, and the amplified difference."""
+    found = []
+    for number, path in enumerate(sorted(facts.material.run.path.glob("attacks/examples-*/examples.json"))):
+        try:
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            names = [(str(row["image_id"]), int(row["label"])) for row in kept["images"]]
+            title = f"{kept['attack']}, {kept['threat']}: {path.parent.name.removeprefix('examples-')}"
+            note = (
+                f"Difference enlarged {kept['amplified']} times around grey. Of {kept['fooled']} that fool the "
+                f"detector {kept['fooled_after_rounding']} still do as 8-bit files."
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"'{path}' is damaged ({error}); delete its folder and attack again") from error
+        rows = []
+        for image, label in names[:EXAMPLES]:
+            stem = image.replace("/", "__")
+            kinds = ("clean", "adversarial", "difference")
+            shots = [Shot(path.parent / f"{stem}-{kind}.png", "", f"{image}, {kind}") for kind in kinds]
+            rows.append((f"{image} ({LABELS[label]})", shots))
+        gallery = shelf.gallery(f"examples-{number}", title, ["clean", "attacked", "difference"], rows, note)
+        found += [gallery] if gallery else []
+    return found

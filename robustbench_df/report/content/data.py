@@ -1,0 +1,241 @@
+"""Section 6: the images, what the audit says of them, and those that detectors get wrong or disagree on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustbench_df.audit.finding import WORST_FIRST, Audit, Example
+from robustbench_df.metrics.scores import probability
+from robustbench_df.report.content.facts import Facts
+from robustbench_df.report.content.judging import Subject
+from robustbench_df.report.content.pieces import Piece, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.words import LABELS, PARTS, counted, listed
+from robustbench_df.report.document import Block, Cell, Column, Gallery, Table, Text
+
+MOST = 24
+"""Rows of the tables of single images, and pictures of a gallery."""
+
+MOST_FINDINGS = 50
+"""Bad images that are named; their number is always said."""
+
+ACROSS = 8
+"""Pictures in a row."""
+
+
+def data_section(facts: Facts) -> Piece:
+    """Build the section."""
+    shelf = Shelf()
+    hard, split = _hardest(facts), _disagreed(facts)
+    tabs = [
+        Tab("Audit", _audit(facts)),
+        Tab("Counts", [*_counts(facts), *_bad(facts)]),
+        Tab("Examples", _examples(facts, shelf)),
+        Tab("Hardest images", [*hard, *_shown(facts, shelf, "hardest", "The images that most detectors get wrong")]),
+        Tab("Disagreement", [*split, *_shown(facts, shelf, "disagreed", "The images they disagree on most")]),
+    ]
+    images = facts.material.provenance.get("images")
+    known = counted(int(images), "image") if images is not None else "Images"
+    lead = f"{known} of {facts.material.config.data.source.rsplit('/', 1)[-1]}: what was looked for before any number."
+    return Piece(tabbed("data", "Data", lead, tabs), shelf.pictures)
+
+
+# --- audit and counts -----------------------------------------------------------------------------
+
+
+def _audit(facts: Facts) -> list[Block]:
+    audit = facts.material.audit
+    if audit is None:
+        return [Text(f"Not run. Make it with: {facts.material.command('audit')}")]
+    rows: list[Mapping[str, Cell]] = [
+        {
+            "finding": finding.title,
+            "severity": finding.severity,
+            "id": finding.id,
+            "detail": finding.detail,
+            "remedy": finding.remedy,
+            "images": listed([_example(image) for image in finding.images]),
+        }
+        for finding in sorted(audit.findings, key=lambda f: WORST_FIRST.index(f.severity))
+    ]
+    columns = [
+        Column("finding", "Looked at"),
+        Column("severity", "Finding", "verdict"),
+        Column("detail", "What was seen"),
+        Column("remedy", "What to do"),
+        Column("images", "Images"),
+        Column("id", "Id"),
+    ]
+    return [Table("audit-table", f"Audit: {audit.said()}", columns, rows, _settled(audit), "severity")]
+
+
+def _settled(audit: Audit) -> str:
+    """Say which failing findings the run was made in spite of, and which it takes care of."""
+    words = []
+    if audit.cured:
+        words.append(f"The run's own split takes care of {', '.join(audit.cured)}.")
+    if audit.allowed:
+        words.append(f"The run was trained in spite of {', '.join(audit.allowed)}.")
+    return " ".join(words)
+
+
+def _example(image: Example) -> str:
+    return image if isinstance(image, str) else f"{image[0]} ~ {image[1]}"
+
+
+def _counts(facts: Facts) -> list[Block]:
+    """Images by part and class; with folds, each part of the first fold, since all look alike."""
+    split, labels = facts.material.split, _labels(facts)
+    if split is None:
+        return [Text(f"Counts: not run. {facts.material.command('train-all --resume')}")]
+    folds = facts.material.run.folds
+    first = split[split["fold"] == split["fold"].min()]
+    rows: list[Mapping[str, Cell]] = []
+    for part in ("train", "val", "cal", "test"):
+        names = [str(name) for name in first[first["part"] == part]["image_id"]]
+        if names:
+            found = Counter(labels.get(name) for name in names)
+            classes: dict[str, Cell] = {word: found[label] if labels else None for label, word in enumerate(LABELS)}
+            rows.append({"part": part, **classes, "n": len(names)})
+    columns = [Column("part", "Part"), *(Column(word, word, "count") for word in LABELS)]
+    note = f"The first of {folds} folds; cal is its held-out part." if folds > 1 else ""
+    return [Table("counts-table", "Images by part and class", [*columns, Column("n", "Images", "count")], rows, note)]
+
+
+def _labels(facts: Facts) -> dict[str, int]:
+    """Label of every image that the run knows one of."""
+    images = facts.material.images
+    if images is not None:
+        return {str(name): int(label) for name, label in zip(images["image_id"], images["label"], strict=True)}
+    # Runs from before `images.parquet`: every labelled image is judged out of fold, else only those held out.
+    tables = [predictions.table for predictions in facts.material.clean.values()]
+    known = {str(name): int(v) for t in tables for name, v in zip(t["image_id"], t["label"], strict=True)}
+    split = facts.material.split
+    whole = split is not None and known.keys() >= set(split["image_id"].astype(str))
+    return known if whole else {}
+
+
+def _bad(facts: Facts) -> list[Block]:
+    findings = facts.material.findings
+    if not findings:
+        return []
+    rows: list[Mapping[str, Cell]] = [
+        {"kind": str(f["kind"]), "where": str(f["where"]), "detail": str(f["detail"])} for f in findings[:MOST_FINDINGS]
+    ]
+    columns = [Column("where", "Where"), Column("kind", "Kind"), Column("detail", "What was wrong")]
+    left = len(findings) - MOST_FINDINGS
+    note = f"{left:,} more stand in findings.json." if left > 0 else ""
+    return [
+        Table("findings-table", f"{counted(len(findings), 'thing')} wrong in the source", columns, rows, note, "kind")
+    ]
+
+
+# --- single images --------------------------------------------------------------------------------
+
+
+def _members(facts: Facts) -> list[Subject]:
+    """The detectors of the shipped phase; before weights were fitted, of the later phase that was judged."""
+    phases = [phase for _, phase in facts.subjects]
+    phase = facts.shipped.phase if facts.shipped else ("final" if "final" in phases else "base")
+    return [s for (model, own), s in facts.subjects.items() if own == phase and model != "ensemble"]
+
+
+def _hardest(facts: Facts) -> list[Block]:
+    """Images that most detectors get wrong, those they are surest about first."""
+    members = _members(facts)
+    if not members:
+        return []
+    wrong = np.array([~subject.right for subject in members])
+    against = np.abs(members[0].labels - _p_fake(members)).mean(0)
+    votes = wrong.sum(0)
+    order = np.lexsort((-against, -votes))
+    order = order[votes[order] > 0]
+    rows = [_described(members, int(row)) for row in order[:MOST]]
+    note = f"{len(order):,} of {len(members[0].labels):,} images are wrong by at least one detector."
+    return [_table("hardest-table", "Wrong by most detectors", members, rows, note)]
+
+
+def _disagreed(facts: Facts) -> list[Block]:
+    """Images on which the detectors' P(fake) lie farthest apart, their verdicts differing."""
+    members = _members(facts)
+    if len(members) < 2:
+        return []
+    p = _p_fake(members)
+    verdicts = np.array([subject.judged.verdict for subject in members])
+    differ = verdicts.min(0) != verdicts.max(0)
+    order = np.argsort(-p.std(0), kind="stable")
+    order = order[differ[order]]
+    rows = [_described(members, int(row)) for row in order[:MOST]]
+    note = f"On {len(order):,} of {len(members[0].labels):,} images the verdicts differ."
+    return [_table("disagreed-table", "P(fake) farthest apart", members, rows, note)]
+
+
+def _p_fake(members: Sequence[Subject]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([probability(subject.judged.margin) for subject in members], dtype=np.float64)
+
+
+def _described(members: Sequence[Subject], row: int) -> dict[str, Cell]:
+    label = int(members[0].labels[row])
+    cells: dict[str, Cell] = {
+        "image": members[0].ids[row],
+        "label": LABELS[label],
+        "wrong": sum(not subject.right[row] for subject in members),
+    }
+    for k, subject in enumerate(members):
+        cells[f"p{k}"] = round(float(probability(subject.judged.margin[row : row + 1])[0]), 4)
+    return cells
+
+
+def _table(id: str, title: str, members: Sequence[Subject], rows: Sequence[Mapping[str, Cell]], note: str) -> Table:
+    columns = [
+        Column("image", "Image"),
+        Column("label", "Truth"),
+        Column("wrong", "Wrong by", "count", f"Of {len(members)} detectors."),
+        *(Column(f"p{k}", subject.model, "number", "P(fake).") for k, subject in enumerate(members)),
+    ]
+    where = PARTS.get(members[0].part, members[0].part)
+    return Table(
+        id, f"{title} ({where}, {members[0].phase})", columns, rows, f"{note} The first {len(rows)} are shown."
+    )
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def _examples(facts: Facts, shelf: Shelf) -> list[Block]:
+    if facts.material.specimens is None:
+        return [Text(f"Not run. Make them with: {facts.material.command('explain')}")]
+    entries = facts.material.specimens.get("examples", ())
+    shots = [(int(entry["label"]), _shot(facts, entry, "")) for entry in entries]
+    rows = [(LABELS[label], [shot for own, shot in shots if own == label][:MOST]) for label in (0, 1)]
+    gallery = shelf.gallery("examples", "What the images look like", (), _wrapped([row for row in rows if row[1]]))
+    return [gallery] if gallery else []
+
+
+def _shown(facts: Facts, shelf: Shelf, name: str, title: str) -> list[Gallery]:
+    entries = (facts.material.specimens or {}).get(name, ())
+    shots = []
+    for entry in entries[:MOST]:
+        p = [float(value) for value in entry["p_fake"].values()]
+        truth = LABELS[int(entry["label"])]
+        caption = f"{truth}; P(fake) {min(p):.2f} to {max(p):.2f}" if p else truth
+        shots.append(_shot(facts, entry, caption))
+    gallery = shelf.gallery(f"{name}-images", title, (), _wrapped([("", shots)]) if shots else [])
+    return [gallery] if gallery else []
+
+
+def _shot(facts: Facts, entry: Mapping[str, Any], caption: str) -> Shot:
+    path = picture_path(facts.material.run.file("explain", "pictures"), str(entry["picture"]))
+    return Shot(path, caption, f"{entry['image_id']} ({LABELS[int(entry['label'])]})")
+
+
+def _wrapped(rows: Sequence[tuple[str, Sequence[Shot]]]) -> list[tuple[str, Sequence[Shot | None]]]:
+    """Break long rows, so that a page need not be scrolled sideways."""
+    return [
+        (label if begin == 0 else "", shots[begin : begin + ACROSS])
+        for label, shots in rows
+        for begin in range(0, len(shots), ACROSS)
+    ]

@@ -1,0 +1,255 @@
+"""The numbers behind a report, computed once from the files, so that sections and sentences show the same ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustbench_df import corruption_summary
+from robustbench_df.attacks.summary import summarise
+from robustbench_df.corruption_summary import CLEAN, Calibrated, Key, Score
+from robustbench_df.metrics.intervals import Interval
+from robustbench_df.report.content.judging import Subject, best_member, deployed_margins, subjects_of
+from robustbench_df.report.content.reading import AttackCell, CorruptionCell, Material, Pair, read_run
+from robustbench_df.report.content.words import estimate, keys_of
+from robustbench_df.report.document import Estimate
+
+SAME = 0.01
+"""Relative difference of clean margins up to which a cell was made with the run's present detector and decision:
+devices and batch sizes move a margin by less."""
+
+VOTES = ("vote", "vote-surrogate")
+"""Attackable as `robustbench_df.robustness.VOTES`; their margins are no one detector's."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRow:
+    """One cell of `rdf attack` and its numbers (`attacks.summary.summarise`), shares with Wilson intervals."""
+
+    cell: AttackCell
+    clean: Estimate
+    accuracy: Estimate
+    auc: Estimate
+    fake_to_real: Estimate
+    real_to_fake: Estimate
+    forwards: float
+    backwards: float
+    not_finite: int
+
+    @property
+    def pair(self) -> Pair:
+        """Detector and phase."""
+        return self.cell.model, self.cell.phase
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Everything that sections and sentences are made of. ``stale`` are cells made with what is no longer deployed."""
+
+    material: Material
+    subjects: Mapping[Pair, Subject]
+    shipped: Subject | None
+    best: Subject | None
+    """The best single member, chosen where weights are chosen; None with fewer than two."""
+    attacks: Sequence[AttackRow]
+    scores: Mapping[Key, Score]
+    damaged: Mapping[Key, CorruptionCell]
+    stale: Sequence[Path]
+    superseded: Sequence[Path]
+    """Cells left out because others of the same kind judged more images, or were made with other constants."""
+    keys: Mapping[str, str]
+    """Id of each detector, for anchors and file names."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The run's detectors."""
+        return self.material.config.models
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Detectors and phases that were judged on clean images, ensembles last."""
+        return list(self.subjects)
+
+
+def facts_of(path: Path) -> Facts:
+    """Read a run and compute what its report says.
+
+    Raises:
+        RunError: see `reading.read_run`.
+    """
+    material = read_run(path)
+    subjects = subjects_of(material)
+    phase = material.shipped[1] if material.shipped else "final"
+    best = best_member(material, phase) if len(material.config.models) > 1 else None
+    fresh = _Fresh(material)
+    attacks, dropped = _chosen_attacks([cell for cell in material.attacks if fresh.attack(cell)])
+    damaged, others = _chosen_corruptions(fresh.corruptions())
+    return Facts(
+        material=material,
+        subjects=subjects,
+        shipped=subjects.get(("ensemble", phase)) if material.shipped else None,
+        best=subjects.get((best, phase)) if best else None,
+        attacks=[_attack_row(cell) for cell in _ordered(attacks, material)],
+        scores=_scores(material, damaged),
+        damaged=damaged,
+        stale=fresh.stale,
+        superseded=[*dropped, *others],
+        keys=keys_of(dict.fromkeys((*material.config.models, "ensemble", *VOTES, *_strangers(material)))),
+    )
+
+
+def _strangers(material: Material) -> list[str]:
+    """Names in the run's files that its settings do not know."""
+    names = {cell.model for cell in material.attacks} | {cell.key.model for cell in material.corruptions}
+    for found in (material.explained, material.specimens):
+        names |= {str(entry["model"]) for name in ("detectors", "attacked") for entry in (found or {}).get(name, ())}
+    return sorted(names)
+
+
+class _Fresh:
+    """Tells cells made with the run's present detectors, weights and decisions from those made with former ones."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._known: dict[Pair, dict[str, float] | None] = {}
+        self.stale: list[Path] = []
+
+    def _matches(self, pair: Pair, table: pd.DataFrame, prefix: str = "") -> bool:
+        if pair not in self._known:
+            self._known[pair] = deployed_margins(self._material, *pair) if pair[0] not in VOTES else None
+        known = self._known[pair]
+        if known is None:
+            return True
+        here = (table[f"{prefix}logit_fake"] - table[f"{prefix}logit_real"]).to_numpy(np.float64)
+        expected = np.array([known.get(str(name), np.nan) for name in table["image_id"]])
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(here - expected)
+        if not np.isfinite(apart).any():
+            return False
+        return bool(np.nanmedian(apart) <= SAME * (1 + np.nanmedian(np.abs(expected))))
+
+    def attack(self, cell: AttackCell) -> bool:
+        """Say whether an attack met the detector that is deployed now: its clean margins are the predictions'."""
+        good = self._matches((cell.model, cell.phase), cell.table, "clean_")
+        if not good:
+            self.stale.append(cell.path)
+        return good
+
+    def corruptions(self) -> list[CorruptionCell]:
+        """Return the corruption cells of images whose clean cell matches the predictions.
+
+        Cells without a clean one on the same images say nothing of what was lost, and are stale too.
+        """
+        clean = {}
+        for cell in self._material.corruptions:
+            if cell.key.corruption == CLEAN and self._matches(cell.key[:2], cell.table):
+                clean[cell.key[:2], _shown(cell.table)] = cell
+        good = []
+        for cell in self._material.corruptions:
+            if (cell.key[:2], _shown(cell.table)) in clean:
+                good.append(cell)
+            else:
+                self.stale.append(cell.path)
+        return good
+
+
+def _shown(table: pd.DataFrame) -> tuple[str, ...]:
+    """Names of the images of a cell."""
+    return tuple(table["image_id"].astype(str))
+
+
+def _ordered(cells: Iterable[AttackCell], material: Material) -> list[AttackCell]:
+    """Sort cells by detector as the run names them, phase, norm, attack and budget."""
+    names = [*material.config.models, "ensemble", *VOTES]
+    place = {name: k for k, name in enumerate(names)}
+    phases = {"base": 0, "final": 1}
+
+    def key(cell: AttackCell) -> tuple[Any, ...]:
+        return (place.get(cell.model, len(names)), phases.get(cell.phase, 2), cell.norm, cell.attack != "fgsm",
+                cell.attack, cell.eps)  # fmt: skip
+
+    return sorted(cells, key=key)
+
+
+def _chosen_attacks(cells: Sequence[AttackCell]) -> tuple[list[AttackCell], list[Path]]:
+    """Keep one cell of each kind: that of the most images; among equals the lowest accuracy, which is the truer one."""
+    best: dict[tuple[Any, ...], AttackCell] = {}
+    dropped = []
+    for cell in cells:
+        key = (cell.model, cell.phase, cell.attack, cell.norm, cell.eps)
+        other = best.setdefault(key, cell)
+        if other is not cell:
+            first, second = sorted((other, cell), key=_trust)
+            best[key] = first
+            dropped.append(second.path)
+    return list(best.values()), dropped
+
+
+def _trust(cell: AttackCell) -> tuple[Any, ...]:
+    robust = cell.table["correct"] & ~cell.table["success"]
+    return -len(cell.table), float(robust.mean()), cell.path.name
+
+
+def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, CorruptionCell], list[Path]]:
+    """Keep one set of images for each detector, the one with the most cells, and one cell of each kind.
+
+    Where a corruption was made with several sets of constants, the one that most cells were made with is kept.
+    """
+    sets = Counter((cell.key[:2], _shown(cell.table)) for cell in cells)
+    chosen: dict[Pair, tuple[str, ...]] = {}
+    for pair, images in sorted(sets, key=lambda key: (-sets[key], -len(key[1]), key)):
+        chosen.setdefault(pair, images)
+    kept = [cell for cell in cells if _shown(cell.table) == chosen[cell.key[:2]]]
+    common = Counter(str(cell.notes.get("constants")) for cell in kept if cell.key.corruption != CLEAN)
+    order = sorted(kept, key=lambda cell: (-common[str(cell.notes.get("constants"))], cell.path.name))
+    found: dict[Key, CorruptionCell] = {}
+    for cell in order:
+        found.setdefault(cell.key, cell)
+    paths = {cell.path for cell in found.values()}
+    return found, [cell.path for cell in cells if cell.path not in paths]
+
+
+def _attack_row(cell: AttackCell) -> AttackRow:
+    numbers = summarise(cell.table)
+
+    def share(name: str) -> Estimate:
+        value: Interval = numbers[name]
+        return estimate(value)
+
+    return AttackRow(
+        cell,
+        clean=share("clean_accuracy"),
+        accuracy=share("accuracy"),
+        auc=share("auc"),
+        fake_to_real=share("fake_to_real"),
+        real_to_fake=share("real_to_fake"),
+        forwards=numbers["forwards"],
+        backwards=numbers["backwards"],
+        not_finite=numbers["not_finite"],
+    )
+
+
+def _scores(material: Material, damaged: Mapping[Key, CorruptionCell]) -> dict[Key, Score]:
+    """Score every corruption cell; detectors in the run's order, so that the first is the reference of mCE."""
+    names = [*material.config.models, "ensemble"]
+    place = {name: k for k, name in enumerate(names)}
+    clean = {key[:2]: cell.table for key, cell in damaged.items() if key.corruption == CLEAN}
+    fitted = {pair: _calibrated(material, pair) for pair in clean}
+    found: dict[Key, Score] = {}
+    for key in sorted(damaged, key=lambda key: (place.get(key.model, len(names)), key.phase, key[2:])):
+        pair = key[:2]
+        found[key] = corruption_summary.score(damaged[key].table, fitted[pair], clean[pair])
+    return found
+
+
+def _calibrated(material: Material, pair: Pair) -> Calibrated | None:
+    if material.shipped is None:
+        return None
+    run = material.run
+    return Calibrated(run.decision(*pair), run.band(*pair), material.config.ensemble.alpha)

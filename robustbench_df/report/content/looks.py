@@ -1,0 +1,113 @@
+"""Section 5: where the detectors look, from the files of `rdf explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustbench_df.report.content.facts import Facts
+from robustbench_df.report.content.pieces import Piece, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.words import LABELS, bounded, defined, label_of
+from robustbench_df.report.document import Block, Cell, Column, Estimate, Gallery, Table, Text
+
+STATES = {
+    "right": "images that the ensemble calls rightly",
+    "wrong": "images that it calls wrongly",
+    "attacked": "attacked images",
+    "corrupted": "corrupted images",
+}
+
+
+def looks_section(facts: Facts) -> Piece:
+    """Build the section."""
+    found = facts.material.explained
+    if found is None:
+        text = Text(f"Not run. Make the maps with: {facts.material.command('explain')}")
+        return Piece(tabbed("looks", "Where it looks", "", [Tab("", [text])]))
+    shelf = Shelf()
+    galleries = _galleries(facts, found, shelf)
+    lead = (
+        f"Maps ({found['cam']}) of what each verdict rests on, laid over the image: grey is cold, bright is hot. "
+        "A map is a hint and no proof; the table says what each one is worth."
+    )
+    block: list[Block] = [_trust(found)]
+    exports: dict[str, list[str]] = {}
+    for model in dict.fromkeys(str(detector["model"]) for detector in found["detectors"]):
+        if galleries:
+            # The gallery shows all detectors side by side: it is each one's.
+            exports[f"{facts.keys[model]}_gradcam"] = [galleries[0].id]
+    return Piece(tabbed("looks", "Where it looks", lead, [Tab("", [*galleries, *block])]), shelf.pictures, exports)
+
+
+def _galleries(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> list[Gallery]:
+    """One gallery per state: the image, and every detector's map of it."""
+    folder = facts.material.run.file("explain", "pictures")
+    pairs = [(str(d["model"]), str(d["phase"])) for d in found["detectors"]]
+    head = ["image", *(label_of(*pair) for pair in pairs)]
+    galleries = []
+    for state, words in STATES.items():
+        rows = []
+        for image in found["images"]:
+            if image["state"] == state:
+                maps = {(str(m["model"]), str(m["phase"])): m for m in image["maps"]}
+                shots = [_map(facts, folder, image, maps[pair]) if pair in maps else None for pair in pairs]
+                rows.append((_named(image), [_plain(folder, image), *shots]))
+        gallery = shelf.gallery(
+            f"looks-{state}", f"Where they look on {words}", head, rows, "Under each map the detector's P(fake)."
+        )
+        galleries += [gallery] if gallery else []
+    return galleries
+
+
+def _named(image: Mapping[str, Any]) -> str:
+    condition = "" if image["condition"] == "clean" else f", {image['condition']}"
+    return f"{image['image_id']} ({LABELS[int(image['label'])]}{condition})"
+
+
+def _plain(folder: Path, image: Mapping[str, Any]) -> Shot:
+    return Shot(picture_path(folder, str(image["picture"])), "", f"{_named(image)}, as the detectors see it")
+
+
+def _map(facts: Facts, folder: Path, image: Mapping[str, Any], shown: Mapping[str, Any]) -> Shot:
+    model, phase, p = str(shown["model"]), str(shown["phase"]), float(shown["p_fake"])
+    subject = facts.subjects.get((model, phase))
+    threshold = subject.decision.threshold if subject and subject.decision else 0.5
+    right = (p >= threshold) == (int(image["label"]) == 1)
+    alt = f"Map of {model} on {_named(image)}: P(fake) {p:.2f}"
+    return Shot(picture_path(folder, str(shown["picture"])), f"{p:.2f}", alt, "right" if right else "wrong")
+
+
+def _trust(found: Mapping[str, Any]) -> Table:
+    rows: list[Mapping[str, Cell]] = []
+    for detector in found["detectors"]:
+        sane, faithful = detector["sanity"], detector["faithfulness"]
+        rows.append(
+            {
+                "detector": str(detector["model"]),
+                "phase": str(detector["phase"]),
+                "sane": "pass" if sane["passed"] else "fail",
+                "correlation": Estimate(defined(sane["correlation"])),
+                "faithful": bounded(faithful["value"], faithful["low"], faithful["high"], faithful["n"]),
+                "layer": str(detector["layer"]),
+                "size": " × ".join(str(side) for side in detector["size"]),
+            }
+        )
+    first = found["detectors"][0]["faithfulness"] if found["detectors"] else {"name": "Faithfulness", "meaning": ""}
+    columns = [
+        Column("detector", "Detector"),
+        Column("phase", "Phase"),
+        Column(
+            "sane",
+            "Depends on what was learnt",
+            "verdict",
+            "Fails where a network with random weights has the same map.",
+        ),
+        Column(
+            "correlation", "Likeness to random", "number", "Rank correlation with the map of random weights.", "lower"
+        ),
+        Column("faithful", str(first["name"]).capitalize(), "percent", str(first["meaning"]), "higher"),
+        Column("layer", "Layer"),
+        Column("size", "Size"),
+    ]
+    return Table("trust-table", "What the maps are worth", columns, rows)

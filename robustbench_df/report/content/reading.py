@@ -1,0 +1,242 @@
+"""Everything a report is made from, read once; a file about other images or of another version is refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_df.audit.finding import Audit
+from robustbench_df.config import RunConfig
+from robustbench_df.corruption_summary import Key
+from robustbench_df.ensembling import TWINS
+from robustbench_df.errors import DataError, RunError
+from robustbench_df.records import Predictions, Result, load_predictions, results_from_json
+from robustbench_df.run import Run
+
+PHASES = ("base", "final")
+"""After clean training, and after adversarial fine-tuning."""
+
+EXPLAIN_SCHEMA = 1
+"""Version of the two files of `rdf explain`."""
+
+Pair = tuple[str, str]
+"""A detector, or ``ensemble``, and its phase."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackCell:
+    """One detector under one attack or suite at one budget, image by image (`robustbench_df.robustness`)."""
+
+    model: str
+    phase: str
+    attack: str
+    norm: str
+    eps: float
+    table: pd.DataFrame
+    notes: Mapping[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class CorruptionCell:
+    """One detector under one corruption at one severity, image by image (`robustbench_df.corruption_grid`)."""
+
+    key: Key
+    table: pd.DataFrame
+    notes: Mapping[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a run folder holds. What is not there yet is None or empty.
+
+    ``clean`` and ``stepped`` are the predictions that `train_all` made, clean and after one step of FGSM; ``fitted`` is
+    ``ensemble.json``; ``images`` has the columns ``image_id, label, group, source``.
+    """
+
+    run: Run
+    config: RunConfig
+    provenance: Mapping[str, Any]
+    fitted: Mapping[str, Any]
+    results: tuple[Result, ...] | None
+    split: pd.DataFrame | None
+    images: pd.DataFrame | None
+    twins: frozenset[str]
+    clean: Mapping[Pair, Predictions]
+    stepped: Mapping[Pair, Predictions]
+    attacks: tuple[AttackCell, ...]
+    corruptions: tuple[CorruptionCell, ...]
+    checks: Mapping[str, Any]
+    transfer: Mapping[str, Any] | None
+    audit: Audit | None
+    findings: tuple[Mapping[str, Any], ...]
+    explained: Mapping[str, Any] | None
+    specimens: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The run's own name, without the folders above it."""
+        return self.run.path.resolve().name
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the run's images; empty before it has begun."""
+        return str(self.provenance.get("data_fingerprint", ""))
+
+    @property
+    def shipped(self) -> tuple[str, str] | None:
+        """(kind, phase) of the ensemble that is shipped; None before weights were fitted."""
+        chosen = self.fitted.get("shipped")
+        return (str(chosen["kind"]), str(chosen["phase"])) if chosen else None
+
+    def command(self, what: str) -> str:
+        """What the user types to add something to this run."""
+        return f"rdf {what} --run {shlex.quote(self.name)}"
+
+
+def read_run(path: Path) -> Material:
+    """Read a run folder.
+
+    Raises:
+        RunError: it is no run, or a file is damaged, of another version or about other images; one line that names
+            the file and the remedy.
+    """
+    if not (path / "config.json").is_file():
+        raise RunError(f"'{path}' is not a run folder (no config.json); make one with: rdf train-all")
+    reader = _Reader(Run(path))
+    config = reader.run.config
+    provenance = reader.json("provenance.json", what="train-all --resume") or {}
+    reader.fingerprint = provenance.get("data_fingerprint")
+    step = f"fgsm-linf-{config.phase2.select_epsilon:g}"
+    names = config.models
+    return Material(
+        run=reader.run,
+        config=config,
+        provenance=provenance,
+        fitted=reader.json("ensemble.json", what="train-all --resume") or {},
+        results=reader.results(),
+        split=reader.frame("split.parquet"),
+        images=reader.frame("images.parquet"),
+        twins=frozenset((reader.json(TWINS, what="train-all --resume") or {}).get("test", ())),
+        clean=reader.judged(names, "clean"),
+        stepped=reader.judged((*names, "ensemble"), step),
+        attacks=tuple(reader.attacks()),
+        corruptions=tuple(reader.corruptions()),
+        checks=reader.json("attacks", "checks.json", what="attack") or {},
+        transfer=reader.json("attacks", "transfer.json", what="attack --transfer"),
+        audit=reader.audit(),
+        findings=tuple((reader.json("findings.json", what="train-all --resume") or {}).get("findings", ())),
+        explained=reader.explained("explain.json"),
+        specimens=reader.explained("specimens.json"),
+    )
+
+
+@dataclass
+class _Reader:
+    """Reads the files of one run; ``fingerprint`` is what they must be about, None while the run has none."""
+
+    run: Run
+    fingerprint: str | None = None
+
+    def _refuse(self, path: Path, why: str, what: str) -> RunError:
+        name = path.relative_to(self.run.path).as_posix()
+        place = shlex.quote(self.run.path.resolve().name)
+        return RunError(f"'{name}' of run '{self.run.path}' {why}; delete it and run: rdf {what} --run {place}")
+
+    def json(self, *parts: str, what: str) -> Any:
+        path = self.run.file(*parts)
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._refuse(path, f"is damaged: {error}", what) from error
+
+    def _own(self, path: Path, found: object, what: str) -> None:
+        """Refuse what is about other images."""
+        if self.fingerprint is not None and found != self.fingerprint:
+            why = f"is about other images (fingerprint {found}, the run's is {self.fingerprint})"
+            raise self._refuse(path, why, what)
+
+    def frame(self, name: str) -> pd.DataFrame | None:
+        import pyarrow as pa
+
+        path = self.run.file(name)
+        try:
+            return pd.read_parquet(path) if path.exists() else None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._refuse(path, f"is damaged: {error}", "train-all --resume") from error
+
+    def predictions(self, path: Path, what: str) -> Predictions:
+        try:
+            found = load_predictions(path)
+        except RunError as error:
+            raise self._refuse(path, f"cannot be read ({error})", what) from error
+        self._own(path, found.fingerprint, what)
+        return found
+
+    def judged(self, names: tuple[str, ...], condition: str) -> dict[Pair, Predictions]:
+        found = {}
+        for name in names:
+            for phase in PHASES:
+                path = self.run.predictions_path(name, phase, condition)
+                if path.exists():
+                    found[name, phase] = self.predictions(path, "train-all --resume")
+        return found
+
+    def attacks(self) -> Iterator[AttackCell]:
+        for path in sorted(self.run.path.glob("attacks/*.parquet")):
+            cell = self.predictions(path, "attack")
+            if len(cell.table):
+                model, phase = (str(cell.table[column].iloc[0]) for column in ("model", "phase"))
+                attack, norm, eps = (cell.notes.get(name) for name in ("attack", "norm", "eps"))
+                yield AttackCell(model, phase, str(attack), str(norm), float(eps or 0), cell.table, cell.notes, path)
+
+    def corruptions(self) -> Iterator[CorruptionCell]:
+        for path in sorted(self.run.path.glob("corruptions/*.parquet")):
+            cell = self.predictions(path, "corrupt")
+            if len(cell.table):
+                model, phase = (str(cell.table[column].iloc[0]) for column in ("model", "phase"))
+                key = Key(model, phase, str(cell.notes.get("corruption")), int(cell.notes.get("severity") or 0))
+                yield CorruptionCell(key, cell.table, cell.notes, path)
+
+    def results(self) -> tuple[Result, ...] | None:
+        path = self.run.file("results.json")
+        raw = self.json("results.json", what="train-all --resume")
+        if raw is None:
+            return None
+        self._own(path, raw.get("fingerprint"), "train-all --resume")
+        try:
+            return tuple(results_from_json(path))
+        except (RunError, KeyError, TypeError) as error:
+            raise self._refuse(path, f"cannot be read ({error})", "train-all --resume") from error
+
+    def audit(self) -> Audit | None:
+        path = self.run.file("audit.json")
+        raw = self.json("audit.json", what="audit")
+        if raw is None:
+            return None
+        try:
+            found = Audit.from_json(raw)
+        except DataError as error:
+            raise self._refuse(path, f"cannot be read ({error})", "audit") from error
+        self._own(path, found.fingerprint, "audit")
+        return found
+
+    def explained(self, name: str) -> Mapping[str, Any] | None:
+        path = self.run.file("explain", name)
+        found: Mapping[str, Any] | None = self.json("explain", name, what="explain")
+        if found is None:
+            return None
+        if found.get("schema") != EXPLAIN_SCHEMA:
+            why = f"has schema {found.get('schema')}, this version reads {EXPLAIN_SCHEMA}"
+            raise self._refuse(path, why, "explain")
+        self._own(path, found.get("fingerprint"), "explain")
+        return found

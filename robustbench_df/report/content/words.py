@@ -1,0 +1,95 @@
+"""Names, ids and sentences that several parts of a report share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from robustbench_df.metrics.compare import Comparison
+from robustbench_df.metrics.intervals import Interval
+from robustbench_df.report.document import Estimate
+from robustbench_df.report.formatting import parts, slug
+
+PARTS = {
+    "test": "test images",
+    "oof": "images judged out of fold",
+    "cal": "calibration images",
+    "val": "validation images",
+}
+"""How the images of a part are called."""
+
+OPTIMISTIC = ("cal", "val")
+"""Parts on which something was fitted or chosen."""
+
+PHASE = {"base": "after clean training", "final": "after adversarial fine-tuning"}
+PHASE_HINT = "base: after clean training; final: after adversarial fine-tuning (phase 2)."
+
+LABELS = ("real", "fake")
+
+SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+
+NOT_APPLICABLE = "–"
+"""Stands where a measurement would make no sense; a missing one is None and reads "not run"."""
+
+
+def label_of(model: str, phase: str) -> str:
+    """Name a detector in a phase."""
+    return f"{model} · {phase}"
+
+
+def keys_of(names: Iterable[str]) -> dict[str, str]:
+    """Give every name a short id of its own, fit for an anchor and a file name: two names never share one."""
+    found: dict[str, str] = {}
+    for name in names:
+        stem = base = slug(name)
+        number = 2
+        while stem.lower() in {key.lower() for key in found.values()}:
+            stem, number = f"{base}-{number}", number + 1
+        found[name] = stem
+    return found
+
+
+def defined(value: float | None) -> float | None:
+    """Return the number, or None for NaN."""
+    return None if value is None or value != value else float(value)
+
+
+def bounded(value: float | None, low: float | None, high: float | None, n: int | None) -> Estimate:
+    """Put a figure and its interval into what a table holds; nan becomes None."""
+    return Estimate(defined(value), defined(low), defined(high), n)
+
+
+def estimate(found: Interval) -> Estimate:
+    """The same from an interval."""
+    return bounded(found.value, found.low, found.high, found.n)
+
+
+def difference(found: Comparison) -> Estimate:
+    """The same from a comparison: first minus second."""
+    return bounded(found.difference, found.low, found.high, found.n)
+
+
+def said(value: Estimate, kind: str = "percent") -> str:
+    """Write an estimate with its interval, for a sentence."""
+    return " ".join(part for part in parts(value, kind) if part)
+
+
+def pixels(eps: float) -> str:
+    """Write a budget both ways: ``0.05 (12.75/255)``."""
+    return f"{eps:g} ({eps * 255:.4g}/255)"
+
+
+def threat(norm: str, eps: float) -> str:
+    """Write a norm and a budget."""
+    return f"{SYMBOLS.get(norm, norm)} {pixels(eps)}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Join names, saying how many are left out."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Write a number of things: ``1 image``, ``2,400 images``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

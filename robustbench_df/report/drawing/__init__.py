@@ -1,0 +1,1 @@
+"""How each kind of figure is drawn: matplotlib's object interface on a `Canvas`, and SVG fit for a page."""

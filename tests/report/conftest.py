@@ -1,0 +1,40 @@
+"""Synthetic run folders, written once per session and copied for each test, so that a test may spoil its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from robustbench_df.report.content import document_of
+from robustbench_df.report.document import Document
+from tests.report.runs import write_run
+
+
+@pytest.fixture(scope="session")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("written") / "example")
+
+
+@pytest.fixture(scope="session")
+def _folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("folded") / "folded", folds=3)
+
+
+@pytest.fixture
+def finished_run(_written: Path, tmp_path: Path) -> Path:
+    """A finished run of three detectors with attacks, corruptions, an audit and maps; the test's own copy."""
+    return Path(shutil.copytree(_written, tmp_path / "example"))
+
+
+@pytest.fixture
+def folded_run(_folded: Path, tmp_path: Path) -> Path:
+    """The same with three folds: every image was judged by the detectors that had not seen it."""
+    return Path(shutil.copytree(_folded, tmp_path / "folded"))
+
+
+@pytest.fixture(scope="session")
+def whole(_written: Path) -> Document:
+    """The report of `finished_run` as it is."""
+    return document_of(_written)

@@ -1,0 +1,245 @@
+"""Every number is traced to the predictions: one row changed there changes the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustbench_df.metrics.compare import mcnemar
+from robustbench_df.records import load_predictions
+from robustbench_df.report.content import document_of
+from robustbench_df.report.content.evaluation import thinned
+from robustbench_df.report.content.facts import facts_of
+from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Heat, Histogram, Table
+from robustbench_df.run import open_run
+from robustbench_df.summary import find
+from tests.report.runs import CORRUPTIONS, MODELS, SEVERITIES, edit_json, edit_table, write_run
+from tests.report.test_content_document import alert, at, blocks, table
+
+
+def value(document: Document, id: str, column: str, **where: str | float) -> float:
+    (row,) = [r for r in table(document, id).rows if all(r[k] == v for k, v in where.items())]
+    cell = row[column]
+    number = cell.value if isinstance(cell, Estimate) else cell
+    assert isinstance(number, int | float)
+    return float(number)
+
+
+def flip_right(part: str) -> Callable[[pd.DataFrame], None]:
+    """Let the surest of the rightly judged images of a part be judged wrongly."""
+
+    def change(rows: pd.DataFrame) -> None:
+        margin = (rows["logit_fake"] - rows["logit_real"]) * (2 * rows["label"] - 1)
+        row = margin[rows["part"] == part].idxmax()
+        rows.loc[row, ["logit_real", "logit_fake"]] = rows.loc[row, ["logit_fake", "logit_real"]].to_numpy()
+
+    return change
+
+
+def test_one_changed_prediction_changes_the_detector_s_numbers(finished_run: Path, whole: Document) -> None:
+    before = whole
+    edit_table(finished_run / "predictions" / "resnet_se-final-clean.parquet", flip_right("test"))
+    after = document_of(finished_run)
+    where = {"detector": "resnet_se", "phase": "final"}
+    n = value(before, "detectors-table", "n", **where)
+    lost = value(before, "detectors-table", "accuracy", **where) - value(after, "detectors-table", "accuracy", **where)
+    assert lost == pytest.approx(1 / n)
+    for column in ("auc", "f1"):
+        old, new = (value(d, "detectors-table", column, **where) for d in (before, after))
+        assert new < old
+    for id in ("confusion-resnet_se-final", "scores-resnet_se-final", "roc-resnet_se-final", "roc-final"):
+        assert blocks(before)[id] != blocks(after)[id], id
+    assert before.verdict[0] != after.verdict[0]  # the ensemble hears it too
+    untouched = {"detector": "convnext_tiny", "phase": "final"}
+    assert value(before, "detectors-table", "auc", **untouched) == value(after, "detectors-table", "auc", **untouched)
+
+
+def test_results_that_no_longer_fit_the_predictions_are_called_stale(finished_run: Path, whole: Document) -> None:
+    assert not any("disagree" in a.title for a in whole.alerts)
+
+    def change(value: dict[str, Any]) -> None:
+        row = next(r for r in value["results"] if r["part"] == "test" and r["metric"] == "accuracy")
+        row["value"] -= 0.01
+
+    edit_json(finished_run / "results.json", change)
+    found = alert(document_of(finished_run), "results.json and the predictions disagree")
+    assert found.severity == "fail"
+    assert "convnext_tiny base raw accuracy" in found.text
+
+
+@pytest.mark.parametrize("which", ["finished_run", "folded_run"])
+def test_the_numbers_are_those_of_results_json(which: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(which)
+    document, results = document_of(path), open_run(path).results()
+    part = "test" if which == "finished_run" else "oof"
+    for model in (*MODELS, "ensemble"):
+        for phase in ("base", "final"):
+            for column, metric in (("accuracy", "accuracy"), ("auc", "auc"), ("tpr", "tpr_at_1pct_fpr"), ("f1", "f1")):
+                recorded = find(results, model=model, phase=phase, condition="clean", part=part,
+                                decision="calibrated", metric=metric)  # fmt: skip
+                assert recorded is not None
+                shown = value(document, "detectors-table", column, detector=model, phase=phase)
+                assert shown == pytest.approx(recorded.value, abs=1e-12)
+    kinds = {str(row["kind"]): row["accuracy"] for row in table(document, "ensembles-table").rows}
+    phase = open_run(path).shipped["phase"]
+    for kind, shown_accuracy in kinds.items():
+        recorded = find(results, model=f"ensemble-{kind}", phase=phase, condition="clean", part=part,
+                        decision="calibrated", metric="accuracy")  # fmt: skip
+        assert recorded is not None
+        assert isinstance(shown_accuracy, Estimate)
+        assert shown_accuracy.value == recorded.value
+
+
+def test_every_estimate_lies_in_its_interval_and_says_its_n(whole: Document) -> None:
+    seen = 0
+    for block in blocks(whole).values():
+        if isinstance(block, Table):
+            for row in block.rows:
+                for cell in row.values():
+                    if isinstance(cell, Estimate) and cell.low is not None and cell.high is not None:
+                        assert cell.value is not None
+                        assert cell.low - 1e-12 <= cell.value <= cell.high + 1e-12
+                        assert cell.n
+                        seen += 1
+    assert seen > 100
+
+
+def test_f1_eer_and_tpr_have_intervals(whole: Document) -> None:
+    for row in table(whole, "detectors-table").rows:
+        for column in ("f1", "eer", "tpr"):
+            cell = row[column]
+            assert isinstance(cell, Estimate)
+            assert cell.low is not None
+
+
+def test_one_more_fooled_image_changes_the_attack_s_numbers(finished_run: Path, whole: Document) -> None:
+    phase = open_run(finished_run).shipped["phase"]
+    before = whole
+
+    def fool_one(rows: pd.DataFrame) -> None:
+        standing = rows.index[rows["correct"] & ~rows["success"]]
+        rows.loc[standing[0], "success"] = True
+
+    path = finished_run / "attacks" / f"ensemble-{phase}-standard-linf-0.02-0123abcd.parquet"
+    edit_table(path, fool_one)
+    after = document_of(finished_run)
+    where: dict[str, str | float] = {"detector": "ensemble", "phase": phase, "attack": "standard", "eps": 0.02}
+    old, new = (value(d, "attacks-table", "accuracy", **where) for d in (before, after))
+    assert old - new == pytest.approx(1 / 48)
+    for d, share in ((before, old), (after, new)):
+        assert f"{share:.1%}" in d.verdict[1]
+        curve = blocks(d)[f"over-eps-ensemble-{phase}"]
+        assert isinstance(curve, Curves)
+        (standard,) = [series for series in curve.series if series.name == "standard"]
+        assert standard.y[standard.x.index(0.02)] == pytest.approx(share)
+        assert standard.x[0] == 0
+
+
+def test_one_changed_verdict_changes_the_corruption_s_numbers(finished_run: Path, whole: Document) -> None:
+    before = whole
+    path = finished_run / "corruptions" / "resnet_se-base-fog-3-0123456789ab.parquet"
+    edit_table(path, flip_right("test"))
+    after = document_of(finished_run)
+    shown = []
+    for document in (before, after):
+        heat = blocks(document)["severity-accuracy-resnet_se-base"]
+        assert isinstance(heat, Heat)
+        shown.append(at(heat, "fog", "3"))
+    assert shown[0] is not None
+    assert shown[1] is not None
+    assert shown[0] - shown[1] == pytest.approx(1 / 48)
+    where = {"detector": "resnet_se", "phase": "base"}
+    lost = [value(d, "corruptions-table", "accuracy", corruption="fog", **where) for d in (before, after)]
+    assert lost[0] - lost[1] == pytest.approx(1 / 48 / len(SEVERITIES))
+    assert value(before, "mce-table", "mean", **where) < value(after, "mce-table", "mean", **where)
+    assert blocks(before)["corrupted-accuracy"] != blocks(after)["corrupted-accuracy"]
+    assert blocks(before)["families-table"] != blocks(after)["families-table"]
+
+
+def test_the_map_holds_every_cell_once(whole: Document) -> None:
+    heat = blocks(whole)["corrupted-accuracy"]
+    assert isinstance(heat, Heat)
+    assert set(heat.rows) == {"clean", *CORRUPTIONS}
+    assert len(heat.columns) == len(MODELS) + 1
+    assert all(at(heat, row, column) is not None for row in heat.rows for column in heat.columns)
+
+
+def test_cells_made_with_another_threshold_are_left_out_and_named(finished_run: Path) -> None:
+    def move(value: dict[str, Any]) -> None:
+        value["base"]["members"]["resnet_se"]["decision"]["threshold"] = 0.97
+
+    edit_json(finished_run / "ensemble.json", move)
+    document = document_of(finished_run)
+    rows = [(r["detector"], r["phase"]) for r in table(document, "attacks-table").rows]
+    assert ("resnet_se", "base") not in rows
+    assert ("resnet_se", "final") in rows
+    assert not any(r["detector"] == "resnet_se" for r in table(document, "corruptions-table").rows)
+    found = alert(document, "made with another detector or threshold")
+    assert found.severity == "warn"
+    assert "resnet_se-base-" in found.text
+
+
+def test_of_two_cells_of_one_kind_the_larger_counts(finished_run: Path) -> None:
+    path = finished_run / "attacks" / "resnet_se-base-fgsm-linf-0.02-0123abcd.parquet"
+    small = path.with_name("resnet_se-base-fgsm-linf-0.02-ffffffff.parquet")
+    small.write_bytes(path.read_bytes())
+    edit_table(small, table=load_predictions(path).table[:10])
+    document = document_of(finished_run)
+    where: dict[str, str | float] = {"detector": "resnet_se", "phase": "base", "attack": "fgsm", "eps": 0.02}
+    assert value(document, "attacks-table", "n", **where) == 48
+    assert "ffffffff" in alert(document, "left out").text
+
+
+def test_the_verdict_tests_the_ensemble_against_its_best_member(finished_run: Path, whole: Document) -> None:
+    facts, document = facts_of(finished_run), whole
+    assert facts.shipped is not None
+    assert facts.best is not None
+    test = mcnemar(facts.shipped.right, facts.best.right)
+    assert f"McNemar p = {test.p_value:.2g}" in document.verdict[0]
+    assert ("cannot be told apart" in document.verdict[0]) == (test.p_value >= 0.05)
+    assert value(document, "paired-table", "p", detector=facts.best.model) == test.p_value
+
+
+def test_the_confusion_and_the_histogram_count_every_image(whole: Document) -> None:
+    n = value(whole, "detectors-table", "n", detector="resnet_se", phase="base")
+    confusion, scores = (blocks(whole)[f"{kind}-resnet_se-base"] for kind in ("confusion", "scores"))
+    assert isinstance(confusion, Confusion)
+    assert isinstance(scores, Histogram)
+    assert sum(map(sum, confusion.counts)) == n
+    assert sum(map(sum, scores.counts.values())) == n
+
+
+def test_sources_and_classes_add_up(whole: Document) -> None:
+    n = value(whole, "detectors-table", "n", detector="resnet_se", phase="base")
+    assert sum(float(str(row["n"])) for row in table(whole, "sources-table").rows) == n
+    assert "<b>web</b>" in {row["source"] for row in table(whole, "sources-table").rows}
+
+
+def test_the_hardest_images_are_those_that_most_detectors_get_wrong(whole: Document) -> None:
+    hardest = table(whole, "hardest-table")
+    counts = [int(str(row["wrong"])) for row in hardest.rows]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] >= 2
+    assert len(counts) <= 24
+
+
+def test_thinning_keeps_the_ends_and_the_corners() -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.sort(rng.random(5000)), np.sort(rng.random(5000))
+    few, high = thinned(x, y)
+    assert len(few) == len(high) == 200
+    assert (few[0], few[-1]) == pytest.approx((x[0], x[-1]), abs=1e-6)
+    stairs_x, stairs_y = np.array([0.0, 0, 0, 0.5, 1, 1]), np.array([0.0, 0.2, 0.7, 0.7, 0.7, 1])
+    assert thinned(stairs_x, stairs_y) == ([0, 0, 1, 1], [0, 0.7, 0.7, 1])
+    assert thinned(np.array([np.nan, 1.0]), np.array([0.0, 1.0])) == ([], [])
+
+
+def test_the_run_of_one_detector_ships_it_by_name(tmp_path: Path) -> None:
+    document = document_of(write_run(tmp_path / "one", models=("resnet_se",), extras=False))
+    assert document.verdict[0].startswith("Ship resnet_se")
+    assert "paired-table" not in blocks(document)
