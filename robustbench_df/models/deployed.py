@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from robustbench_df.metrics.calibration import Decision
 from robustbench_df.models.detector import Detector
-
-_CERTAIN = 30.0
-"""Log-odds of a threshold of 0 or 1: beyond any margin that float32 tells from certainty."""
 
 
 class Deployed(Detector):
@@ -23,9 +18,7 @@ class Deployed(Detector):
 
     def __init__(self, detector: Detector, decision: Decision) -> None:
         super().__init__(detector)
-        p = decision.threshold
-        odds = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(_CERTAIN, p - 0.5)
-        self.temperature, self.offset = decision.temperature, max(min(odds, _CERTAIN), -_CERTAIN)
+        self.temperature, self.offset = decision.temperature, decision.offset
         self.to(detector.mean.device)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -90,20 +90,20 @@ class Ensemble(Detector):
             if bool((raw < 0).any()) or float(raw.sum()) <= 0:
                 raise ValueError(f"ensemble weights must be non-negative with a positive sum, not {raw.tolist()}")
             raw = raw / raw.sum()
+        # Members of weight 0 are not asked: log(0) would make their gradients NaN, and their forwards cost time.
+        self.used = [k for k, weight in enumerate(raw.tolist()) if weight] or list(range(len(members)))
         self.register_buffer("member_weights", raw)
         self.to(members[0].mean.device)  # its own buffers join the members, wherever these are
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities ``[N, 2]`` of the combination for images ``[N, 3, H, W]`` in [0, 1]."""
-        logits = torch.stack([member(x).float() for member in self.members])
+        logits = torch.stack([self.members[k](x).float() for k in self.used])
+        weights = self.member_weights[self.used]
         if self.stacked:
             margins = logits[..., 1] - logits[..., 0]
-            margin = (self.member_weights[:, None] * margins).sum(0) + self.intercept
+            margin = (weights[:, None] * margins).sum(0) + self.intercept
             return torch.stack([F.logsigmoid(-margin), F.logsigmoid(margin)], dim=1)
-        # Members of weight 0 drop out: log(0) = -inf is neutral in logsumexp, but its gradient would be NaN.
-        used = self.member_weights > 0
-        log_weights = self.member_weights[used].log()[:, None, None]
-        return torch.logsumexp(F.log_softmax(logits[used], dim=-1) + log_weights, dim=0)
+        return torch.logsumexp(F.log_softmax(logits, dim=-1) + weights.log()[:, None, None], dim=0)
 
 
 @contextmanager

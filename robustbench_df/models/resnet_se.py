@@ -68,6 +68,8 @@ class ResNetSE(nn.Module):
             )
             channels *= 2
         self.stages = nn.Sequential(*stages)
+        # As timm's networks describe their stages, for whoever looks into them (`models.layers`).
+        self.feature_info = [{"module": f"stages.{k}", "num_chs": width * 2 ** (k + 1)} for k in range(len(stages))]
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

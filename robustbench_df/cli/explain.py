@@ -1,0 +1,123 @@
+"""``rdf explain``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustbench_df.cli.options import AsJson, Quiet, RunPath
+
+if TYPE_CHECKING:
+    from robustbench_df.run import Run
+
+
+def explain(
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
+    ] = None,
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Images to explain: a quarter each right, wrong, attacked, corrupted.")
+    ] = 8,
+    cam: Annotated[str, typer.Option(help="gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam …")] = "gradcam",
+    eps: Annotated[str, typer.Option(help="FGSM's budget for the attacked images: 0.05 or 8/255.")] = "0.05",
+    corruption: Annotated[str, typer.Option(help="What the corrupted images suffer.")] = "jpeg_compression",
+    severity: Annotated[int, typer.Option(help="How badly, 1 to 5.")] = 3,
+    phase: Annotated[str, typer.Option(help="base, final, or auto: as shipped.")] = "auto",
+    measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 64,
+    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    run: RunPath = None,
+    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw where detectors and ensemble look, check that the maps mean something, and collect telling images."""
+    import json
+
+    from robustbench_df.attacks.threat import Threat, parse_eps
+    from robustbench_df.cli.console import reporting
+    from robustbench_df.config import validated
+    from robustbench_df.explain import ExplainPlan
+    from robustbench_df.explain import explain as work
+    from robustbench_df.run import open_run
+
+    plan = validated(
+        ExplainPlan,
+        {
+            "models": () if "all" in (models or []) else tuple(dict.fromkeys(models or ())),
+            "images": n,
+            "measured": measured,
+            "cam": cam,
+            "eps": Threat("linf", parse_eps(eps)).eps,
+            "corruption": corruption,
+            "severity": severity,
+            "phase": phase,
+            "part": part,
+            "seed": seed,
+            "device": device,
+        },
+    )
+    opened = open_run(run, finished=True)
+    with reporting(quiet or as_json) as reporter:
+        if run is None:
+            reporter.say(f"using the latest run, {opened.path}")
+        explained = work(opened, plan, reporter)
+    if as_json:
+        typer.echo(json.dumps(_no_nan(explained), indent=2))
+    else:
+        _print(opened, explained)
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _no_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(inner) for inner in value]
+    return None if value != value else value
+
+
+def _print(run: Run, explained: dict[str, Any]) -> None:
+    """Print what the maps are worth, and where they are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustbench_df.cli.console import out
+
+    shown = explained["images"]
+    table = Table(
+        title=f"{run.name}: {explained['cam']} of {len(shown)} {explained['part']} images", title_justify="left"
+    )
+    for heading in ("detector", "phase", "layer"):
+        table.add_column(heading, no_wrap=heading != "layer")
+    for heading in ("cells", "rank correlation", "extra drop (bootstrap, 95%)", "blank"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in explained["detectors"]:
+        sanity, drop = row["sanity"], row["faithfulness"]
+        table.add_row(
+            row["model"],
+            row["phase"],
+            row["layer"],
+            "×".join(map(str, row["size"])),
+            _number(sanity["correlation"], ".2f") + (" passed" if sanity["passed"] else " FAILED"),
+            f"{_number(drop['value'], '.3f')} [{_number(drop['low'], '.3f')}, {_number(drop['high'], '.3f')}]",
+            f"{row['blank']} of {row['maps']}",
+        )
+    out.print(table)
+    if explained["detectors"]:
+        out.print(
+            Text(
+                "rank correlation: of the maps with those of the same network with random weights, mean of "
+                f"{explained['detectors'][0]['sanity']['n']} pairs; near 1 a map shows the image, not what was learnt."
+            )
+        )
+        out.print(Text(f"extra drop: {explained['detectors'][0]['faithfulness']['meaning']}"))
+    out.print(Text("blank: maps that are zero everywhere, for nothing in the layer speaks for the verdict."))
+    counts = Counter(image["state"] for image in shown)
+    out.print(Text("Shown: " + ", ".join(f"{count} {state}" for state, count in counts.items())))
+    out.print(Text(f"Maps: {run.file('explain', 'explain.json')}   pictures: {run.file('explain', 'pictures')}"))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "undefined" if value is None or value != value else f"{value:{form}}"

@@ -1,0 +1,277 @@
+"""`rdf explain`: where a run's detectors and ensemble look, what those maps are worth, and images to look at.
+
+Every detector explains the same images: some that the ensemble is right on, some it is wrong on, some attacked, some
+corrupted. Detectors are those as deployed; with folds, each image meets the detectors that have not seen it. Written
+are ``explain/explain.json``, ``explain/specimens.json`` and their pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_df import robustness
+from robustbench_df.attacks.fgsm import fgsm
+from robustbench_df.config import Count, Fraction, Settings
+from robustbench_df.corruptions.catalogue import CORRUPTIONS
+from robustbench_df.corruptions.suite import corrupt
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.errors import ModelError
+from robustbench_df.evaluate import Condition
+from robustbench_df.explaining import specimens, subjects
+from robustbench_df.explaining.cams import cam_maps, check_cam, layers_of
+from robustbench_df.explaining.measuring import Gathered, measure, summary
+from robustbench_df.explaining.pictures import drop_unnamed, keep_picture, keys_in, overlay
+from robustbench_df.explaining.subjects import Clean, Subject, as_input, as_pixels, bare, load_pixels, load_team
+from robustbench_df.memory import keep_freed_memory
+from robustbench_df.models.deployed import Deployed
+from robustbench_df.robustness import AttackPlan, Index, choose_part
+from robustbench_df.run import Run
+from robustbench_df.rundir import write_json
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import choose_device
+
+SCHEMA = 1
+"""Version of the two JSON files."""
+
+FOLDER, EXPLAINED, SPECIMENS = "explain", "explain.json", "specimens.json"
+
+
+class ExplainPlan(Settings):
+    """What `rdf explain` is asked for."""
+
+    models: tuple[str, ...] = ()
+    """Detectors by name, ``ensemble`` among them; empty: all that have a feature map."""
+    images: Annotated[int, Field(ge=1)] = 8
+    """Pictures explained, a quarter each right, wrong, attacked and corrupted."""
+    measured: Annotated[int, Field(ge=1)] = 64
+    """Clean images, evenly spaced, on which the maps themselves are checked."""
+    cam: str = "gradcam"
+    """One of `robustbench_df.explaining.cams.CAMS`."""
+    eps: Fraction = 0.05
+    """FGSM's L∞ budget in pixels of [0, 1]; the ensemble is attacked, and every detector explains the same image."""
+    corruption: str = "jpeg_compression"
+    severity: Annotated[int, Field(ge=1, le=5)] = 3
+    specimens: Count = 8
+    """Images of each kind of specimen; half as many are attacked."""
+    phase: Literal["auto", "base", "final"] = "auto"
+    """``auto``: as shipped."""
+    part: Literal["auto", "test", "val", "oof"] = "auto"
+    seed: int = 0
+    device: str = "auto"
+    batch: Annotated[int, Field(ge=1)] = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all steps need."""
+
+    run: Run
+    plan: ExplainPlan
+    images: ImageSet
+    clean: Clean
+    device: str
+
+    def keep(self, pixels: Tensor) -> list[str]:
+        """Keep uint8 images ``[N, 3, H, W]`` as pictures of the run; returns their keys."""
+        return [keep_picture(self.run.file(FOLDER, "pictures"), own) for own in pixels.cpu().numpy()]
+
+    def load(self, rows: Index) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels, labels and keys of clean rows."""
+        return load_pixels(self.images, self.clean.ids[rows], self.device)
+
+
+def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Explain a run's detectors; returns the content of ``explain.json``, which is written last.
+
+    With the same plan and the same run, what is there is returned and nothing computed.
+
+    Raises:
+        UsageError: a model, part, cam, corruption or device that is not there.
+        RunError: the run is not finished, busy or damaged, or its images have changed.
+        ModelError: a detector that was asked for by name, or every detector, has no usable feature map; or all maps of
+            a detector are blank.
+    """
+    plan, reporter = plan or ExplainPlan(), reporter or Reporter()
+    check_cam(plan.cam)
+    _ = CORRUPTIONS[plan.corruption]
+    places = AttackPlan(attacks=(), models=plan.models, part=plan.part)
+    robustness.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
+    part, phase = choose_part(run, plan.part), run.shipped["phase"] if plan.phase == "auto" else plan.phase
+    stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan)}
+    known = _finished(run, stamp)
+    if known is not None:
+        reporter.say(f"nothing to do: {run.file(FOLDER, EXPLAINED)} was made with these settings")
+        return known
+    device = choose_device(plan.device)
+    task = Task(run, plan, run.images(), subjects.clean_answers(run, phase, part), device)
+    with run.lock():
+        keep_freed_memory()
+        explained, shown = _explain(task, reporter)
+        explained, shown = {**stamp, "cam": plan.cam, "part": part, **explained}, {**stamp, **shown}
+        write_json(run.file(FOLDER, SPECIMENS), shown)
+        write_json(run.file(FOLDER, EXPLAINED), explained)
+        drop_unnamed(run.file(FOLDER, "pictures"), explained, shown)
+    return explained
+
+
+def _digest(run: Run, plan: ExplainPlan) -> str:
+    """Digest of all that the files depend on."""
+    what = [plan.model_dump(mode="json", exclude={"device", "batch"}), run.read_json("ensemble.json")]
+    return hashlib.blake2b(json.dumps([*what, specimens.corruptions_of(run)]).encode(), digest_size=8).hexdigest()
+
+
+def _finished(run: Run, stamp: dict[str, Any]) -> dict[str, Any] | None:
+    """Return ``explain.json`` where both files and all pictures of exactly this work are there."""
+    if not (run.file(FOLDER, EXPLAINED).exists() and run.file(FOLDER, SPECIMENS).exists()):
+        return None
+    found: list[dict[str, Any]] = [run.read_json(FOLDER, name) for name in (EXPLAINED, SPECIMENS)]
+    if any({key: one.get(key) for key in stamp} != stamp for one in found):
+        return None
+    there = {path.stem for path in run.path.glob(f"{FOLDER}/pictures/*.png")}
+    return found[0] if there.issuperset(keys_in(found)) else None
+
+
+def _explain(task: Task, reporter: Reporter) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Go through the folds once: load their detectors, show and measure their images, attack the specimens."""
+    clean, plan = task.clean, task.plan
+    chosen = subjects.choose(clean, plan.images)
+    measured = subjects.some(np.arange(len(clean.ids)), plan.measured, clean.labels)
+    names = plan.models or clean.names
+    grid = specimens.attacked_rows(clean, len(names), plan.specimens // 2)
+    gathered: dict[str, Gathered] = {}
+    entries: dict[Subject, dict[str, Any]] = {}
+    fought: specimens.Entries = []
+    folds = sorted({int(clean.fold[row]) for row in (*measured, *grid, *(s.row for s in chosen))})
+    for fold in folds:
+        team = load_team(task.run, clean.phase, fold, task.device)
+        if not gathered:
+            gathered = _mapped(team, names, task, reporter)
+        reporter.start(f"maps · {clean.phase}" + (f" · fold {fold}" if fold >= 0 else ""), len(gathered), unit="maps")
+        own = [subject for subject in chosen if clean.fold[subject.row] == fold]
+        entries |= zip(own, _show(task, team, own, gathered), strict=True)
+        pixels, _, ids = task.load(measured[clean.fold[measured] == fold])
+        for name, into in gathered.items():
+            measure(team[name], pixels, ids, into, cam=plan.cam, seed=plan.seed, fold=fold, batch=plan.batch)
+            reporter.advance(1)
+        reporter.finish()
+        fought += _attack(task, team, fold, grid[clean.fold[grid] == fold], names)
+    detectors = [summary(name, clean.phase, found, plan.seed) for name, found in gathered.items()]
+    explained = {"detectors": detectors, "images": [entries[subject] for subject in chosen]}
+    return explained, {**_specimens(task), "attacked": fought}
+
+
+def _mapped(team: dict[str, Deployed], names: Sequence[str], task: Task, reporter: Reporter) -> dict[str, Gathered]:
+    """Find the layers of the detectors; one without is left out with a warning, unless it was asked for by name."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = Gathered(layers_of(bare(team[name]), task.images.size))
+        except ModelError as error:
+            if name in task.plan.models:
+                raise
+            reporter.warn(f"{name} is not explained: {error}")
+    if not found:
+        raise ModelError(f"no detector of run '{task.run.name}' has a feature map that a CAM could be read from")
+    return found
+
+
+def _show(
+    task: Task, team: dict[str, Deployed], chosen: Sequence[Subject], gathered: dict[str, Gathered]
+) -> list[dict[str, Any]]:
+    """Explain images by every detector: entries of ``images`` in ``explain.json``."""
+    if not chosen:
+        return []
+    plan, clean = task.plan, task.clean
+    rows = np.array([subject.row for subject in chosen], dtype=np.intp)
+    states = np.array([subject.state for subject in chosen])
+    pixels, y, ids = task.load(rows)
+    attacked, corrupted = np.flatnonzero(states == "attacked"), np.flatnonzero(states == "corrupted")
+    if len(attacked):
+        x = as_input(pixels[attacked])
+        pixels[attacked] = as_pixels(fgsm(team["ensemble"], x, y[attacked], plan.eps))
+    if len(corrupted):
+        options = {"ids": ids[corrupted], "seed": plan.seed}
+        pixels[corrupted] = corrupt(pixels[corrupted], plan.corruption, plan.severity, **options)
+    conditions = {"attacked": Condition("fgsm", plan.eps).name, "corrupted": f"{plan.corruption}-{plan.severity}"}
+    entries: list[dict[str, Any]] = [
+        {
+            "image_id": str(clean.ids[subject.row]),
+            "label": int(clean.labels[subject.row]),
+            "state": subject.state,
+            "condition": conditions.get(subject.state, "clean"),
+            "picture": key,
+            "maps": [],
+        }
+        for subject, key in zip(chosen, task.keep(pixels), strict=True)
+    ]
+    for begin in range(0, len(pixels), plan.batch):
+        some, into = pixels[begin : begin + plan.batch], entries[begin : begin + plan.batch]
+        for name, found in gathered.items():
+            for entry, shown in zip(into, _show_one(task, name, team[name], some, found), strict=True):
+                entry["maps"].append(shown)
+    return entries
+
+
+def _show_one(task: Task, name: str, detector: Deployed, pixels: Tensor, found: Gathered) -> list[dict[str, Any]]:
+    """One detector's verdict on images uint8 ``[N, 3, H, W]``, and where it looks for it."""
+    x = as_input(pixels)
+    said, p = subjects.verdicts(detector, x), subjects.p_fake(detector, x)
+    maps = cam_maps(bare(detector), x, said, task.plan.cam)
+    mute = found.count(maps)
+    laid = [overlay(image, cam) for image, cam in zip(pixels.cpu().numpy(), maps, strict=True)]
+    folder = task.run.file(FOLDER, "pictures")
+    return [
+        {
+            "model": name,
+            "phase": task.clean.phase,
+            "p_fake": float(p[k]),
+            "target": "fake" if said[k] else "real",
+            "blank": bool(mute[k]),
+            "picture": keep_picture(folder, laid[k]),
+        }
+        for k in range(len(maps))
+    ]
+
+
+def _attack(task: Task, team: dict[str, Deployed], fold: int, rows: Index, names: Sequence[str]) -> specimens.Entries:
+    """Attack the grid's images of one fold: the ensemble as it is explained, the detectors after phase 2."""
+    if not len(rows):
+        return []
+    pixels, y, _ = task.load(rows)
+    image_ids = [str(name) for name in task.clean.ids[rows]]
+    phase = task.clean.phase
+    final = team if phase == "final" else load_team(task.run, "final", fold, task.device)
+    alone = {name: final[name] for name in names if name != "ensemble"}
+    whole = {name: team[name] for name in names if name == "ensemble"}
+    return [
+        *specimens.attacked(alone, "final", image_ids, pixels, y, task.keep),
+        *specimens.attacked(whole, phase, image_ids, pixels, y, task.keep),
+    ]
+
+
+def _specimens(task: Task) -> dict[str, specimens.Entries]:
+    """Entries of ``specimens.json`` that need no detector."""
+    clean, count = task.clean, task.plan.specimens
+    rows = {
+        "examples": specimens.examples(clean, count),
+        "hardest": specimens.hardest(clean, count),
+        "disagreed": specimens.disagreed(clean, count),
+    }
+    loaded = {kind: task.load(own) for kind, own in rows.items()}
+    out = {kind: specimens.described(clean, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
+    pixels, _, ids = loaded["examples"]
+    if not len(pixels):
+        return {**out, "corruptions": []}
+    # The one of most contrast: on a flat image many corruptions cannot be seen.
+    k = int(pixels.float().flatten(1).std(1).argmax())
+    one = (str(clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
+    names = specimens.corruptions_of(task.run)
+    return {**out, "corruptions": specimens.corrupted(names, *one, task.plan.seed, task.keep)}

@@ -1,0 +1,189 @@
+"""Class activation maps through the grad-cam library (Gildenblat et al., pytorch-grad-cam), batched.
+
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weighs the channels of a feature map by the gradient of a verdict.
+The verdict here is the logit margin towards one class, one target per image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustbench_df import rng
+from robustbench_df.errors import UsageError, nearest
+from robustbench_df.models.detector import Detector, Ensemble, frozen
+from robustbench_df.models.layers import FeatureMap, feature_map
+
+Maps = NDArray[np.float32]
+
+CAMS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "elementwise": "GradCAMElementWise",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+}
+"""Our name -> the library's class: those that need one pass and draw nothing at random."""
+
+
+@dataclass(frozen=True)
+class MarginTarget:
+    """What a map explains: ``sign · (logit_fake − logit_real)`` of one image's logits ``[2]``."""
+
+    sign: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return the margin, a scalar."""
+        return self.sign * (logits[1] - logits[0])
+
+
+def check_cam(name: str) -> None:
+    """Refuse a name that is not in `CAMS`.
+
+    Raises:
+        UsageError: the message lists the choices and the nearest one.
+    """
+    if name not in CAMS:
+        raise UsageError(f"unknown cam '{name}'{nearest(name, CAMS)}; choose from {', '.join(CAMS)}")
+
+
+def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam") -> Maps:
+    """Return maps float32 ``[N, H, W]`` of the images' size, each from 0 to 1; a blank one is 0 everywhere.
+
+    The map of an `Ensemble` is the mean of its members' maps for the same class, each by what the member adds to the
+    ensemble's probability of that class: its weight times its own probability (`voices`).
+
+    Args:
+        detector: its modes, flags and gradients are as before afterwards.
+        x: images ``[N, 3, H, W]`` in [0, 1].
+        target: ``[N]``, the class that is explained, 1 = fake.
+        cam: one of `CAMS`.
+
+    Raises:
+        UsageError: unknown cam.
+        ModelError: a network without a usable feature map.
+    """
+    check_cam(cam)
+    if not isinstance(detector, Ensemble):
+        return _single(detector, x, target, cam)
+    members = heard(detector)
+    with torch.no_grad(), frozen(detector):
+        shares = voices(detector, torch.stack([member(x).float() for member in members]), target)
+    total = np.zeros((len(x), *x.shape[2:]), np.float32)
+    for member, share in zip(members, shares, strict=True):
+        total += share[:, None, None] * cam_maps(member, x, target, cam)
+    return _to_one(total)
+
+
+def heard(ensemble: Ensemble) -> list[Detector]:
+    """Return the members that have a weight."""
+    return [cast(Detector, ensemble.members[k]) for k in ensemble.used]
+
+
+def voices(ensemble: Ensemble, logits: Tensor, target: Tensor) -> NDArray[np.float32]:
+    """How much each heard member says for the target, float32 ``[members, N]``, from logits ``[members, N, 2]``.
+
+    Weight times probability of the class; of a stacked ensemble the member's term of the margin, where it is positive.
+    """
+    weights = ensemble.member_weights[ensemble.used][:, None]
+    if ensemble.stacked:
+        sign = torch.where(target == 1, 1.0, -1.0)
+        said = (weights * (logits[..., 1] - logits[..., 0]) * sign).clamp_min(0)
+    else:
+        said = weights * logits.softmax(-1)[:, torch.arange(len(target)), target]
+    shares: NDArray[np.float32] = said.cpu().numpy()
+    return shares
+
+
+def blank(maps: Maps) -> NDArray[np.bool_]:
+    """Which maps are zero everywhere: nothing in the layer speaks for the class. bool ``[N]``."""
+    return ~maps.any(axis=(1, 2))
+
+
+def layers_of(detector: Detector, image_size: tuple[int, int]) -> list[FeatureMap]:
+    """Return the layers that a detector's map is made of: one, or those of an ensemble's members that are heard.
+
+    Raises:
+        ModelError: a network without a usable feature map.
+    """
+    if not isinstance(detector, Ensemble):
+        return [feature_map(detector, image_size)]
+    return [layer for member in heard(detector) for layer in layers_of(member, image_size)]
+
+
+def randomised(detector: Detector, seed: int, draw: int = 0) -> Detector:
+    """Return a copy whose weights are drawn anew, with mean and spread of each tensor as trained.
+
+    All matrices and kernels at once, the end of the cascade of Adebayo et al. 2018 (arXiv:1810.03292, section 4).
+    Norms and biases stay: without them activations would grow or die from layer to layer, and the maps be blank.
+    """
+    twin = copy.deepcopy(detector)
+    with torch.no_grad():
+        for name, values in twin.named_parameters():
+            if values.ndim > 1 and values.numel() > 1:
+                generator = torch.Generator().manual_seed(rng.seed_of(seed, "randomised", draw, name))
+                noise = torch.randn(values.shape, generator=generator).to(values.device)
+                values.copy_(noise * values.std() + values.mean())
+    return twin
+
+
+def _single(detector: Detector, x: Tensor, target: Tensor, cam: str) -> Maps:
+    import pytorch_grad_cam
+
+    layer = feature_map(detector, (x.shape[2], x.shape[3]))
+    targets = [MarginTarget(1.0 if said else -1.0) for said in target.tolist()]
+    with _untouched(detector), _cut(layer.module), torch.enable_grad():
+        maker = getattr(pytorch_grad_cam, CAMS[cam])(detector, [layer.module], reshape_transform=layer.reshape)
+        try:
+            found = np.asarray(maker(x, targets=targets), np.float32)
+        finally:
+            maker.activations_and_grads.release()
+    found[~np.isfinite(found).all(axis=(1, 2))] = 0
+    return _to_one(found)
+
+
+def _to_one(maps: Maps) -> Maps:
+    """Scale every map to a largest value of 1; a blank one stays."""
+    top = maps.max(axis=(1, 2), keepdims=True)
+    scaled: Maps = np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
+    return scaled
+
+
+@contextmanager
+def _untouched(detector: nn.Module) -> Iterator[None]:
+    """Freeze the detector and give back what the library sets without asking: modes, flags, and ``.grad``."""
+    gradients = [(p, p.grad) for p in detector.parameters()]
+    with frozen(detector):
+        try:
+            yield
+        finally:
+            for p, gradient in gradients:
+                p.grad = gradient
+
+
+@contextmanager
+def _cut(module: nn.Module) -> Iterator[None]:
+    """Let the graph begin behind ``module``: no gradient is asked for in front of it, nor of any weight.
+
+    Must be entered before the library hooks the same layer, for it must see what this hook returns.
+    """
+
+    def begin(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return output.detach().requires_grad_()
+
+    hook = module.register_forward_hook(begin)
+    try:
+        yield
+    finally:
+        hook.remove()

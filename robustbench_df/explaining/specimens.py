@@ -1,0 +1,123 @@
+"""Images to look at beside the numbers: examples, the hardest, the most disputed, every corruption, attacks by eps.
+
+Each function returns the entries of one list in ``specimens.json``; their pictures are kept in the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from robustbench_df.attacks.fgsm import fgsm
+from robustbench_df.corruptions.catalogue import CORRUPTIONS
+from robustbench_df.corruptions.suite import corrupt
+from robustbench_df.explaining.subjects import Clean, as_input, as_pixels, p_fake, some
+from robustbench_df.models.deployed import Deployed
+from robustbench_df.robustness import Index
+from robustbench_df.run import Run
+
+Entries = list[dict[str, Any]]
+Keep = Callable[[Tensor], list[str]]
+"""Keeps uint8 images ``[N, 3, H, W]`` and returns their keys."""
+
+EPSILONS = (0.0, 0.02, 0.03, 0.05, 0.08)
+"""Clean, and the budgets of phase 2's recipe, L∞ in pixels of [0, 1]."""
+
+SEVERITIES = (1, 3, 5)
+
+MOST_ATTACKED = 80
+"""Pictures of the attacked grid at most: with many detectors, fewer images."""
+
+
+def examples(clean: Clean, count: int) -> Index:
+    """Rows of ``count`` images, the classes in proportion, evenly spaced: what the data look like."""
+    return some(np.arange(len(clean.ids)), count, clean.labels)
+
+
+def hardest(clean: Clean, count: int) -> Index:
+    """Rows that most detectors get wrong, the most confidently wrong first among equals; only such as any does."""
+    wrong = ~clean.right[:-1]
+    against = np.abs(clean.labels - clean.p_fake[:-1]).mean(0)
+    order = np.lexsort((-against, -wrong.sum(0)))
+    return order[wrong.any(0)[order]][:count]
+
+
+def disagreed(clean: Clean, count: int) -> Index:
+    """Rows where the detectors' P(fake) lie farthest apart (standard deviation), verdicts differing."""
+    spread = clean.p_fake[:-1].std(0)
+    differ = np.ptp(clean.verdict[:-1], axis=0) > 0
+    order = np.argsort(-spread, kind="stable")
+    return order[differ[order]][:count]
+
+
+def described(clean: Clean, rows: Index, keys: Sequence[str]) -> Entries:
+    """Entries with the detectors that err, the ensemble among them, and every P(fake)."""
+    return [
+        {
+            "image_id": str(clean.ids[row]),
+            "label": int(clean.labels[row]),
+            "picture": key,
+            "wrong_by": [name for name, right in zip(clean.names, clean.right[:, row], strict=True) if not right],
+            "p_fake": {name: float(p) for name, p in zip(clean.names, clean.p_fake[:, row], strict=True)},
+        }
+        for row, key in zip(rows.tolist(), keys, strict=True)
+    ]
+
+
+def corruptions_of(run: Run) -> list[str]:
+    """Names of the corruptions that the run was judged under, in the catalogue's order; the benchmark's 19 if none."""
+    found = set()
+    for path in run.path.glob("corruptions/*.parquet"):
+        notes = (pq.read_schema(path).metadata or {}).get(b"rdf_notes", b"{}")
+        found.add(json.loads(notes).get("corruption"))
+    names = [name for name in CORRUPTIONS if name in found]
+    return names or [name for name in CORRUPTIONS if CORRUPTIONS[name].group != "web"]
+
+
+def corrupted(names: Sequence[str], image_id: str, pixels: Tensor, ids: Tensor, seed: int, keep: Keep) -> Entries:
+    """One image, uint8 ``[1, 3, H, W]``, under each corruption at `SEVERITIES`."""
+    return [
+        {"corruption": name, "severity": level, "image_id": image_id, "picture": key}
+        for name in names
+        for level in SEVERITIES
+        for key in keep(corrupt(pixels, name, level, ids=ids, seed=seed))
+    ]
+
+
+def attacked_rows(clean: Clean, detectors: int, count: int) -> Index:
+    """Rows for the attacked grid: right by every detector where there are such, else by as many as possible."""
+    count = max(min(count, MOST_ATTACKED // (1 + (len(EPSILONS) - 1) * detectors)), 1) if count else 0
+    votes = clean.right.sum(0)
+    best = np.flatnonzero(votes == votes.max(initial=0))
+    return some(best, count, clean.labels)
+
+
+def attacked(
+    team: Mapping[str, Deployed], phase: str, image_ids: Sequence[str], pixels: Tensor, y: Tensor, keep: Keep
+) -> Entries:
+    """Images uint8 ``[N, 3, H, W]`` under FGSM of each detector at `EPSILONS`, with the P(fake) of what is shown."""
+    x, entries = as_input(pixels), []
+    for name, detector in team.items():
+        for eps in EPSILONS:
+            shown = as_pixels(fgsm(detector, x, y, eps)) if eps else pixels
+            for image_id, label, p, key in zip(
+                image_ids, y.tolist(), p_fake(detector, as_input(shown)), keep(shown), strict=True
+            ):
+                entries.append(
+                    {
+                        "image_id": image_id,
+                        "label": label,
+                        "model": name,
+                        "phase": phase,
+                        "attack": "fgsm",
+                        "eps": eps,
+                        "p_fake": float(p),
+                        "picture": key,
+                    }
+                )
+    return entries

@@ -1,0 +1,146 @@
+"""Which images are looked at, and by whom: chosen from a run's predictions, shown to detectors new to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.metrics.scores import Floats, margins, probability
+from robustbench_df.models.deployed import Deployed
+from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.robustness import Index, deployed, thin
+from robustbench_df.run import Run
+
+STATES = ("right", "wrong", "attacked", "corrupted")
+"""What an image is shown as: as it is and rightly judged by the ensemble, wrongly, and with something done to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """What a run says of the clean images of one part, N of them; the D detectors come first, then the ensemble.
+
+    ``ids``, ``labels`` and ``fold`` (-1: the deployed detectors) are ``[N]``; ``p_fake`` (calibrated) and ``verdict``
+    (1 = fake) are ``[D + 1, N]``.
+    """
+
+    phase: str
+    names: tuple[str, ...]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    fold: NDArray[np.int16]
+    p_fake: Floats
+    verdict: NDArray[np.int8]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """bool ``[D + 1, N]``."""
+        return self.verdict == self.labels
+
+
+def clean_answers(run: Run, phase: str, part: str) -> Clean:
+    """Read what every detector, and the shipped kind of ensemble, said of the images of ``part``.
+
+    Raises:
+        RunError: predictions are missing or damaged.
+    """
+    tables = [run.predictions(name, phase).part(part) for name in run.models]
+    first = tables[0].table
+    logits = [own.logits for own in tables]  # the tables of a run hold the same images in the same order
+    whole = run.weights(phase=phase).combine(np.stack(logits))
+    names = (*run.models, "ensemble")
+    judged = [run.decision(name, phase).apply(margins(own)) for name, own in zip(names, (*logits, whole), strict=True)]
+    return Clean(
+        phase,
+        names,
+        ids=np.asarray(first["image_id"], dtype=np.str_),
+        labels=np.asarray(first["label"], dtype=np.int8),
+        fold=np.asarray(first["fold"], dtype=np.int16),
+        p_fake=np.stack([p for p, _ in judged]),
+        verdict=np.stack([verdict for _, verdict in judged]),
+    )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One image to be explained: its row among the clean answers, and as what it is shown (`STATES`)."""
+
+    row: int
+    state: str
+
+
+def choose(clean: Clean, count: int) -> list[Subject]:
+    """Choose ``count`` pictures, a quarter of each of `STATES`, classes in proportion; fewer where there are fewer.
+
+    Those attacked and corrupted are among those that are right as they are, so that a reader sees the map move.
+    """
+    quarter = count // 4
+    right = clean.right[-1]
+    chosen = {
+        "right": some(np.flatnonzero(right), count - 3 * quarter, clean.labels),
+        "wrong": some(np.flatnonzero(~right), quarter, clean.labels),
+    }
+    chosen["attacked"] = chosen["corrupted"] = some(chosen["right"], quarter, clean.labels)
+    return [Subject(int(row), state) for state in STATES for row in chosen[state]]
+
+
+def some(rows: Index, count: int, labels: NDArray[np.int8]) -> Index:
+    """Keep at most ``count`` rows (0: none), evenly spaced within each class."""
+    return thin(rows, count, labels) if count else rows[:0]
+
+
+def load_team(run: Run, phase: str, fold: int, device: str) -> dict[str, Deployed]:
+    """Return every detector and the ensemble by name, each with its decision; the members are loaded once.
+
+    Args:
+        fold: whose detectors; -1 for those that are deployed.
+    """
+    whole = cast(Deployed, deployed(run, "ensemble", phase, None if fold < 0 else fold).to(device))
+    members = cast(Ensemble, whole.net).members
+    alone = {
+        name: cast(Deployed, Deployed(cast(Detector, member), run.decision(name, phase)).eval())
+        for name, member in zip(run.models, members, strict=True)
+    }
+    return {**alone, "ensemble": whole}
+
+
+def bare(detector: Deployed) -> Detector:
+    """Return the detector without its decision."""
+    return cast(Detector, detector.net)
+
+
+@torch.no_grad()
+def p_fake(detector: Deployed, x: Tensor) -> Floats:
+    """Return the calibrated P(fake), float64 ``[N]``: the deployed margin without its shift by the threshold."""
+    return probability(margins(detector(x).cpu().numpy()) + detector.offset)
+
+
+@torch.no_grad()
+def verdicts(detector: Detector, x: Tensor) -> Tensor:
+    """Return int64 ``[N]``, 1 = fake: the sign of the margin. Of a `Deployed` it is the verdict that users see."""
+    logits = detector(x)
+    return (logits[:, 1] >= logits[:, 0]).long()
+
+
+def load_pixels(images: ImageSet, ids: NDArray[np.str_], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return uint8 images ``[N, 3, H, W]``, labels and keys on ``device``."""
+    where = {str(name): k for k, name in enumerate(images.ids)}
+    index = np.array([where[str(name)] for name in ids], dtype=np.intp)
+    pixels = torch.from_numpy(images.pixels(index)).to(device)
+    labels = torch.from_numpy(images.labels[index].astype(np.int64)).to(device)
+    return pixels, labels, torch.from_numpy(images.keys(index)).to(device)
+
+
+def as_input(pixels: Tensor) -> Tensor:
+    """Return uint8 images as a detector takes them, in the layout that is faster for convolutions in fp32."""
+    return pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def as_pixels(x: Tensor) -> Tensor:
+    """Round images in [0, 1] to uint8, as a file must be; what is shown and judged is then the same."""
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,120 @@
+"""Which layer of a network a CAM is read from: the deepest whose map still says where.
+
+At 32 px a network that divides its image by 32 ends in a map of 1×1, of which a CAM is zero everywhere without a word.
+So the map must have at least `LEAST` cells a side, at the size that the detector itself resizes its images to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.errors import ModelError
+from robustbench_df.models.detector import Detector, frozen
+
+LEAST = 4
+"""Cells a side below which a map tells little more than the verdict does: 4×4 tells a quarter of each side."""
+
+Reshape = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """A layer whose output is a map over the image.
+
+    ``name`` is its path inside the detector, ``size`` the map's height and width in cells. ``reshape`` brings its
+    output to ``[N, C, H, W]`` where it is not (tokens, channels last); None where it is.
+    """
+
+    name: str
+    module: nn.Module
+    size: tuple[int, int]
+    reshape: Reshape | None = None
+
+
+def feature_map(detector: Detector, image_size: tuple[int, int]) -> FeatureMap:
+    """Find the deepest stage with a map of at least `LEAST` cells a side for images of ``image_size`` (h, w in px).
+
+    Stages are those that the network lists itself, as timm's do in ``feature_info``. Of a transformer it is the norm
+    in front of the last attention: behind it, the class token alone carries the verdict and no patch has a gradient.
+
+    Raises:
+        ModelError: the network lists no stages, or all its maps are too small.
+    """
+    net: Any = detector.net
+    stages = _stages(net)
+    if not stages:
+        raise ModelError(
+            f"{type(net).__name__} has no feature map that a CAM could be read from; leave it out with --model"
+        )
+    shapes = _shapes(detector, [module for _, module, _ in stages], image_size)
+    seen = []
+    for (name, module, channels), shape in zip(reversed(stages), reversed(shapes), strict=True):
+        found = _map_of(net, shape, channels)
+        if found is not None:
+            size, reshape = found
+            if min(size) >= LEAST:
+                return FeatureMap(f"net.{name}", module, size, reshape)
+            seen.append(f"{name} {size[0]}×{size[1]}")
+    raise ModelError(
+        f"no layer of {type(net).__name__} keeps a map of {LEAST}×{LEAST} at {image_size[0]}×{image_size[1]} px"
+        + (f" ({', '.join(reversed(seen))})" if seen else "")
+        + "; train it with model.stem=small or a larger model.input_size, or leave it out with --model"
+    )
+
+
+def _stages(net: Any) -> list[tuple[str, nn.Module, int]]:
+    """Name, module and channels of the stages, first to last."""
+    blocks = getattr(net, "blocks", None)
+    if hasattr(net, "num_prefix_tokens") and blocks is not None and hasattr(blocks[-1], "norm1"):
+        return [(f"blocks.{len(blocks) - 1}.norm1", blocks[-1].norm1, int(net.num_features))]
+    listed = getattr(net, "feature_info", None)
+    if not isinstance(listed, list):
+        return []
+    return [(info["module"], net.get_submodule(info["module"]), int(info["num_chs"])) for info in listed]
+
+
+def _shapes(
+    detector: Detector, modules: Sequence[nn.Module], image_size: tuple[int, int]
+) -> list[tuple[int, ...] | None]:
+    """Shapes of what the modules return for one image; None for what is no tensor or was never asked."""
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[id(module)] = tuple(output.shape)
+
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        with frozen(detector), torch.no_grad():
+            detector(torch.zeros(1, 3, *image_size, device=detector.mean.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [shapes.get(id(module)) for module in modules]
+
+
+def _map_of(net: Any, shape: tuple[int, ...] | None, channels: int) -> tuple[tuple[int, int], Reshape | None] | None:
+    """Height and width of a stage's map and how to bring it to ``[N, C, H, W]``; None if it is no map."""
+    if shape is None:
+        return None
+    if len(shape) == 4 and shape[1] == channels:
+        return (shape[2], shape[3]), None
+    if len(shape) == 4 and shape[3] == channels:
+        return (shape[1], shape[2]), lambda t: t.permute(0, 3, 1, 2)
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    if len(shape) != 3 or grid is None:
+        return None
+    height, width = int(grid[0]), int(grid[1])
+    prefix = int(getattr(net, "num_prefix_tokens", 0))
+    if shape[1] - prefix != height * width:
+        return None
+
+    def unfold(tokens: Tensor) -> Tensor:
+        return tokens[:, prefix:].transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+    return (height, width), unfold
