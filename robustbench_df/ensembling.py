@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robustbench_df.config import EnsembleConfig
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError
-from robustbench_df.metrics.calibration import Decision, fit_temperature
+from robustbench_df.metrics.calibration import Decision, fit_band, fit_temperature
 from robustbench_df.metrics.scores import Floats, log_loss, margins
 from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fitted, fit_weights
 from robustbench_df.records import Predictions, Result, results_to_json
@@ -25,6 +25,12 @@ CROSS_FITS = 5
 """Parts into which val, or the out-of-fold images, are divided to judge fitted weights."""
 
 PARTS = ("val", "cal", "oof", "test")
+
+TWINS = "twins.json"
+"""File of a run with the ids, by part, of the given test images that have a copy, exact or near, outside that part."""
+
+DEDUPLICATED = "test-deduplicated"
+"""The part of a result on the test images without `TWINS`: beside the official number, not in its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +99,19 @@ def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:
     return decide(margin[rows], table.labels[rows], rule, part)
 
 
+def fit_band_on(table: Predictions, margin: Floats, alpha: float) -> dict[str, Any] | None:
+    """Fit an abstention band on cal, or out of fold, ready for JSON.
+
+    None where there is neither, or not both classes: on val, where checkpoints were chosen, it would promise too much.
+    """
+    parts = np.asarray(table.table["part"], dtype=str)
+    part = next((p for p in ("oof", "cal") if len(set(table.labels[parts == p])) == 2), None)
+    if part is None:
+        return None
+    rows = parts == part
+    return fit_band(margin[rows], table.labels[rows], alpha, fitted_on=part).to_dict()
+
+
 def judge_table(
     table: Predictions,
     margin: Floats,
@@ -102,13 +121,20 @@ def judge_table(
     model: str,
     phase: str,
     condition: str,
+    twins: Collection[str] = (),
 ) -> list[Result]:
-    """Score one detector under one condition, part by part, before and after the decision fitted on clean images."""
+    """Score one detector under one condition, part by part, before and after the decision fitted on clean images.
+
+    Where ``twins``, ids of test images, are among the rows, test is also scored without them (`DEDUPLICATED`).
+    """
     parts = np.asarray(table.table["part"], dtype=str)
     fold = table.table["fold"].to_numpy()
+    twin = table.table["image_id"].isin(list(twins)).to_numpy()
+    chosen = {part: parts == part for part in PARTS}
+    if (twin & chosen["test"]).any():
+        chosen[DEDUPLICATED] = chosen["test"] & ~twin
     results = []
-    for part in PARTS:
-        rows = parts == part
+    for part, rows in chosen.items():
         if not rows.any():
             continue
         labels, own = table.labels[rows], margin[rows]
@@ -126,15 +152,18 @@ def judge_table(
 
 
 def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
-    """Write ``ensemble.json``: weights of every kind, and each member's and ensemble's decision, for each phase."""
+    """Write ``ensemble.json``: per phase, weights of every kind, and each member's and ensemble's decision and band."""
     config = run.config
     entry: dict[str, Any] = {}
     losses: dict[tuple[str, str], float] = {}
     for phase in phases:
         votes = votes_of(run, images, phase)
-        rule = config.ensemble.threshold
+        rule, alpha = config.ensemble.threshold, config.ensemble.alpha
         members = {
-            name: {"decision": fit_decision_on(table, margins(table.logits), rule).to_dict()}
+            name: {
+                "decision": fit_decision_on(table, margins(table.logits), rule).to_dict(),
+                "band": fit_band_on(table, margins(table.logits), alpha),
+            }
             for name, table in votes.tables.items()
         }
         ensembles = {}
@@ -145,6 +174,7 @@ def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
             ensembles[kind] = {
                 "weights": weights.to_dict(),
                 "decision": decision.to_dict(),
+                "band": fit_band_on(votes.rows, margins(combined), alpha),
                 "cross_fitted_log_loss": losses[phase, kind],
             }
         entry[phase] = {"members": members, "ensembles": ensembles}
@@ -170,21 +200,21 @@ def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: 
     """Write ``results.json``: members and ensembles, clean and under ``attacks``, raw and calibrated."""
     rule = run.config.ensemble.threshold
     results: list[Result] = []
+    twins = run.read_json(TWINS)["test"] if run.file(TWINS).exists() else ()
+    judged = partial(judge_table, rule=rule, twins=twins)
     for phase in phases:
         for name in (*run.models, "ensemble"):
             # Clean ensembles of every kind come from the members' logits; the attacked one is the one shipped.
             for condition in (*(("clean",) if name != "ensemble" else ()), *attacks):
                 table = run.predictions(name, phase, condition)
                 decision = run.decision(name, phase)
-                results += judge_table(
-                    table, margins(table.logits), decision, rule, model=name, phase=phase, condition=condition
-                )
+                results += judged(table, margins(table.logits), decision, model=name, phase=phase, condition=condition)
         votes = votes_of(run, images, phase)
         for kind in WEIGHTINGS:
             margin = margins(votes.weigh(kind)[1])
             decision = run.decision(f"ensemble-{kind}", phase)
             named = [f"ensemble-{kind}"] + (["ensemble"] if kind == run.shipped["kind"] else [])
             for name in named:
-                results += judge_table(votes.rows, margin, decision, rule, model=name, phase=phase, condition="clean")
+                results += judged(votes.rows, margin, decision, model=name, phase=phase, condition="clean")
     write_json(run.file("results.json"), results_to_json(results, fingerprint=images.fingerprint))
     return results

@@ -5,6 +5,7 @@ Every step leaves its result in the run folder and is skipped when it is there, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -15,12 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from robustbench_df.audit.copies import Copies, find_copies
+from robustbench_df.audit.duplicates import twins_of_test
+from robustbench_df.audit.finding import Audit
+from robustbench_df.audit.gate import FILE as AUDIT
+from robustbench_df.audit.gate import audit_before_training, record_audit
 from robustbench_df.config import Recipe, RunConfig
 from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_configured
 from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
-from robustbench_df.ensembling import fit_ensembles, write_results
+from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError, UsageError
 from robustbench_df.evaluate import CLEAN, Condition, predict_logits, predictions_table
 from robustbench_df.models.detector import Detector, Ensemble
@@ -50,7 +56,7 @@ def train_all(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Train every detector of ``config``, weigh and judge them, and return the finished run.
+    """Audit the images, train every detector of ``config``, weigh and judge them, and return the finished run.
 
     Args:
         config: all settings; on ``resume`` they must be the run's own.
@@ -59,7 +65,8 @@ def train_all(
         reporter: receives progress.
 
     Raises:
-        DataError, TrainError, RunError, UsageError: see there; what is finished stays on disk.
+        DataError: also where the audit fails what the run cannot cure, unless ``config.allow_findings``.
+        TrainError, RunError, UsageError: see there; what is finished stays on disk.
         Interrupted: on Ctrl-C; the message says how to go on.
     """
     reporter = reporter or Reporter()
@@ -74,11 +81,16 @@ def train_all(
         else:
             refuse_existing(path)
         images = load_configured(config.data, config.seed)
-        splits = _splits(images, config)
+        reporter.say(f"audit: copies among {len(images):,} images")
+        copies = find_copies(images)
+        splits = _splits(images, config, copies)
+        known = run is not None and run.file(AUDIT).exists()
+        audited = None if known else audit_before_training(images, copies, config, reporter.say)
         # Only now, when the data has proved usable, is anything written: a mistyped path leaves no run behind.
         run = run or Run(create_run(config, path).path)
         with run.lock():
             _begin(run, images, splits, config, reporter)
+            _keep_audit(run, images, copies, audited, reporter)
             _train_all(run, images, splits, config, reporter)
     except KeyboardInterrupt as error:
         how = f"finished work is kept, go on with: {run.resume_command}" if run else "nothing had been written"
@@ -105,11 +117,11 @@ def _train_all(run: Run, images: ImageSet, splits: list[Split], config: RunConfi
     write_text(run.file("DONE"), "")
 
 
-def _splits(images: ImageSet, config: RunConfig) -> list[Split]:
+def _splits(images: ImageSet, config: RunConfig, copies: Copies) -> list[Split]:
     """Make the split or the folds; the same images and settings always give the same."""
     settings = config.split if config.split.seed is not None else config.split.model_copy(update={"seed": config.seed})
     folds = settings.fold_count(len(images.labelled()))
-    return make_folds(images, settings, folds) if folds > 1 else [make_split(images, settings)]
+    return make_folds(images, settings, folds, copies) if folds > 1 else [make_split(images, settings, copies)]
 
 
 def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
@@ -131,12 +143,31 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
         record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), device_name(config.speed.device))
         write_json(run.file("provenance.json"), {**record, "images": len(images), "layout": images.layout})
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
+    # What a report needs of the images, so that it never has to read them.
+    about = {"image_id": images.ids, "group": images.groups, "source": images.sources}
+    known = pd.DataFrame({name: values.astype(str) for name, values in about.items()}).assign(label=images.labels)
+    write_atomic(run.file("images.parquet"), lambda temporary: known.to_parquet(temporary, index=False))
     findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
     write_json(run.file("findings.json"), {"findings": findings})
     if findings:
         reporter.warn(f"{len(findings)} findings in the data, kept in {run.file('findings.json')}")
     if len(splits) > 1:
         reporter.say(f"{len(splits)} folds: each detector is trained {len(splits)} times and judged out of fold")
+
+
+def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | None, reporter: Reporter) -> None:
+    """Keep what the audit found, and which given test images have twins, so that every later number can say so."""
+    twins = [str(name) for name in images.ids[twins_of_test(images, copies)]]
+    if twins:
+        write_json(run.file(TWINS), {"test": twins})
+        reporter.warn(
+            f"{len(twins)} images of the given test part have copies outside it: scored with and without them"
+        )
+    if audited is not None:
+        record_audit(run, audited)
+        reporter.say(f"audit: {audited.said()}, kept in {run.file(AUDIT)}")
+        for name in audited.allowed:
+            reporter.warn(f"training in spite of {name}: {audited[name].detail}")
 
 
 def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter) -> dict[str, Setting]:
@@ -288,9 +319,12 @@ def score_cell(
         ]
     reporter.start(f"{name} · {phase} · {condition.name}", sum(len(index) for *_, index in work))
     tables = []
+    seconds: dict[str, float] = {}
     for part, fold, detector, index in work:
         if len(index):
+            started = time.perf_counter()
             logits = predict_logits(detector, images, index, transform=condition.transform(), progress=reporter.advance)
+            seconds[part] = seconds.get(part, 0.0) + round(time.perf_counter() - started, 4)
             tables.append(
                 predictions_table(
                     images,
@@ -304,7 +338,7 @@ def score_cell(
                 ).table
             )
     reporter.finish()
-    return Predictions(pd.concat(tables, ignore_index=True), images.fingerprint)
+    return Predictions(pd.concat(tables, ignore_index=True), images.fingerprint, {"seconds": seconds})
 
 
 def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:

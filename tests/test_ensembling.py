@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from robustbench_df.config import EnsembleConfig
-from robustbench_df.ensembling import Votes, _ship, fit_decision_on, judge_table
+from robustbench_df.ensembling import DEDUPLICATED, Votes, _ship, fit_decision_on, judge_table
 from robustbench_df.metrics.scores import margins
 from robustbench_df.records import Predictions
 from robustbench_df.summary import find
@@ -74,6 +74,26 @@ def test_out_of_fold_numbers_do_not_see_their_own_labels() -> None:
     honest_mean, naive_mean = np.mean(shares, axis=0)
     assert naive_mean > 0.53
     assert abs(honest_mean - 0.5) < 0.025
+
+
+def test_test_is_scored_without_its_twins_beside_the_official_number() -> None:
+    table = predictions(["val"] * 100 + ["test"] * 100, 0)
+    margin = margins(table.logits)
+    decision = fit_decision_on(table, margin, "accuracy")
+    twins = [f"{k}.png" for k in range(90, 140)]  # ten of them are no test images
+    names = {"model": "m", "phase": "final", "condition": "clean"}
+    rows = judge_table(table, margin, decision, "accuracy", **names, twins=twins)
+    official, without = (
+        find(rows, part=part, metric="accuracy", decision="calibrated") for part in ("test", DEDUPLICATED)
+    )
+    assert official is not None
+    assert without is not None
+    assert (official.n, without.n) == (100, 60)
+    _, verdict = decision.apply(margin)
+    assert without.value == (verdict == table.labels)[140:].mean()
+    assert find(rows, part="val-deduplicated") is None
+    plain = judge_table(table, margin, decision, "accuracy", **names, twins=["0.png"])
+    assert find(plain, part=DEDUPLICATED) is None
 
 
 def test_auto_ships_the_lowest_loss_and_a_fixed_choice_is_kept() -> None:

@@ -17,9 +17,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import robustbench_df as rdf
+from robustbench_df.audit.gate import kept_audit
+from robustbench_df.cli.tables import print_summary
 from robustbench_df.config import RunConfig, load_config
-from robustbench_df.data.imageset import ImageSet
-from robustbench_df.errors import RunError, UsageError
+from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+from robustbench_df.ensembling import DEDUPLICATED
+from robustbench_df.errors import DataError, RunError, UsageError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.inference import predict
 from robustbench_df.pipeline import train_all
@@ -75,6 +78,44 @@ def test_the_run_folder_holds_what_the_design_says(run: Run) -> None:
     assert set(record["durations"]) == {"train resnet_se_small", "train mlp", "evaluate"}
     assert not list(run.path.rglob("*.tmp"))
     assert run.finished
+
+
+def test_a_failing_audit_stops_before_anything_is_written_unless_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = learnable_set(120)
+    dark = images.data // np.where(images.labels == 1, 8, 1)[:, None, None, None].astype(np.uint8)
+    folder = write_folder(image_set_from_arrays(dark, images.labels), tmp_path / "images")
+    quick = ("phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")
+    with pytest.raises(DataError, match=r"fails shortcuts-pixels.*--allow-findings"):
+        train_all(settings(folder, *quick), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    done = train_all(settings(folder, *quick, "allow_findings=true"), tmp_path / "run")
+    assert kept_audit(done).allowed == done.allowed_findings == ("shortcuts-pixels",)
+    print_summary(done)
+    assert "Trained in spite of a failing audit (shortcuts-pixels)" in capsys.readouterr().out
+
+
+def test_the_audit_is_kept_and_nothing_was_allowed(run: Run) -> None:
+    assert kept_audit(run).images == 200
+    assert run.allowed_findings == ()
+    assert not run.file("twins.json").exists()
+
+
+def test_a_given_test_part_with_twins_is_scored_with_and_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = learnable_set(120)
+    for part, rows in (("train", np.arange(90)), ("test", np.r_[:10, 90:120])):
+        write_folder(images.subset(rows), tmp_path / "images" / part)
+    config = settings(tmp_path / "images", "phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")
+    done = train_all(config, tmp_path / "run")
+    assert len(done.read_json("twins.json")["test"]) == 10
+    counts = {part: find(done.results(), part=part, metric="accuracy") for part in ("test", DEDUPLICATED)}
+    assert [found and found.n for found in counts.values()] == [40, 30]
+    assert kept_audit(done).cured == ("duplicates-across-splits",)
+    print_summary(done)
+    assert "without 10 twins" in capsys.readouterr().out
 
 
 def test_weights_come_from_val_and_the_ensemble_computes_what_it_says(run: Run) -> None:

@@ -45,11 +45,7 @@ class Copies:
 
     def families(self) -> Index:
         """Number the connected components of a set's images under "is a copy of", intp ``[n]``: what a split keeps."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
-        graph = coo_matrix((np.ones(len(self.first), np.int8), (self.first, self.second)), shape=(self.n, self.n))
-        return np.asarray(connected_components(graph, directed=False)[1], np.intp)
+        return _linked(self.first, self.second, self.n)
 
     def declared(self, images: ImageSet) -> NDArray[np.bool_]:
         """Tell which pairs lie in one group of the source's own, so that no split divides them."""
@@ -57,8 +53,14 @@ class Copies:
         return np.asarray((groups[self.first] == groups[self.second]) & (groups[self.first] != ""), dtype=bool)
 
     def examples(self, images: ImageSet, other: ImageSet, which: Index) -> tuple[Example, ...]:
-        """Return the ids of the first pairs among ``which``."""
-        kept = which[:EXAMPLES]
+        """Return the ids of pairs among ``which``, in its order, but one pair of each family before a second of any."""
+        b = self.second if other is images else self.second + len(images)
+        family = _linked(self.first, b, len(images) + len(other))[self.first[which]]
+        order = np.argsort(family, kind="stable")
+        begin = np.searchsorted(family[order], family[order])
+        turn = np.empty_like(order)
+        turn[order] = np.arange(len(order)) - begin
+        kept = which[np.argsort(turn, kind="stable")][:EXAMPLES]
         pairs = zip(images.ids[self.first[kept]], other.ids[self.second[kept]], strict=True)
         return tuple((str(a), str(b)) for a, b in pairs)
 
@@ -171,6 +173,15 @@ def _near(here: _Side, there: _Side, within: bool) -> _Block:
     if within:
         first, second = np.minimum(first, second), np.maximum(first, second)
     return _Block(first, second, score[best][which], mirrored[best][which])
+
+
+def _linked(first: Index, second: Index, n: int) -> Index:
+    """Number the connected components of n images, some pairs of which are linked: intp ``[n]``."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_matrix((np.ones(len(first), np.int8), (first, second)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1], np.intp)
 
 
 def _sought(queries: _Side, index: _Side, *, same: bool) -> _Block:

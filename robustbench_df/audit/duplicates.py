@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, counted
 from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
 from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
@@ -58,6 +58,36 @@ def given_parts(images: ImageSet) -> Strings:
     return np.where(images.given == "", free, images.given).astype(object)
 
 
+def leaked_images(images: ImageSet, copies: Copies, parts: Strings) -> tuple[Mask, Mask]:
+    """Tell which images have a copy in a part before their own: an exact one, and an exact or near one, bool ``[N]``.
+
+    Pictures are compared, not pairs: of a crowd of identical images `find_copies` does not list every pair.
+    """
+    rank = _ranks(parts)
+    _, picture = np.unique(images.hashes, return_inverse=True)
+    first = np.full(len(images) + 1, len(_PARTS))  # of each picture, the first part that has it
+    inside = rank >= 0
+    np.minimum.at(first, picture[inside], rank[inside])
+    near = first.copy()
+    a, b = picture[copies.first], picture[copies.second]
+    np.minimum.at(near, np.concatenate([a, b]), first[np.concatenate([b, a])])
+    return rank > first[picture], rank > near[picture]
+
+
+def twins_of_test(images: ImageSet, copies: Copies) -> NDArray[np.intp]:
+    """Rows of the given test part that have a copy, exact or near, in a part that is learnt or chosen from."""
+    parts = given_parts(images)
+    return np.flatnonzero(leaked_images(images, copies, parts)[1] & (parts == "test"))
+
+
+def _ranks(parts: Strings) -> NDArray[np.intp]:
+    """Place of each image's part in `_PARTS`; -1 for none."""
+    rank = np.full(len(parts), -1)
+    for place, part in enumerate(_PARTS):
+        rank[parts == part] = place
+    return rank
+
+
 def against_finding(images: ImageSet, other: ImageSet, copies: Copies) -> AuditFinding:
     """Judge what two sets share, in both directions: ``duplicates-against``.
 
@@ -99,8 +129,8 @@ def _exact(images: ImageSet, copies: Copies) -> AuditFinding:
     if not found["groups"]:
         return _finding("duplicates-exact", "pass", f"none of {len(images):,} images", figures)
     detail = (
-        f"{found['groups']:,} pictures are there more than once, {found['extra']:,} images too many; "
-        f"{found['across_class']:,} of the pictures are both real and fake"
+        f"{counted(found['groups'], 'picture')} there more than once, {counted(found['extra'], 'image')} too many; "
+        f"{found['across_class']:,} of them both real and fake"
     )
     rows = np.flatnonzero(copies.exact)
     a, b = copies.first[rows], copies.second[rows]
@@ -131,7 +161,7 @@ def _near(images: ImageSet, copies: Copies) -> AuditFinding:
         return _finding("duplicates-near", "pass", f"none of {len(images):,} images{aside}", figures)
     detail = (
         f"{figures['images']:,} of {len(images):,} images ({figures['share']:.2%}) are near copies of another, in "
-        f"{len(rows):,} pairs, {figures['mirrored']:,} of them mirrored{aside}"
+        f"{counted(len(rows), 'pair')}, {figures['mirrored']:,} of them mirrored{aside}"
     )
     remedy = "keep near copies in one part of the split, as ours does by default, or declare them as groups"
     return _finding("duplicates-near", "warn", detail, figures, copies.examples(images, images, rows), remedy)
@@ -142,17 +172,14 @@ def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFin
     present = [part for part in _PARTS if (parts == part).any()]
     if len(present) < 2:
         return _finding(name, "not run", "the source puts its images into one part only", {})
-    rank = np.full(len(images), -1)
-    for place, part in enumerate(present):
-        rank[parts == part] = place
-    a, b = copies.first, copies.second
-    leaking = (rank[a] != rank[b]) & (rank[a] >= 0) & (rank[b] >= 0)
-    judged = np.where(rank[a] > rank[b], a, b)
-    either, exact = _at(judged[leaking], len(images)), _at(judged[leaking & copies.exact], len(images))
+    exact, either = leaked_images(images, copies, parts)
+    rank = _ranks(parts)
+    a, b = rank[copies.first], rank[copies.second]
+    leaking = (a != b) & (a >= 0) & (b >= 0)
     figures: dict[str, Figure] = {"pairs": int(leaking.sum())}
     said, worst = [], 0.0
-    for place, part in enumerate(present[1:], 1):
-        own = rank == place
+    for part in present[1:]:
+        own = parts == part
         share = wilson(int((either & own).sum()), int(own.sum()))
         figures |= {
             f"{part}_images": share.n,
@@ -164,7 +191,10 @@ def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFin
         said.append(f"{int((either & own).sum()):,} of {share.n:,} in {part} ({share.value:.2%})")
     if not either.any():
         return _finding(name, "pass", f"none: {', '.join(said)}", figures)
-    detail = f"{', '.join(said)} have a copy in a part before; {int(exact.sum()):,} of them pixel-identical"
+    detail = (
+        f"{', '.join(said)} have a copy in a part that is learnt or chosen from; {int(exact.sum()):,} of them "
+        "pixel-identical"
+    )
     severity: Severity = "fail" if worst >= LEAKED else "warn"
     remedy = (
         "take the copies out of the part that is learnt from, or report the score without them beside the official one"

@@ -16,6 +16,8 @@ SCHEMA = 1
 Severity = Literal["pass", "warn", "fail", "not run"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
+WORST_FIRST: tuple[Severity, ...] = ("fail", "warn", "not run", "pass")
+
 EXAMPLES = 50
 """Images or pairs that a finding keeps; how many there are in all is one of its figures."""
 
@@ -72,6 +74,8 @@ class Audit:
         findings: all of them, passes and ``not run`` too.
         origin, fingerprint, images: the audited set, and how many images it has.
         against, against_fingerprint: the set it was compared with; empty without one.
+        allowed, cured: of an audit kept with a run, the ids of failing findings that it was trained in spite of, and
+            of those that its own split and settings take care of.
     """
 
     findings: tuple[AuditFinding, ...]
@@ -80,6 +84,8 @@ class Audit:
     images: int = 0
     against: str = ""
     against_fingerprint: str = ""
+    allowed: tuple[str, ...] = ()
+    cured: tuple[str, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -91,6 +97,11 @@ class Audit:
         """Count the findings by severity, the absent ones as 0."""
         found = Counter(finding.severity for finding in self.findings)
         return {severity: found[severity] for severity in SEVERITIES}
+
+    def said(self) -> str:
+        """Say in a few words how many findings there are of each severity, the worst first."""
+        counts = self.counts()
+        return ", ".join(f"{counts[s]} {s}" for s in WORST_FIRST if counts[s]) or "nothing was looked at"
 
     def of(self, severity: Severity) -> tuple[AuditFinding, ...]:
         """Return the findings of one severity, in order."""
@@ -123,7 +134,9 @@ class Audit:
             raise DataError(f"an audit of schema {schema}, this version reads {SCHEMA}; run rdf audit again")
         try:
             findings = tuple(AuditFinding(**finding) for finding in raw["findings"])
-            return cls(findings, **{k: v for k, v in raw.items() if k not in ("schema", "findings")})
+            names = {k: tuple(raw.get(k, ())) for k in ("allowed", "cured")}
+            rest = {k: v for k, v in raw.items() if k not in ("schema", "findings", *names)}
+            return cls(findings, **rest, **names)
         except (TypeError, KeyError, AttributeError) as error:
             raise DataError(f"the audit is damaged ({error}); run rdf audit again") from error
 
@@ -143,6 +156,11 @@ def plain(value: Any) -> Figure:
     if isinstance(value, numbers.Real):
         return float(value)
     raise DataError(f"a figure is {value!r}; it must be a number or a word")
+
+
+def counted(n: int, noun: str) -> str:
+    """Return ``1 picture``, ``2,000 pictures``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _example(image: Any) -> Example:

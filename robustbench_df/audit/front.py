@@ -36,6 +36,7 @@ def audit(
     predictions: Path | str | None = None,
     truth: Path | str | None = None,
     fast: bool = False,
+    copies: Copies | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
     """Look for everything that would make a score on these images a lie.
@@ -48,6 +49,7 @@ def audit(
         truth: the true labels of what the submission is about; the set's own, where it has them.
         fast: leave out what fits a classifier: label noise, the shallow classifier of shortcuts, an opinion on the
             order of a submission.
+        copies: `find_copies` of the set, where it has been called already.
         progress: called with the name of each part before it is looked at.
 
     Returns:
@@ -64,8 +66,9 @@ def audit(
     if predictions is not None:  # first, since a file that cannot be read ends it all
         say("audit: submission")
         findings += audit_predictions(predictions, images, truth, opinion=not fast)
-    say(f"audit: copies among {len(images):,} images")
-    copies = find_copies(images)
+    if copies is None:
+        say(f"audit: copies among {len(images):,} images")
+        copies = find_copies(images)
     findings += (*duplicate_findings(images, copies), conflict_finding(images, copies))
     if against is not None:
         say(f"audit: copies in {against.origin or 'the other set'}")

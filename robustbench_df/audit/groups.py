@@ -24,8 +24,9 @@ _MARKED = re.compile(r"\d+(?: ?\((\d{1,2})\))?")
 """``0001 (2)``: CIFAKE (Bird & Lotfi 2024) numbers its images within each of CIFAR-10's ten classes, and marks those of
 the second class to the tenth."""
 
-_MARKED_SHARE = 0.01
-"""Share of the images that each mark must have: a file manager marks single copies in the same way."""
+_MARKED_SHARE = 0.5
+"""Of an even share of the images, what each mark must have at least: CIFAKE's classes are even, and a file manager
+marks single copies in the same way."""
 
 _COUNTED = re.compile(r"(.*?)(?:(?:^|[ _.-]+)(?:frame|crop|img|image|face|f))?[ _.-]*\d+", re.IGNORECASE)
 """A name's beginning and its last number: the frame of a video, the crop of a photograph, the picture of a person."""
@@ -179,7 +180,7 @@ def _marks(stems: list[str]) -> Strings | None:
     marks = np.array([(match[1] if match else None) or "1" for match in matches], dtype=object)
     counts = Counter(marks)
     usual = len(counts) > 1 and set(counts) == {str(k) for k in range(1, len(counts) + 1)}
-    return marks if usual and min(counts.values()) >= _MARKED_SHARE * len(marks) else None
+    return marks if usual and min(counts.values()) >= _MARKED_SHARE * len(marks) / len(counts) else None
 
 
 def _members(values: Strings) -> list[int]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
+from robustbench_df.audit.duplicates import LEAKED
 from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
@@ -30,9 +31,9 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         copies: `find_copies` of that set.
 
     Returns:
-        A ``fail`` where the very same pixels carry both labels, since one of them is wrong. A ``warn`` where near
-        copies do: a fake made from a real picture of the set looks like that, and so does a wrong label. Pairs of one
-        declared group are counted as ``declared`` and not held against the set.
+        A ``fail`` where the very same pixels carry both labels, since one of them is wrong, in `LEAKED` of the images;
+        a ``warn`` below that, and where near copies do: a fake made from a real picture of the set looks like that, and
+        so does a wrong label. Near pairs of one declared group are counted as ``declared`` and not held against it.
     """
     title = "No picture is both real and fake"
     labels = images.labels
@@ -61,9 +62,10 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         f"{len(concerned):,} of {labelled:,} labelled images have a copy with the opposite label: "
         f"{figures['exact_pairs']:,} pixel-identical pairs, {figures['near_pairs']:,} near ones"
     )
+    wrong = len(np.unique(np.concatenate([a[exact], b[exact]]))) / labelled
     return AuditFinding(
         id="label-conflicts",
-        severity="fail" if exact.any() else "warn",
+        severity="fail" if wrong >= LEAKED else "warn",
         title=title,
         detail=detail,
         figures=figures,
@@ -138,7 +140,11 @@ def _verdict(share: Interval) -> str:
 
 _ON_VERDICT: dict[str, tuple[Severity, str]] = {
     "agree": ("pass", ""),
-    "inverted": ("fail", "one set means real where the other means fake: read one of them with --fake-is 0"),
+    "inverted": (
+        "fail",
+        "one set means real where the other means fake: find out which is right, then swap the other's folders, or "
+        "read its labels of 0 and 1 with --fake-is 0",
+    ),
     "disagree": ("warn", "look at the pairs; the two sets do not mean the same by real and fake"),
     "undecided": ("warn", "too few shared pictures to tell; compare what the sets' authors say of their labels"),
 }
@@ -199,7 +205,10 @@ def _judge_black_box(share: Interval, most: float) -> tuple[Severity, str]:
     if most == 1.0:
         return "warn", "the black box gives one verdict only: nothing can be cloned from it, use --labels folder"
     if share.high < 0.5:
-        return "fail", "the verdicts are the opposite of the folders: read the set with --fake-is 0"
+        return (
+            "fail",
+            "the verdicts are the opposite of the folders: find out which are right and turn the others round",
+        )
     if share.low >= REPEATS:
         return "warn", "judge a clone on the images where the black box and the folder disagree, not on all"
     return "pass", ""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.statistics import LUMA, Rows, chunks, pixel_statistics
+from robustbench_df.data.components import components
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.data.split import components
 from robustbench_df.errors import DataError
 from robustbench_df.metrics.intervals import Interval, auc_interval
 

@@ -1,21 +1,20 @@
-"""Label noise by confident learning, on probabilities that no image's own label has had a part in.
+"""Label noise from probabilities that no image's own label has had a part in: how much, and which labels.
 
-Northcutt, Jiang & Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels" (JAIR 70, 1373-1411),
-for two classes. An image is counted as truly of class j when its probability of j is at least the mean that images
-labelled j have (their equations 1 and 2); the counts of (label, true class) are scaled to the label counts (equation 3)
-and give the share of wrong labels.
+Where real pictures are called fake at a rate ρ₀ and fakes real at ρ₁, the labels given for a score s obey
+P(label = fake | s) = ρ₀ + (1 − ρ₀ − ρ₁) P(fake | s) (Natarajan et al. 2013, NeurIPS, "Learning with Noisy Labels").
+Even where the classifier is surest labels contradict it at those rates, while its own errors die out. With P(fake | s)
+a logistic curve in its margin (Platt 1999) the two asymptotes are fitted by maximum likelihood. On CIFAKE, whose labels
+are right by construction, with the built-in classifier at an AUROC of .80 to .97 and 0 to 10% of the labels flipped,
+the 95% interval held the truth in nine cases of ten.
 
-The estimate also counts what the classifier itself gets wrong with confidence: on CIFAKE, whose labels are right by
-construction, 2.6% by the built-in one. What it is worth is therefore read from the surest answers: where labels are
-wrong at a rate, even these are contradicted at that rate, however good the classifier (the anchor points of Liu & Tao
-2016, IEEE TPAMI 38(3)), while its own errors are rare among them. An estimate well above that share is not believed;
-the share takes its place, unless the estimate is so far above that both are mostly the classifier's own errors.
+Confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70, 1373-1411) counts the confident disagreements instead. It
+ranks suspects well and is computed, too; as an estimate it counts what the classifier itself gets wrong with
+confidence: 2.7 to 7% on CIFAKE without one wrong label.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,10 @@ from numpy.typing import NDArray
 from robustbench_df.audit.finding import AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
 from robustbench_df.audit.statistics import Rows, sample
+from robustbench_df.data.components import components
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
-from robustbench_df.data.split import components
 from robustbench_df.errors import DataError, RunError
-from robustbench_df.metrics.intervals import NAN, Interval, auc_interval, bootstrap, wilson
+from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import Floats, Ints, margins, probability
 
 if TYPE_CHECKING:
@@ -35,16 +34,9 @@ if TYPE_CHECKING:
 MOST_IMAGES = 20_000
 """Images that the built-in classifier looks at, evenly spaced within each class."""
 LEAST_IMAGES = 250
-"""Images of each class below which nothing is estimated: the surest tenth would be a handful."""
-LEAST_AUC = 0.85
-"""AUROC out of fold, at its lower end, that a judge of labels must have. One that makes no error at all has 1 − the
-share of wrong labels; one with less than this errs too often, even where it is surest."""
-SUREST = 0.2
-"""Share of each class's size taken as the surest answers."""
-TRUSTED, OWN_ERRORS = 2.0, 3.0
-"""How many times the share of contradicted surest answers the estimate may be, to be believed itself, and for that
-share to be believed. Between normal classes whose AUROC is 0.85 to 0.95 it is 3.3 to 6.6 times (medians) without a
-wrong label, 2.0 to 2.6 times with 3% and 1.3 to 1.8 times with 10% of them."""
+"""Images of each class below which nothing is estimated: the interval would hold anything from 0 to 5%."""
+LEAST_AUC = 0.8
+"""AUROC out of fold, at its lower end, that a judge of labels must have; with less the asymptotes are out of sight."""
 WARN, FAIL = 0.01, 0.1
 """Share of wrong labels, at its lower end, from which on the finding warns and fails.
 
@@ -52,25 +44,11 @@ Good detectors differ by a point or two of accuracy, so one wrong label in a hun
 (Northcutt, Athalye & Mueller 2021, NeurIPS, found 3.3% on average in ten test sets, enough to change rankings). At one
 in ten no accuracy above 90% can be believed.
 """
-RESAMPLES = 300
-
-
-@dataclass(frozen=True, eq=False)
-class Noise:
-    """What confident learning says of N images.
-
-    Attributes:
-        joint: share of images by (label, true class), ``[2, 2]``, sums to 1.
-        suspects: positions of the images whose label is probably wrong, worst first.
-    """
-
-    joint: NDArray[np.float64]
-    suspects: NDArray[np.intp]
-
-    @property
-    def share(self) -> float:
-        """Estimated share of wrong labels."""
-        return float(self.joint[0, 1] + self.joint[1, 0])
+RESAMPLES = 200
+_BINS = 256
+"""Quantiles of the margin by which labels are counted; more change nothing in the third digit."""
+_STEEPEST = 5.0
+"""Log of the steepest curve allowed, per standard deviation of the margin: a step."""
 
 
 def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
@@ -96,60 +74,118 @@ def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
     return joint
 
 
-def confident_learning(p: Floats, labels: Ints) -> Noise:
-    """Estimate label noise from out-of-fold P(fake) ``[N]`` and the labels (0, 1), and rank the suspects.
+def flip_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
+    """Estimate the joint distribution of label and true class from out-of-fold P(fake) ``[N]``: ``[2, 2]``, sums to 1.
 
-    Of each label, as many images as the joint says are wrong are named, those first whose probability of the other
-    class exceeds that of their own by most ("prune by noise rate", section 4 of the paper).
+    The label frequencies along the margin are fitted by a logistic curve between two asymptotes, the rates at which
+    either class is called by the other's name.
+
+    Raises:
+        DataError: a class is missing.
     """
     labels = np.asarray(labels)
-    joint = confident_joint(p, labels)
-    against = np.where(labels == 1, 1 - 2 * p, 2 * p - 1)
+    if set(np.unique(labels)) != {0, 1}:
+        raise DataError(f"label noise needs real and fake images, not the labels {np.unique(labels).tolist()}")
+    inner = np.clip(np.asarray(p, np.float64), 1e-9, 1 - 1e-9)
+    margin = np.log(inner / (1 - inner))
+    margin = margin / (margin.std() or 1.0)
+    edges = np.quantile(margin, np.linspace(0, 1, _BINS + 1)[1:-1])
+    place = np.searchsorted(edges, margin)
+    total = np.bincount(place, minlength=_BINS)
+    used = total > 0
+    at = (np.bincount(place, margin, _BINS)[used]) / total[used]
+    fakes = np.bincount(place, labels, _BINS)[used]
+    rates, curve = _bounded_logistic(at, fakes, total[used] - fakes)
+    truly_fake = float(curve @ total[used]) / len(labels)
+    called_fake, called_real = rates
+    return np.array(
+        [
+            [(1 - called_fake) * (1 - truly_fake), called_real * truly_fake],
+            [called_fake * (1 - truly_fake), (1 - called_real) * truly_fake],
+        ]
+    )
+
+
+def _bounded_logistic(
+    at: NDArray[np.float64], fakes: NDArray[np.float64], reals: NDArray[np.float64]
+) -> tuple[tuple[float, float], NDArray[np.float64]]:
+    """Fit P(label = fake) = ρ₀ + (1 − ρ₀ − ρ₁) σ(a + b·at), each rate below a half and b > 0, to counts of labels.
+
+    Returns the rates, and σ(a + b·at): the probability of truly being fake.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    def parts(t: NDArray[np.float64]) -> tuple[Any, Any, Any, Any]:
+        return expit(t[0]) / 2, expit(t[1]) / 2, np.exp(t[3]), expit(t[2] + np.exp(t[3]) * at)
+
+    def loss(t: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        low, high, slope, curve = parts(t)
+        p = np.clip(low + (1 - low - high) * curve, 1e-12, 1 - 1e-12)
+        by_p = reals / (1 - p) - fakes / p
+        by_curve = by_p * (1 - low - high) * curve * (1 - curve)
+        gradient = [
+            (by_p @ (1 - curve)) * low * (1 - 2 * low),
+            -(by_p @ curve) * high * (1 - 2 * high),
+            by_curve.sum(),
+            (by_curve @ at) * slope,
+        ]
+        return float(-(fakes @ np.log(p) + reals @ np.log1p(-p))), np.array(gradient)
+
+    start = np.array([-4.0, -4.0, 0.0, 1.0])  # rates of 1%, a curve as steep as a fair classifier's
+    bounds = [(-12.0, 6.0), (-12.0, 6.0), (-50.0, 50.0), (-_STEEPEST, _STEEPEST)]
+    low, high, _, curve = parts(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    return (float(low), float(high)), np.asarray(curve)
+
+
+def suspects(p: Floats, labels: Ints, joint: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Rank the labels that are probably wrong, the likeliest first; returns their positions.
+
+    Of each label, as many images as the joint distribution of label and true class says are wrong are named, those
+    first whose probability of the other class exceeds that of their own by most ("prune by noise rate", Northcutt et
+    al. 2021, section 4).
+    """
+    against = np.where(np.asarray(labels) == 1, 1 - 2 * p, 2 * p - 1)
     order = np.argsort(-against, kind="stable")
     chosen = [order[labels[order] == k][: round(len(labels) * joint[k, 1 - k])] for k in (0, 1)]
-    suspects = np.concatenate(chosen)
-    suspects = suspects[against[suspects] > 0]
-    return Noise(joint, suspects[np.argsort(-against[suspects], kind="stable")])
+    found = np.concatenate(chosen)
+    found = found[against[found] > 0]
+    return np.asarray(found[np.argsort(-against[found], kind="stable")])
 
 
-def surest_contradicted(p: Floats, labels: Ints) -> Interval:
-    """Return the share of the surest answers that the label denies, with its 95% Wilson interval.
-
-    Of P(fake) ``[N]`` the lowest are surely real and the highest surely fake, `SUREST` of each class's size.
-    """
-    order = np.argsort(p, kind="stable")
-    n_fake = int((labels == 1).sum())
-    low = order[: max(round(SUREST * (len(labels) - n_fake)), 1)]
-    high = order[::-1][: max(round(SUREST * n_fake), 1)]
-    return wilson(int((labels[low] == 1).sum() + (labels[high] == 0).sum()), len(low) + len(high))
+def wrong_share(joint: NDArray[np.float64]) -> float:
+    """Share of images whose label is not their true class."""
+    return float(joint[0, 1] + joint[1, 0])
 
 
 def estimate(p: Floats, labels: Ints, groups: NDArray[np.intp]) -> Interval:
     """Return the share of wrong labels with a 95% bootstrap interval; images of one group are drawn together."""
-
-    def share(margin: Floats, own: Ints) -> float:
-        joint = confident_joint(probability(margin), own)
-        return float(joint[0, 1] + joint[1, 0])
-
     labels = np.asarray(labels)
     inner = np.clip(np.asarray(p, np.float64), 1e-9, 1 - 1e-9)
     names = None if len(np.unique(groups)) == len(groups) else groups.astype(str)
-    found = bootstrap(share, np.log(inner / (1 - inner)), labels, groups=names, resamples=RESAMPLES)
-    if found.low != found.low:  # all replicates agree, as where not one label is contradicted
-        return wilson(round(found.value * len(labels)), len(labels))
-    return found
+    found = bootstrap(
+        lambda margin, own: wrong_share(flip_joint(probability(margin), own)),
+        np.log(inner / (1 - inner)),
+        labels,
+        groups=names,
+        resamples=RESAMPLES,
+    )
+    # None wrong in any replicate, or hardly: what resampling cannot tell, the count of images bounds.
+    least = wilson(round(found.value * len(labels)), len(labels))
+    if found.low != found.low:
+        return least
+    return Interval(found.value, found.low, max(found.high, least.high), found.n, found.method)
 
 
 def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IMAGES, seed: int = 0) -> AuditFinding:
     """Look for wrong labels with a run's cross-validated predictions, or with the built-in light classifier.
 
     Returns:
-        ``label-noise``: ``share`` and ``count`` of wrong labels (with their ends; undefined where they cannot be told
-        from the classifier's own errors), ``method`` (``confident learning``, ``surest answers`` or ``none``), the two
-        shares it is chosen from, the classifier's ``auc`` out of fold, and ``n``. The images are the suspects, the
-        likeliest first.
+        ``label-noise``: ``share`` and ``count`` of wrong labels with their ends, the rates ``real_called_fake`` and
+        ``fake_called_real``, ``confident_learning`` (that method's share, an upper bound rather), the classifier's
+        ``auc`` out of fold with its ends, and ``n``. The images are the suspects, the likeliest first.
     """
-    title = "Labels are right (confident learning)"
+    title = "Labels are right"
     try:
         rows, p, source = _of_run(run, images) if run is not None else _of_light(images, most, seed)
         labels = images.labels[rows]
@@ -161,52 +197,38 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
             )
     except (DataError, RunError) as error:
         return AuditFinding(id="label-noise", severity="not run", title=title, detail=f"not looked at: {error}")
-    learnt, surest = estimate(p, labels, components(images, rows)), surest_contradicted(p, labels)
-    method, share = _believed(learnt, surest)
-    severity = _severity(share)
-    n, figures = len(rows), dict[str, Figure]()
-    intervals = {"share": share, "confident_learning": learnt, "surest_contradicted": surest, "auc": area}
-    for name, found in intervals.items():
-        figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    if share.value == share.value:
-        figures |= {"count": round(share.value * n), "count_low": round(share.low * n)}
-        figures["count_high"] = round(share.high * n)
-    figures |= {"method": method, "n": n, "source": source}
-    suspects = images.ids[rows[confident_learning(p, labels).suspects]] if severity != "pass" else ()
+    share, joint = estimate(p, labels, components(images, rows)), flip_joint(p, labels)
+    severity, n = _severity(share), len(rows)
+    figures: dict[str, Figure] = {"share": share.value, "share_low": share.low, "share_high": share.high}
+    figures |= {name.replace("share", "count"): round(float(value) * n) for name, value in figures.items()}
+    figures |= {
+        "real_called_fake": joint[1, 0] / joint[:, 0].sum(),
+        "fake_called_real": joint[0, 1] / joint[:, 1].sum(),
+    }
+    figures |= {"confident_learning": wrong_share(confident_joint(p, labels))}
+    figures |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": n, "source": source}
+    named = images.ids[rows[suspects(p, labels, joint)]] if severity != "pass" else ()
     return AuditFinding(
         id="label-noise",
         severity=severity,
         title=title,
-        detail=_detail(share, surest, method, n, f"{source}, AUROC {area.value:.3f} out of fold"),
+        detail=_detail(share, severity, n, f"{source}, AUROC {area.value:.3f} out of fold"),
         figures=figures,
-        images=tuple(str(name) for name in suspects),
-        remedy="look at the images named, mend or drop those that are wrong" if severity in ("warn", "fail") else "",
+        images=tuple(str(name) for name in named),
+        remedy="look at the images named, mend or drop those that are wrong" if severity != "pass" else "",
     )
-
-
-def _believed(learnt: Interval, surest: Interval) -> tuple[str, Interval]:
-    """Choose the estimate: confident learning's where the surest answers bear it out, else theirs, else none."""
-    if learnt.value <= min(surest.high, TRUSTED * surest.value):
-        return "confident learning", learnt
-    if surest.low < WARN or learnt.value <= OWN_ERRORS * surest.value:
-        return "surest answers", surest
-    return "none", Interval(NAN, NAN, NAN, surest.n, "none")
 
 
 def _severity(share: Interval) -> Severity:
-    if share.value != share.value:
-        return "not run"
     return "fail" if share.low >= FAIL else "warn" if share.low >= WARN else "pass"
 
 
-def _detail(share: Interval, surest: Interval, method: str, n: int, judge: str) -> str:
-    sure = (
-        f"{surest.value:.1%} [{surest.low:.1%}, {surest.high:.1%}] of {surest.n:,} surest answers contradict the label"
-    )
-    if method == "none":
-        return f"{sure}, which cannot be told from the classifier's own errors ({judge})"
+def _detail(share: Interval, severity: Severity, n: int, judge: str) -> str:
+    if severity == "pass":
+        about = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {n:,} labels are wrong by estimate"
+        return f"{about}, not shown to be more than {WARN:.0%} ({judge})"
     about = f"about {share.value * n:,.0f} [{share.low * n:,.0f}, {share.high * n:,.0f}] of {n:,} labels are wrong"
-    return f"{about} ({share.value:.1%}, by {method}; {judge}); {sure}"
+    return f"{about} ({share.value:.1%}; {judge})"
 
 
 def _of_light(images: ImageSet, most: int, seed: int) -> tuple[Rows, NDArray[np.float64], str]:

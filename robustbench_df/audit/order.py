@@ -177,7 +177,7 @@ def _polarity(area: Interval, judge: Judge, figures: dict[str, Figure]) -> Audit
     own: dict[str, Figure] = {key: figures[key] for key in ("judge", "n")}
     own |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high}
     if area.high < 0.5:
-        remedy = "fake is 1 and the probability is P(fake); turn the answers round, or read the labels with --fake-is"
+        remedy = "fake is 1 and the probability is P(fake): turn the answers round, unless the labels are inverted"
         return finding("polarity", "fail", f"{said}: real and fake are swapped", own, remedy)
     if area.low > 0.5:
         return finding("polarity", "pass", said, own)

@@ -72,7 +72,7 @@ def _ids(submission: Submission, images: ImageSet, rows: Rows, place: NDArray[np
 
 
 def _first(names: list[str]) -> str:
-    return f" (first: {names[0]})" if names else ""
+    return f" (first: {' '.join(names[0].split())})" if names else ""
 
 
 def _values(submissions: tuple[Submission, ...]) -> AuditFinding:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import SEVERITIES, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, out_of_fold
 from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics, sample
 from robustbench_df.data.imageset import ImageSet
@@ -36,6 +36,10 @@ one by which half of a class is given away. *pixels*: generators do differ in co
 use; above 0.95 a single average does what a published detector does. *all*: likewise, 0.98 being what good
 detectors reach: one that scores it has shown nothing.
 """
+
+_NOT_DECODED = {"exif", "metadata"}
+"""What a detector that is given pixels never sees: it shows that the classes came by different ways, which is worth a
+warning, but no score on pixels can rest on it."""
 
 _FILES = ("format", "colour_mode", "dimensions", "jpeg_tables", "jpeg_quality", "jpeg_chroma", "exif", "metadata")
 _MOST_WORDS = 200
@@ -140,8 +144,13 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
     """Judge each statistic of a family; the finding is as severe as the worst of them."""
     labels = images.labels[rows]
     judged = {name: judge_statistic(values, labels, fitted) for name, values in columns.items()}
-    worst = max(judged, key=lambda name: judged[name].auc.low)
-    severity = _severity(judged[worst].auc.low, *LIMITS[family])
+
+    def severe(name: str) -> Severity:
+        found = _severity(judged[name].auc.low, *LIMITS[family])
+        return "warn" if found == "fail" and name in _NOT_DECODED else found
+
+    worst = max(judged, key=lambda name: (SEVERITIES.index(severe(name)), judged[name].auc.low))
+    severity = severe(worst)
     figures: dict[str, Figure] = {"n": int((~fitted).sum()), "worst": worst}
     for name, found in judged.items():
         figures |= {name: found.auc.value, f"{name}_low": found.auc.low, f"{name}_high": found.auc.high}

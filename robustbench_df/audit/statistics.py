@@ -145,16 +145,18 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
         DataError: the images do not come from files, or these are no longer what they were.
     """
     from robustbench_df.data.decode import quiet_pillow
-    from robustbench_df.data.sources import LAYOUTS
+    from robustbench_df.data.sources import LAYOUTS, printable
     from robustbench_df.data.sources import _open as open_source
     from robustbench_df.data.stores import Unreadable
 
     if images.layout not in LAYOUTS:
         raise DataError("the images were made in memory, they have no files")
     store, _ = open_source(Path(images.origin), images.layout, None)
+    # An id is a name that can be written; a few files are called otherwise on disk.
+    stored = {own: name for name in store.names if (own := printable(name)) != name}
     try:
         with quiet_pillow():
-            facts = [_of_file(store.read(str(name))) for name in images.ids[rows]]
+            facts = [_of_file(store.read(stored.get(name, name))) for name in images.ids[rows].tolist()]
     except (Unreadable, OSError) as error:
         raise DataError(f"the files in '{images.origin}' changed since they were loaded ({error})") from error
     finally:

@@ -32,12 +32,12 @@ def audit(
     import json
 
     from robustbench_df.audit.front import audit as look
+    from robustbench_df.audit.gate import keep_audit
     from robustbench_df.cli.audit_tables import audit_json, print_audit
     from robustbench_df.cli.console import reporting
     from robustbench_df.data.sources import load_images
     from robustbench_df.errors import UsageError
     from robustbench_df.run import open_run
-    from robustbench_df.rundir import write_json
 
     if truth is not None and predictions is None:
         raise UsageError("--truth belongs to a submission; name it with --predictions")
@@ -61,7 +61,7 @@ def audit(
             other = load_images(against, fake_is=fake_is, size=size, max_bad=max_bad, require_classes=False)
         found = look(images, other, run=opened, predictions=predictions, truth=truth, fast=fast, progress=reporter.say)
         if opened is not None:
-            write_json(opened.file("audit.json"), found.to_json())
+            keep_audit(opened, found)
             reporter.say(f"kept in {opened.file('audit.json')}")
     if as_json:
         typer.echo(json.dumps(audit_json(found), indent=2))

@@ -7,10 +7,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_df.audit.finding import Audit, AuditFinding, Example
+from robustbench_df.audit.finding import WORST_FIRST, Audit, AuditFinding, Example
 from robustbench_df.cli.console import out
 
-WORST_FIRST = ("fail", "warn", "not run", "pass")
 _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}
 _EXAMPLES = 3
 
@@ -41,9 +40,7 @@ def print_audit(audit: Audit) -> None:
         style = _STYLES[finding.severity]
         table.add_row(Text(finding.severity, style=style), Text(finding.id), _said(finding))
     out.print(table)
-    counts = audit.counts()
-    said = ", ".join(f"{counts[s]} {s}" for s in WORST_FIRST if counts[s])  # type: ignore[index]
-    out.print(Text(said or "nothing was looked at", style=_STYLES[audit.severity]))
+    out.print(Text(audit.said(), style=_STYLES[audit.severity]))
 
 
 def _said(finding: AuditFinding) -> Text:

@@ -1,4 +1,4 @@
-"""``rdf train-all`` and ``rdf demo``."""
+"""``rdf train-all``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ def train_all(
     pretrained: Annotated[str | None, typer.Option(help="auto, never or required.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
     objective: Annotated[str | None, typer.Option(help="Phase 2: fgsm (the recipe), fast, pgd or trades.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="corruption: noise and JPEG in half of the images; blur stays held out.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     layout: Annotated[str | None, typer.Option(help="auto, folders, challenge or manifest.")] = None,
     labels: Annotated[str | None, typer.Option(help="Learn 'folder' labels or a black box's 'predictions'.")] = None,
     fake_is: FakeIs = None,
     size: Size = None,
     max_bad: Annotated[float | None, typer.Option(min=0, max=1, help="Largest share of unreadable images.")] = None,
+    allow_findings: Annotated[
+        bool, typer.Option("--allow-findings", help="Train although the audit fails; the run will say so.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,9 +50,14 @@ def train_all(
     from robustbench_df.pipeline import resume_config
     from robustbench_df.run import open_run
 
+    if augment not in (None, "corruption"):
+        raise UsageError(
+            f"unknown augmentation '{augment}'; --augment takes corruption, --set augment.KEY=… the others"
+        )
     values = given(
         seed=seed,
         refit=refit,
+        allow_findings=allow_findings or None,
         models=tuple(name.strip() for name in models.split(",")) if models else None,
         data__source=source,
         data__layout=layout,
@@ -59,6 +70,7 @@ def train_all(
         model__pretrained=pretrained,
         model__weights=weights,
         phase2__objective=objective,
+        augment__corruption=0.5 if augment else None,
         speed__device=device,
     )
     if resume:
@@ -73,18 +85,6 @@ def train_all(
     if settings.model.weights is not None and len(settings.models) > 1:
         raise UsageError("--weights starts one model; name it with --models")
     _work(settings, run, quiet=quiet, as_json=as_json)
-
-
-def demo(
-    run: RunFolder = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show everything in a few minutes: build the demo set, train, weigh, judge, and say where it all is."""
-    from robustbench_df.config import load_config
-
-    _work(load_config("quick", seed=seed, data={"source": "demo"}), run, quiet=quiet, as_json=as_json)
 
 
 def _work(config: Any, path: Path | None, *, quiet: bool, as_json: bool, resume: bool = False) -> None:

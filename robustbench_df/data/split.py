@@ -1,4 +1,4 @@
-"""Leak-proof splits: parts never share an image, a copy of an image, or a group.
+"""Leak-proof splits: parts never share an image, a copy of an image (near ones too), or a group.
 
 Augmented and adversarial copies are made later, inside train, so a split is only ever about original images.
 """
@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from robustbench_df.audit.copies import Copies, find_copies
 from robustbench_df.config import SplitConfig
+from robustbench_df.data.components import Index, components
 from robustbench_df.data.imageset import SPLIT_NAMES, Finding, ImageSet
 from robustbench_df.errors import DataError
-
-Index = NDArray[np.intp]
 
 _KEEP_ORDER = ("test", "cal", "val", "train")
 """Which part keeps a set of twins that a given split divides: the judged side stays whole, the learnt side loses."""
@@ -82,43 +81,52 @@ class Split:
         }
 
 
-def make_split(images: ImageSet, config: SplitConfig | None = None) -> Split:
+def make_split(images: ImageSet, config: SplitConfig | None = None, copies: Copies | None = None) -> Split:
     """Divide the labelled images: stratified by class, twins and groups kept together, given parts respected.
 
     Where a given split divides twins (or a group), the judged side keeps them and train loses them: each becomes a
     finding of kind ``twin-left-out``.
 
+    Args:
+        images: the set.
+        config: fractions and seed; the defaults when None.
+        copies: `find_copies` of the set, where it has been called already; unused without ``config.near_copies``.
+
     Raises:
         DataError: a class is missing in train, val or a given part.
     """
     config = config or SplitConfig()
-    given, free, findings = _given_parts(images)
+    families = _families(images, config, copies)
+    given, free, findings = _given_parts(images, families)
     wanted = {part: getattr(config, part) for part in SPLIT_NAMES if part == "train" or not len(given[part])}
     # The training images are the pool from which the parts that the source does not bring are cut.
     pool = np.concatenate([free, given["train"]])
     if not len(pool):
         raise DataError("the source puts no image into train; nothing can be learnt")
-    drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed or 0)
+    drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed or 0, families)
     parts = {part: np.sort(drawn.get(part, given[part])) for part in SPLIT_NAMES}
     split = Split(images, **parts, findings=findings)
     _require_both_classes(split)
     return split
 
 
-def make_folds(images: ImageSet, config: SplitConfig, folds: int) -> list[Split]:
+def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies | None = None) -> list[Split]:
     """Return ``folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
 
     Each fold cuts its own val from its training images, so that nothing about the held-out part is ever chosen on it.
     A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge.
+    ``copies`` as in `make_split`.
     """
-    given, free, findings = _given_parts(images)
+    families = _families(images, config, copies)
+    given, free, findings = _given_parts(images, families)
     pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
-    held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed or 0)
+    held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed or 0, families)
     val_share = config.val / (config.train + config.val)
     splits = []
     for k in range(folds):
         rest = np.sort(np.concatenate([held[str(j)] for j in range(folds) if j != k]))
-        inner = _divide(images, rest, {"train": 1 - val_share, "val": val_share}, (config.seed or 0) + 1 + k)
+        shares = {"train": 1 - val_share, "val": val_share}
+        inner = _divide(images, rest, shares, (config.seed or 0) + 1 + k, families)
         split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
         _require_both_classes(split)
         splits.append(split)
@@ -131,32 +139,20 @@ def make_refit(split: Split) -> Split:
     return Split(split.images, everything, _empty(), _empty(), split.test, split.findings)
 
 
-def components(images: ImageSet, index: Index) -> NDArray[np.intp]:
-    """Number the connected components of ``index`` under "same pixels" and "same group": int ``[len(index)]``."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(index)
-    _, by_hash = np.unique(images.hashes[index], return_inverse=True)
-    groups = images.groups[index]
-    named = np.flatnonzero(groups != "")
-    _, by_group = np.unique(groups[named].astype(str), return_inverse=True)
-    hubs = n + (int(by_hash.max()) + 1 if n else 0)
-    total = hubs + (int(by_group.max()) + 1 if len(named) else 0)
-    rows = np.concatenate([np.arange(n), named])
-    columns = np.concatenate([n + by_hash, hubs + by_group])
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(total, total))
-    _, number = connected_components(graph, directed=False)
-    return np.asarray(number[:n], dtype=np.intp)
+def _families(images: ImageSet, config: SplitConfig, copies: Copies | None) -> Index | None:
+    """Number the families of near copies, where these are to be kept together."""
+    if not config.near_copies:
+        return None
+    return (find_copies(images) if copies is None else copies).families()
 
 
-def _given_parts(images: ImageSet) -> tuple[dict[str, Index], Index, tuple[Finding, ...]]:
+def _given_parts(images: ImageSet, families: Index | None) -> tuple[dict[str, Index], Index, tuple[Finding, ...]]:
     """Labelled images by the part the source gives, without the twins that a given split divides."""
     index = images.labelled()
     if not len(index):
         raise DataError(f"no labelled image in {images.origin or 'the source'}; training needs real and fake ones")
     part_of = images.given[index].copy()
-    component = components(images, index)
+    component = components(images, index, families)
     rank = {part: k for k, part in enumerate(_KEEP_ORDER)}
     # Images the source leaves free rank with train: they can only be learnt from or cut further.
     ranks = np.fromiter((rank.get(part, rank["train"]) for part in part_of), np.intp, len(index))
@@ -167,7 +163,7 @@ def _given_parts(images: ImageSet) -> tuple[dict[str, Index], Index, tuple[Findi
         Finding(
             "twin-left-out",
             str(images.ids[i]),
-            f"shares pixels or group with the given {_KEEP_ORDER[best[c]]} part; left out of {part or 'train'}",
+            f"a copy, or in one group, of the given {_KEEP_ORDER[best[c]]} part; left out of {part or 'train'}",
         )
         for i, c, part in zip(index[dropped], component[dropped], part_of[dropped], strict=True)
     )
@@ -176,14 +172,16 @@ def _given_parts(images: ImageSet) -> tuple[dict[str, Index], Index, tuple[Findi
     return given, kept[part_of == ""], findings
 
 
-def _divide(images: ImageSet, pool: Index, shares: dict[str, float], seed: int) -> dict[str, Index]:
+def _divide(
+    images: ImageSet, pool: Index, shares: dict[str, float], seed: int, families: Index | None
+) -> dict[str, Index]:
     """Divide ``pool`` in proportion to ``shares``, class by class, never cutting a component.
 
     Components are shuffled, the large ones go first, and each goes to the part that lacks most of its classes.
     """
     rng = np.random.default_rng(np.random.PCG64(seed))
     pool = np.sort(pool)
-    component = components(images, pool)
+    component = components(images, pool, families)
     order = np.argsort(component, kind="stable")
     members = np.split(pool[order], np.flatnonzero(np.diff(component[order])) + 1)
     members = [members[k] for k in rng.permutation(len(members))]

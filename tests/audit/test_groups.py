@@ -37,10 +37,7 @@ def _cifake(n: int, marks: Sequence[int] = tuple(range(1, 11))) -> list[str]:
         [f"real/img_{k}.png" for k in range(100)],
         [f"fake/DSC-{k:05d}.jpg" for k in range(100)],
         [f"real/{k * 7919:x}a.png" for k in range(100)],
-        pytest.param(
-            [f"real/{k:04d}.png" for k in range(98)] + ["real/1 (2).png", "real/2 (2).png"],
-            marks=pytest.mark.xfail(strict=True, reason="known fault: two names in brackets are taken for classes"),
-        ),
+        [f"real/{k:04d}.png" for k in range(98)] + ["real/1 (2).png", "real/2 (2).png"],
         [],
     ],
 )

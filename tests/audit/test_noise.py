@@ -1,4 +1,4 @@
-"""Confident learning: exact where probabilities are exact, honest where the classifier is not good enough."""
+"""Label noise: exact where probabilities are exact, honest where the classifier is not good enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
-from robustbench_df.audit.noise import confident_joint, confident_learning, estimate, label_noise, surest_contradicted
+from robustbench_df.audit.noise import confident_joint, estimate, flip_joint, label_noise, suspects, wrong_share
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.errors import DataError
 from robustbench_df.metrics.scores import probability
@@ -29,27 +29,31 @@ def test_exact_probabilities_give_the_exact_joint() -> None:
     labels[:30:2] = 1  # fifteen reals are called fake
     labels[901:921:2] = 0  # ten fakes are called real
     p = np.where(truth == 1, 0.97, 0.03)
-    noise = confident_learning(p, labels)
-    assert noise.joint * 1000 == pytest.approx(np.array([[485, 10], [15, 490]]))
-    assert noise.share == pytest.approx(0.025)
-    assert set(noise.suspects) == set(np.flatnonzero(labels != truth))
+    wanted = np.array([[485, 10], [15, 490]])
+    for joint in (confident_joint(p, labels), flip_joint(p, labels)):
+        assert joint * 1000 == pytest.approx(wanted, abs=0.2)
+        assert wrong_share(joint) == pytest.approx(0.025, abs=2e-4)
+        assert set(suspects(p, labels, joint)) == set(np.flatnonzero(labels != truth))
 
 
 def test_suspects_come_worst_first() -> None:
     labels = np.repeat([0, 1], 50)
     p = np.where(labels == 1, 0.9, 0.1)
     p[[3, 7, 60]] = [0.93, 0.99, 0.05]
-    assert confident_learning(p, labels).suspects.tolist() == [7, 60, 3]
+    assert suspects(p, labels, confident_joint(p, labels)).tolist() == [7, 60, 3]
 
 
 def test_no_contradiction_no_noise() -> None:
     labels = np.repeat([0, 1], 100)
-    assert confident_learning(np.where(labels == 1, 0.8, 0.2), labels).share == 0
-    found = estimate(np.where(labels == 1, 0.8, 0.2), labels, np.arange(200))
-    assert found.value == found.low == 0
+    p = np.where(labels == 1, 0.8, 0.2)
+    assert wrong_share(confident_joint(p, labels)) == 0
+    found = estimate(p, labels, np.arange(200))
+    assert found.low == pytest.approx(0, abs=1e-4)
+    assert found.value < 1e-4
     assert 0 < found.high < 0.03  # none of 200 is not none at all
-    with pytest.raises(DataError, match="needs real and fake"):
-        confident_joint(np.full(5, 0.5), np.zeros(5, int))
+    for joint in (confident_joint, flip_joint):
+        with pytest.raises(DataError, match="needs real and fake"):
+            joint(np.full(5, 0.5), np.zeros(5, int))
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -87,22 +91,19 @@ def weak(truth: np.ndarray, seed: int = 0) -> np.ndarray:
     return probability(np.random.default_rng(seed).normal(np.where(truth == 1, 1.5, -1.5), 1.4))
 
 
-def test_a_weak_classifiers_errors_are_not_taken_for_wrong_labels() -> None:
-    labels = np.arange(8000) % 2
-    p = weak(labels)
-    learnt, surest = estimate(p, labels, np.arange(8000)), surest_contradicted(p, labels)
-    assert learnt.low > 0.02  # what confident learning alone would claim
-    assert surest.high < 0.01
-
-
-def test_the_surest_answers_show_the_noise_through_a_weak_classifier() -> None:
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.03, 0.03), (0.1, 0.1), (0.08, 0.0)])
+def test_a_weak_classifiers_own_errors_are_not_taken_for_wrong_labels(rates: tuple[float, float]) -> None:
     rng = np.random.default_rng(1)
     truth = np.arange(8000) % 2
-    labels = np.where(rng.random(8000) < 0.05, 1 - truth, truth)
-    p = weak(truth)
-    assert estimate(p, labels, np.arange(8000)).low > 0.05  # too much
-    surest = surest_contradicted(p, labels)
-    assert surest.low < 0.05 < surest.high
+    labels = np.where(rng.random(8000) < np.array(rates)[truth], 1 - truth, truth)
+    p, share = weak(truth), float((labels != truth).mean())
+    assert wrong_share(confident_joint(p, labels)) > share + 0.02  # what confident learning alone would claim
+    found = estimate(p, labels, np.arange(8000))
+    assert found.low <= share <= found.high
+    assert found.high - found.low < 0.06
+    joint = flip_joint(p, labels)
+    assert joint[1, 0] / joint[:, 0].sum() == pytest.approx(rates[0], abs=0.03)
+    assert joint[0, 1] / joint[:, 1].sum() == pytest.approx(rates[1], abs=0.03)
 
 
 @pytest.mark.real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import replace
 from io import BytesIO
@@ -72,9 +73,8 @@ def test_one_class_jpeg_and_one_png_fails(tmp_path: Path) -> None:
     [
         ({"format": "JPEG", "quality": 75}, "jpeg_quality"),
         ({"format": "JPEG", "quality": 90, "subsampling": 0}, "jpeg_chroma"),
-        ({"format": "JPEG", "quality": 90, "exif": exif()}, "exif"),
     ],
-    ids=["quality", "chroma", "exif"],
+    ids=["quality", "chroma"],
 )
 def test_other_traces_of_the_file(tmp_path: Path, fake: dict[str, Any], tells: str) -> None:
     found = by_id(shortcuts(write(tmp_path, {"real": JPEG, "fake": fake}), classifier=False))
@@ -82,6 +82,21 @@ def test_other_traces_of_the_file(tmp_path: Path, fake: dict[str, Any], tells: s
     assert found["files"].figures[tells] == 1
     assert found["files"].figures["format"] == 0.5
     assert "classifier" not in found
+
+
+def test_metadata_warns_since_no_detector_of_pixels_sees_it(tmp_path: Path) -> None:
+    found = by_id(shortcuts(write(tmp_path, {"real": JPEG, "fake": {**JPEG, "exif": exif()}}), classifier=False))
+    assert found["files"].severity == "warn"
+    assert found["files"].figures["exif"] == 1
+    mixed = by_id(shortcuts(write(tmp_path / "mixed", {"real": {**JPEG, "exif": exif()}, "fake": PNG})))
+    assert mixed["files"].severity == "fail"
+    assert mixed["files"].figures["worst"] not in ("exif", "metadata")
+
+
+def test_a_name_that_no_text_can_hold_is_read_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path, {"real": PNG, "fake": PNG}, 80)
+    (tmp_path / "real" / "0.png").rename(tmp_path / "real" / os.fsdecode(b"caf\xe9.png"))
+    assert by_id(shortcuts(load_images(tmp_path), classifier=False))["files"].severity == "pass"
 
 
 def test_a_clean_set_passes(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustbench_df.audit.copies import find_copies
 from robustbench_df.config import SplitConfig
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet, image_set_from_arrays
 from robustbench_df.data.split import Split, make_folds, make_refit, make_split
 from robustbench_df.errors import DataError
+from tests.audit.photos import photos
 
 
 def random_set(n: int = 200, seed: int = 0, **extra: object) -> ImageSet:
@@ -47,6 +49,37 @@ def test_twins_and_groups_stay_together() -> None:
     assert all(part_of[i] == part_of[i + 100] for i in range(100, 200))
     for start in range(0, 100, 5):
         assert len({part_of[i] for i in range(start, start + 5)}) == 1
+
+
+def near_pairs(n: int = 100) -> np.ndarray:
+    """Pictures, and a mirrored copy of each."""
+    x = photos()[:n]
+    return np.concatenate([x, x[:, :, :, ::-1]])
+
+
+def test_near_copies_stay_together_unless_they_are_let_apart() -> None:
+    images = image_set_from_arrays(near_pairs(), np.arange(200) // 2 % 2)
+
+    def divided(split: Split) -> int:
+        part_of = {int(i): part for part in SPLIT_NAMES for i in split.part(part)}
+        return sum(part_of[k] != part_of[k + 100] for k in range(100))
+
+    assert divided(make_split(images)) <= 2
+    assert divided(make_split(images, SplitConfig(near_copies=False))) > 20
+    for fold in make_folds(images, SplitConfig(), 4):
+        assert divided(fold) <= 2
+    copies = find_copies(images)
+    assert (make_split(images, copies=copies).train == make_split(images).train).all()
+
+
+def test_near_copies_of_a_given_test_part_leave_train() -> None:
+    images = image_set_from_arrays(near_pairs(), np.arange(200) % 2, given=["train"] * 110 + ["test"] * 90)
+    split = make_split(images)
+    assert set(split.test) == set(range(110, 200))
+    learnt = set(np.concatenate([split.train, split.val, split.cal]))
+    assert learnt <= {*range(10), *range(100, 110)} | set(range(10, 100))
+    assert len(learnt & set(range(10, 100))) <= 2
+    assert {f.kind for f in split.findings} == {"twin-left-out"}
 
 
 @pytest.mark.parametrize("what", ["id", "pixel hash", "group"])

@@ -1,0 +1,95 @@
+"""Seconds and memory: the fast part of the audit on a large archive, and the growth of the search for near hashes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import robustbench_df as rdf
+from robustbench_df.audit.copies import find_copies
+from robustbench_df.audit.duplicates import duplicate_findings
+from robustbench_df.audit.neighbours import candidates
+from robustbench_df.audit.shortcuts import shortcuts
+
+
+def costs(config: dict[str, Any], data: Path | None) -> Iterator[dict[str, Any]]:
+    """Measure each in a process of its own, whose peak of memory is then its own too."""
+    with tempfile.TemporaryDirectory() as place:
+        if data is not None:
+            archive = Path(place) / "large.zip"
+            write_archive(archive, [data / name for name in config["archives"]], config["images"])
+            child("load", str(archive))  # decodes into the cache, which is not the audit's time
+            yield child("audit", str(archive))
+    for n in config["hashes"]:
+        yield child("hashes", str(n), str(config["views"]))
+
+
+def write_archive(path: Path, sources: list[Path], n: int) -> None:
+    """Pack the sources' pictures and, up to ``n``, means of two of a class: natural enough, and no two alike."""
+    sets = [rdf.load_images(str(source)) for source in sources]
+    data, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("data", "labels"))
+    data, labels = data[labels >= 0], labels[labels >= 0]
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for k in range(n):
+            picture, label = data[k % len(data)], labels[k % len(data)]
+            if k >= len(data):
+                other = data[rng.choice(np.flatnonzero(labels == label))]
+                picture = ((picture.astype(np.uint16) + other) // 2).astype(np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(picture.transpose(1, 2, 0)).save(file, "JPEG", quality=95)
+            archive.writestr(f"{'fake' if label else 'real'}/{k}.jpg", file.getvalue())
+
+
+def child(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
+
+
+@contextmanager
+def timed(row: dict[str, Any], name: str) -> Iterator[None]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    row[f"{name} s"] = round(time.perf_counter() - wall, 2)
+    row[f"{name} cpu s"] = round(time.process_time() - cpu, 2)
+
+
+def main(what: str, *arguments: str) -> None:
+    row: dict[str, Any] = {"what": what}
+    if what == "hashes":
+        n, views = (int(a) for a in arguments)
+        hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
+        with timed(row, "search"):
+            candidates(hashes, hashes[0], same=True)
+        row |= {"n": n, "ns per n log2 n": round(row["search cpu s"] * 1e9 / (n * math.log2(n)), 1)}
+    else:
+        with timed(row, "load"):
+            images = rdf.load_images(arguments[0])
+        row["n"] = len(images)
+    if what == "audit":
+        with timed(row, "copies"):
+            found = find_copies(images)
+            row |= {f.id: f.detail for f in duplicate_findings(images, found)}
+        with timed(row, "shortcuts"):
+            row |= {f.id: f.detail for f in shortcuts(images)}
+    # Not getrusage: its peak is also that of the process this one was forked from.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    row["peak MiB"] = int(status["VmHWM"].split()[0]) // 1024
+    print(json.dumps(row, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
