@@ -1,0 +1,234 @@
+"""`rdf bench`: how fast a run's detectors answer on this machine, in every way there is to run them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_df import rng
+from robustbench_df.config import Positive, Settings
+from robustbench_df.deploy.graphs import save_graph
+from robustbench_df.deploy.int8 import calibration_images, quantise
+from robustbench_df.deploy.runtime import OnnxDetector, runtime_version
+from robustbench_df.deploy.timing import ROUNDS, Timed, time_in_turn, working_memory
+from robustbench_df.errors import ModelError, RdfError, UsageError
+from robustbench_df.exporting import ExportPlan, detector_of, ready_file
+from robustbench_df.models.detector import Detector
+from robustbench_df.run import Run
+from robustbench_df.rundir import provenance
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import choose_device, device_name, synchronize, working
+
+MEMORY_BATCH = 32
+"""Batch at which the working memory is measured: one for all, since it grows with the batch."""
+
+FEWEST_CALLS = 1 + ROUNDS[0]
+"""Calls of each way that `time_in_turn` takes at the least."""
+
+Answer = Callable[[Tensor], object]
+
+
+class BenchPlan(Settings):
+    """What `rdf bench` is asked for."""
+
+    models: tuple[str, ...] = ()
+    """Detectors by name, ``ensemble`` among them; empty: all, the ensemble first."""
+    phase: Literal["base", "final"] | None = None
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 32, 128, 256)
+    compiled: bool = False
+    """Also ``torch.compile``, which takes a minute or more per detector."""
+    seconds: Positive = 100.0
+    """For everything; what does not fit is not run, and says so."""
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of running a detector: what answers, and the bytes of its weights."""
+
+    answer: Answer
+    size: int
+
+
+def bench_run(run: Run, plan: BenchPlan, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Time a run's detectors as deployed; returns hardware, versions and one row per detector, way and batch.
+
+    All ways of one detector and batch are timed in turn (`robustbench_df.deploy.timing`); ``times_faster`` is the
+    median over the rounds of the time of ``fp32`` (eager torch, NCHW: what everyone begins with) over the way's. Images
+    are noise, on the device before the clock starts; ONNX Runtime is handed them in the CPU's memory.
+
+    Raises:
+        UsageError: an unknown model, or a device that is not there.
+    """
+    reporter = reporter or Reporter()
+    device = torch.device(choose_device(plan.device))
+    models = plan.models or ("ensemble", *run.models)
+    for name in models:
+        run.decision(name, plan.phase)  # a misspelt name ends here, not after the others were timed
+    threads = plan.threads or torch.get_num_threads()
+    rows: list[dict[str, Any]] = []
+    deadline = time.monotonic() + plan.seconds
+    reporter.start(f"timing on {device}, {threads} threads", len(models) * len(plan.batches), unit="batches")
+    with working(threads):
+        for k, name in enumerate(models):
+            share = (deadline - time.monotonic()) / (len(models) - k)
+            rows += _bench_model(run, name, plan, device, share, reporter)
+    reporter.finish()
+    record = provenance(run.config.seed, run.fingerprint, threads, device_name(str(device)))
+    return {
+        "run": run.name,
+        "phase": plan.phase or run.shipped["phase"],
+        "image_size": list(run.image_size),
+        "versions": {**record["versions"], "onnxruntime": runtime_version()},
+        "hardware": record["hardware"],
+        "memory_batch": MEMORY_BATCH,
+        "rows": rows,
+    }
+
+
+def _bench_model(
+    run: Run, name: str, plan: BenchPlan, device: torch.device, seconds: float, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Time one detector in every way and batch within about ``seconds``."""
+    deadline = time.monotonic() + seconds
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ways, missing = _ways(run, name, plan, device, Path(folder))
+        x = _noise(max(*plan.batches, MEMORY_BATCH), run.image_size, device)
+        memory = {way: working_memory(_call(ways[way], x[:MEMORY_BATCH], device), device) for way in ways}
+        per_image = 0.0  # seconds of one round, over its images: what the batch before took
+        batches = sorted(set(plan.batches))
+        for k, batch in enumerate(batches):
+            calls = {way: _call(ways[way], x[:batch], device) for way in ways}
+            left, wanted = deadline - time.monotonic(), FEWEST_CALLS * per_image * batch
+            hopeful = [b for b in batches[k + 1 :] if FEWEST_CALLS * per_image * b < left]
+            left *= _weight(batch) / (_weight(batch) + sum(_weight(b) for b in hopeful))
+            found = wanted if wanted > left else time_in_turn(calls, left)
+            if isinstance(found, dict):
+                per_image = sum(timed.median for timed in found.values()) / batch
+            for way in (*ways, *missing):
+                row: dict[str, Any] = {"model": name, "way": way, "batch": batch}
+                if way in missing:
+                    row["not_run"] = missing[way]
+                elif isinstance(found, dict):
+                    row |= _numbers(found[way], found["fp32"], batch)
+                    row |= {"weights_bytes": ways[way].size, "memory_bytes": memory[way]}
+                else:
+                    row["not_run"] = f"would take {found:.0f} s, {max(left, 0):.0f} s were left; raise --seconds"
+                rows.append(row)
+            reporter.advance(1)
+    return rows
+
+
+def _weight(batch: int) -> float:
+    """Share of the time that a batch gets: a call on 256 images takes longer, but not 256 times as long as a visit."""
+    return 1 + batch / 64
+
+
+def _numbers(timed: Timed, reference: Timed, batch: int) -> dict[str, Any]:
+    p95 = timed.p95
+    return {
+        "median_ms": timed.median * 1e3,
+        "p95_ms": None if p95 is None else p95 * 1e3,
+        "images_per_second": batch / timed.median,
+        "times_faster": timed.times_faster_than(reference),
+        "calls": timed.calls,
+        "rounds": len(timed.rounds),
+    }
+
+
+def _noise(n: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    return rng.uniform(torch.arange(n), (3, *size), "bench").to(device)
+
+
+def _call(way: Way, x: Tensor, device: torch.device) -> Callable[[], object]:
+    """Return a call that answers about ``x`` and waits for the answer."""
+
+    def call() -> None:
+        with torch.inference_mode():
+            way.answer(x)
+        synchronize(device)
+
+    return call
+
+
+def _ways(
+    run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path
+) -> tuple[dict[str, Way], dict[str, str]]:
+    """Prepare every way of running a detector; what cannot be had is named with its reason."""
+    detector = detector_of(run, ExportPlan(model=name, phase=plan.phase)).to(device)
+    size = sum(tensor.nbytes for tensor in (*detector.parameters(), *detector.buffers()))
+    last = copy.deepcopy(detector).to(memory_format=torch.channels_last)
+
+    def in_last(x: Tensor) -> object:
+        return last(x.contiguous(memory_format=torch.channels_last))
+
+    def in_bf16(answer: Answer) -> Answer:
+        def autocast(x: Tensor) -> object:
+            with torch.autocast(device.type, torch.bfloat16):
+                return answer(x)
+
+        return autocast
+
+    ways = {
+        "fp32": Way(detector, size),
+        "channels-last": Way(in_last, size),
+        "bf16": Way(in_bf16(detector), size),
+        "bf16 channels-last": Way(in_bf16(in_last), size),
+    }
+    missing: dict[str, str] = {}
+    for way, make in (
+        ("compiled", lambda: _compiled(detector, size, plan, run.image_size, device)),
+        ("onnx fp32", lambda: _onnx(run, name, plan, device, folder)),
+        ("onnx int8", lambda: _int8(run, name, plan, device, folder)),
+    ):
+        try:
+            ways[way] = make()
+        except RdfError as error:
+            missing[way] = str(error)
+    return ways, missing
+
+
+def _compiled(detector: Detector, size: int, plan: BenchPlan, image: tuple[int, int], device: torch.device) -> Way:
+    if not plan.compiled:
+        raise UsageError("takes minutes; ask for it with --compile")
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UsageError("torch.compile needs a C++ compiler (g++), and there is none")
+    compiled = torch.compile(detector, dynamic=True)
+    try:
+        for batch in (1, 2):  # a batch of one is compiled apart
+            _call(Way(compiled, size), _noise(batch, image, device), device)()
+    except RuntimeError as error:
+        raise ModelError(f"torch.compile failed: {str(error).splitlines()[0]}") from error
+    return Way(compiled, size)
+
+
+def _onnx(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path) -> Way:
+    path = ready_file(run, ExportPlan(model=name, phase=plan.phase)) or folder / "float32.onnx"
+    if not path.exists():
+        save_graph(detector_of(run, ExportPlan(model=name, phase=plan.phase)), run.image_size, "onnx", path)
+    provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    return Way(OnnxDetector(path, provider), path.stat().st_size)
+
+
+def _int8(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path) -> Way:
+    if device.type != "cpu":
+        raise UsageError("static int8 is made for the CPU; use --device cpu")
+    wanted = ExportPlan(model=name, phase=plan.phase)
+    path = ready_file(run, wanted.model_copy(update={"int8": True})) or folder / "int8.onnx"
+    if not path.exists():
+        source = ready_file(run, wanted) or folder / "float32.onnx"
+        quantise(source, path, calibration_images(run, run.images()))
+    return Way(OnnxDetector(path), path.stat().st_size)

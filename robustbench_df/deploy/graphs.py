@@ -1,0 +1,89 @@
+"""A detector as a graph that needs none of this package: `torch.export`, and ONNX made of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from robustbench_df.deploy.runtime import INPUT, OUTPUT, OnnxDetector, onnx_runtime
+from robustbench_df.errors import ModelError
+from robustbench_df.models.detector import Detector, frozen
+
+FORMATS = {"onnx": ".onnx", "exported-program": ".pt2"}
+"""What can be written, and under which suffix."""
+
+MOST_IMAGES = 65536
+"""Upper bound of the dynamic batch: the exporter wants one. Memory ends long before it."""
+
+
+def traced(detector: Detector, size: tuple[int, int]) -> ExportedProgram:
+    """Return the detector in eval mode as a graph over ``x``, float32 ``[1..MOST_IMAGES, 3, *size]`` in [0, 1].
+
+    Raises:
+        ModelError: its forward depends on the pixels in a way that no graph holds.
+    """
+    device = detector.mean.device
+    x = torch.zeros(2, 3, *size, device=device)
+    with frozen(detector), _hushed():
+        try:
+            return torch.export.export(detector, (x,), dynamic_shapes={"x": {0: Dim("batch", min=1, max=MOST_IMAGES)}})
+        except RuntimeError as error:
+            raise ModelError(f"torch.export cannot trace this detector: {_first_line(error)}") from error
+
+
+def save_onnx(program: ExportedProgram, path: Path) -> None:
+    """Write one ONNX file, weights included.
+
+    Raises:
+        ModelError: an operation has no counterpart in ONNX, or the file would exceed the format's 2 GiB.
+        UsageError: ONNX is not installed.
+    """
+    onnx_runtime()
+    from google.protobuf.message import EncodeError
+
+    with _hushed():
+        try:
+            made = torch.onnx.export(program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
+            assert made is not None
+            made.save(path, external_data=False)
+        except (torch.onnx.OnnxExporterError, EncodeError, ValueError) as error:
+            raise ModelError(f"this detector cannot be written as ONNX: {_first_line(error)}") from error
+
+
+def save_program(program: ExportedProgram, path: Path) -> None:
+    """Write an exported program, to be read with ``torch.export.load(path).module()``."""
+    with _hushed():
+        torch.export.save(program, path)
+
+
+def save_graph(detector: Detector, size: tuple[int, int], form: str, path: Path) -> None:
+    """Trace a detector and write it in one of `FORMATS`."""
+    program = traced(detector, size)
+    (save_onnx if form == "onnx" else save_program)(program, path)
+
+
+def open_graph(path: Path, form: str) -> Callable[[Tensor], Tensor]:
+    """Read what `save_graph` wrote."""
+    if form == "onnx":
+        return OnnxDetector(path)
+    with _hushed():
+        read: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    return read
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep the exporters' notes to their own developers from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

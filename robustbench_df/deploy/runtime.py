@@ -1,0 +1,81 @@
+"""ONNX Runtime, and an ONNX file behind the face of a `Detector`."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.models.detector import Detector
+
+INPUT, OUTPUT = "images", "logits"
+"""Names of the graph's input, float32 ``[batch, 3, H, W]`` in [0, 1], and output, float32 ``[batch, 2]``."""
+
+_ERRORS_ONLY = 3
+
+
+def onnx_runtime() -> Any:
+    """Import ONNX Runtime with its telemetry off, which its Linux wheels read from the environment at import.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnx  # noqa: F401  (quantisation and export need it as well: better told now)
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"{error.name or 'onnxruntime'} is not installed; install the extra: pip install 'robustbench_df[export]'"
+        ) from error
+    return onnxruntime
+
+
+def runtime_version() -> str | None:
+    """Version of ONNX Runtime; None where it is not installed."""
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class OnnxDetector(Detector):
+    """An ONNX file as a detector: logits ``[N, 2]`` for ``[N, 3, H, W]`` in [0, 1], without a gradient.
+
+    Args:
+        path: the file, with input `INPUT` and output `OUTPUT`.
+        provider: where ONNX Runtime computes; tensors are handed over and come back through the CPU's memory.
+
+    As many threads are used as torch has when the file is opened.
+
+    Raises:
+        ModelError: ONNX Runtime cannot read the file.
+        UsageError: ONNX Runtime is not installed, or has no such provider.
+    """
+
+    def __init__(self, path: Path, provider: str = "CPUExecutionProvider") -> None:
+        super().__init__(nn.Identity())
+        runtime = onnx_runtime()
+        if provider not in runtime.get_available_providers():
+            raise UsageError(f"this onnxruntime has no {provider}; install a build that has it")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = _ERRORS_ONLY
+        # Threads that go on spinning after a call take the processor from whoever computes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # its exceptions share no base class of their own
+            raise ModelError(f"ONNX Runtime cannot open '{path}': {str(error).splitlines()[0]}") from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, 2]``, on the device of ``x``."""
+        (logits,) = self.session.run([OUTPUT], {INPUT: np.ascontiguousarray(x.detach().cpu().numpy())})
+        return torch.from_numpy(logits).to(x.device)
