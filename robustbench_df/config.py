@@ -19,6 +19,7 @@ from robustbench_df.errors import UsageError, nearest
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+FprRule = Annotated[str, Field(pattern=r"^fpr:0?\.\d+$")]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
 PRESETS = ("full", "quick", "seed")
@@ -57,6 +58,8 @@ class SplitConfig(Settings):
     folds: Annotated[int, Field(ge=1, le=20)] | Literal["auto"] = "auto"
     """How often each detector is trained. ``auto``: 5 times up to 5,000 labelled images, where every image counts and a
     held-out part would be too small to judge by; once beyond."""
+    near_copies: bool = True
+    """Keep near copies (crops, flips, re-compressed ones …) in one part, as pixel-identical images always are."""
     seed: int | None = None
     """None: the run's own seed."""
 
@@ -112,6 +115,9 @@ class AugmentConfig(Settings):
     """Probability of erasing a rectangle (RandomErasing, Zhong et al. 2020)."""
     trivial: bool = False
     """TrivialAugmentWide (Müller & Hutter 2021), before the others."""
+    corruption: Fraction = 0.0
+    """Share of images that come with noise or JPEG traces of severity 1 to 5, after all others
+    (`robustbench_df.train.corrupted`). Blur is left out, so that `rdf corrupt` can still ask about the unknown."""
 
 
 class PhaseConfig(Settings):
@@ -191,7 +197,11 @@ class EnsembleConfig(Settings):
     phase: Literal["auto", "base", "final"] = "final"
     """Which checkpoints are shipped: before or after adversarial fine-tuning; ``auto``: the lower log loss on clean
     images, because surviving one gradient step is worth little against an attacker who takes more."""
-    threshold: Literal["accuracy", "youden", "half"] = "accuracy"
+    threshold: Literal["accuracy", "youden", "half"] | FprRule = "accuracy"
+    """How the threshold is fitted: for accuracy, for TPR - FPR (Youden 1950), not at all, or, as in ``fpr:0.01``, for
+    the most fakes found at a rate of false alarms."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Target error of the abstention band (`rdf predict --abstain`), in either class."""
 
 
 class RunConfig(Settings):
@@ -211,6 +221,8 @@ class RunConfig(Settings):
     attack_images: Count = 500
     """Most images of the judged part on which `train-all` tries FGSM, evenly spaced (0: all). Clean numbers use all."""
     refit: bool = False
+    allow_findings: bool = False
+    """Train in spite of a failing finding of the audit; the run and what is made of it say so."""
     per_model: dict[str, dict[str, Any]] = {}
     """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``. A name of one's own is another
     member of an architecture: ``{"twin": {"model": {"name": "resnet_se", "frontend": "rgb"}}}``."""
@@ -229,7 +241,7 @@ class RunConfig(Settings):
         """Return the settings of one detector: the common ones with its own overrides on top."""
         base = {part: getattr(self, part).model_dump() for part in ("model", "augment", "phase1", "phase2")}
         base["model"]["name"] = name
-        return Recipe.model_validate(_merge(base, self.per_model.get(name, {})))
+        return Recipe.model_validate(merge(base, self.per_model.get(name, {})))
 
 
 class Recipe(Settings):
@@ -258,17 +270,17 @@ def load_config(
         raise UsageError(f"unknown preset '{preset}'{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
     text = resources.files("robustbench_df").joinpath("presets", f"{preset}.toml").read_text()
     merged: dict[str, Any] = {"preset": preset}
-    _merge(merged, tomllib.loads(text))
+    merge(merged, tomllib.loads(text))
     if file is not None:
         try:
-            _merge(merged, tomllib.loads(file.read_text()))
+            merge(merged, tomllib.loads(file.read_text()))
         except OSError as error:
             raise UsageError(f"cannot read config '{file}': {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{file}' is not valid TOML: {error}") from error
     for override in overrides:
-        _merge(merged, _parse_override(override))
-    _merge(merged, values)
+        merge(merged, _parse_override(override))
+    merge(merged, values)
     if merged["preset"] != preset:
         raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")
     return validated(RunConfig, merged)
@@ -312,11 +324,11 @@ def _parse_override(text: str) -> dict[str, Any]:
     return dict(nested)
 
 
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested dictionaries in place; later values win, tables are merged key by key."""
     for key, value in new.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+            merge(into[key], value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
     return into

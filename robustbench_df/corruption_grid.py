@@ -7,121 +7,36 @@ them, and what a member answers serves the ensemble too: the time goes into forw
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_df import robustness
-from robustbench_df.config import Count, Settings
-from robustbench_df.corruption_summary import CLEAN, COMMON
-from robustbench_df.corruptions.catalogue import CORRUPTIONS
-from robustbench_df.corruptions.chain import Chain, apply_chain, parse_chain
-from robustbench_df.corruptions.core import SEVERITIES
-from robustbench_df.corruptions.library import library_corrupt
-from robustbench_df.corruptions.suite import constant_set, corrupt
+from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, Damage, constants_of, plan_cells
+from robustbench_df.corruption_summary import CLEAN
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.errors import UsageError, nearest
-from robustbench_df.evaluate import BATCH, predictions_table
+from robustbench_df.evaluate import predictions_table
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Ensemble
-from robustbench_df.records import Predictions, load_predictions
-from robustbench_df.robustness import AttackPlan, Index, choose_part, works
+from robustbench_df.records import Predictions
+from robustbench_df.robustness import Index, choose_part, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device, synchronize
-
-SETS = ("all", "common", "web")
-"""Names for several corruptions: every one, the 15 of ImageNet-C, or what images meet on the web."""
 
 PIXELS = 2**21
 """Most pixels of a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
 
 Pair = tuple[str, str]
 """A detector, or ``ensemble``, and its phase."""
-
-
-class CorruptionPlan(Settings):
-    """What `rdf corrupt` is asked for."""
-
-    corruptions: tuple[str, ...] = ("all",)
-    """Names and `SETS`."""
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = SEVERITIES
-    chains: tuple[str, ...] = ()
-    """Corruptions one after the other (`robustbench_df.corruptions.chain`)."""
-    constants: Literal["auto", "cifar", "imagenet"] = "auto"
-    backend: Literal["own", "imagecorruptions"] = "own"
-    """``imagecorruptions`` runs the library itself on its 19, for comparison with published numbers."""
-    models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all."""
-    phase: Literal["auto", "base", "final"] = "auto"
-    """``auto``: detectors after clean training, the ensemble as shipped."""
-    part: Literal["auto", "test", "val", "oof"] = "auto"
-    images: Count = 400
-    """Most images, evenly spaced; 0 takes all of the part."""
-    seed: int = 0
-    device: str = "auto"
-    batch: Annotated[int, Field(ge=1)] = BATCH
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What is done to the images: nothing (``clean``), a corruption at a severity, or a chain."""
-
-    name: str
-    severity: int = 0
-    chain: Chain | None = None
-    backend: str = "own"
-
-    @property
-    def condition(self) -> str:
-        """Stable name, used in tables."""
-        return f"{self.name}-{self.severity}" if self.severity else self.name
-
-    def apply(self, x: Tensor, ids: Tensor, seed: int, constants: str) -> Tensor:
-        """Return uint8 images ``[N, 3, H, W]`` damaged."""
-        if self.chain is not None:
-            return apply_chain(x, self.chain, ids=ids, seed=seed, constants=constants)
-        if not self.severity:
-            return x
-        if self.backend == "imagecorruptions":
-            return library_corrupt(x, self.name, self.severity, seed, ids)
-        return corrupt(x, self.name, self.severity, ids=ids, seed=seed, constants=constants)
-
-    def made_with(self, constants: str) -> list[Any]:
-        """The constants behind it: a corruption's own numbers, so that a cell made with others is another cell."""
-        if self.chain is not None:
-            return [constants]
-        if self.backend != "own" and self.severity:
-            return [self.backend]
-        return list(CORRUPTIONS[self.name].settings[constants][self.severity - 1]) if self.severity else []
-
-
-@dataclass(frozen=True)
-class CorruptionCell:
-    """One detector under one damage, and where its table is kept."""
-
-    model: str
-    phase: str
-    damage: Damage
-    path: Path
-
-    def load(self, run: Run) -> Predictions:
-        """Read the finished cell."""
-        return load_predictions(self.path, run.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,72 +99,9 @@ def corrupt_run(run: Run, plan: CorruptionPlan, reporter: Reporter | None = None
     return cells
 
 
-def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
-    """List the cells of a plan, damage by damage; the clean ones first."""
-    places = _places(plan)
-    robustness.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
-    shipped = run.shipped["phase"]
-    pairs: list[Pair] = []
-    for name in plan.models or (*run.models, "ensemble"):
-        auto = shipped if name == "ensemble" else "base"
-        pairs.append((name, auto if plan.phase == "auto" else plan.phase))
-    damages = [Damage(CLEAN)]
-    damages += [
-        Damage(name, level, backend=plan.backend)
-        for name in names_of(plan.corruptions)
-        for level in sorted(set(plan.severities))
-    ]
-    chains = [parse_chain(text) for text in plan.chains]  # a misspelt step fails before anything is loaded
-    damages += [Damage(f"chain {chain.text}", chain=chain) for chain in dict.fromkeys(chains)]
-    part, constants = choose_part(run, plan.part), _constants(run, plan)
-    return [
-        CorruptionCell(*pair, damage, run.file("corruptions", _file_name(pair, damage, part, constants, plan)))
-        for damage in damages
-        for pair in dict.fromkeys(pairs)
-    ]
-
-
-def names_of(wanted: Sequence[str]) -> list[str]:
-    """Resolve `SETS` and names to names, each once, in the order asked for.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    sets = {
-        "all": list(CORRUPTIONS),
-        "common": list(COMMON),
-        "web": [name for name in CORRUPTIONS if CORRUPTIONS[name].group == "web"],
-    }
-    out: list[str] = []
-    for name in wanted:
-        if name not in sets and name not in CORRUPTIONS:
-            choices = (*SETS, *CORRUPTIONS)
-            raise UsageError(f"unknown corruption '{name}'{nearest(name, choices)}; choose from {', '.join(choices)}")
-        out += sets.get(name, [name])
-    return list(dict.fromkeys(out))
-
-
-def _places(plan: CorruptionPlan) -> AttackPlan:
-    """Say to `robustness` which images and detectors are meant."""
-    return AttackPlan(
-        attacks=(), models=plan.models, part=plan.part, images=plan.images, seed=plan.seed, device=plan.device
-    )
-
-
-def _constants(run: Run, plan: CorruptionPlan) -> str:
-    return constant_set(plan.constants, torch.empty(0, 3, *run.image_size))
-
-
-def _file_name(pair: Pair, damage: Damage, part: str, constants: str, plan: CorruptionPlan) -> str:
-    what: list[Any] = [damage.condition, damage.made_with(constants), part, plan.images, plan.seed]
-    digest = hashlib.blake2b(json.dumps(what).encode(), digest_size=6).hexdigest()
-    stem = re.sub(r"[^\w.+-]+", "_", f"{pair[0]}-{pair[1]}-{damage.condition}")[:120]
-    return f"{stem}-{digest}.parquet"
-
-
 def _teams(run: Run, pairs: Sequence[Pair], images: ImageSet, plan: CorruptionPlan) -> list[Team]:
     part = choose_part(run, plan.part)
-    found = {pair: works(run, *pair, images, part, _places(plan)) for pair in pairs}
+    found = {pair: works(run, *pair, images, part, plan.places) for pair in pairs}
     teams = []
     for k, work in enumerate(found[pairs[0]]):
         detectors = {pair: found[pair][k].detector for pair in pairs}
@@ -279,7 +131,7 @@ def _compute(
     reporter: Reporter,
 ) -> None:
     """Judge the detectors of ``cells``, all of one damage, on every image, and write the cells."""
-    damage, constants = cells[0].damage, _constants(run, plan)
+    damage, constants = cells[0].damage, constants_of(run, plan)
     collected = {(cell.model, cell.phase): Collected() for cell in cells}
     corrupting = 0.0
     size = max(min(plan.batch, PIXELS // (images.size[0] * images.size[1])), 1)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from robustbench_df.errors import UsageError, nearest
+from robustbench_df.errors import DataError, UsageError, nearest
+from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band, score_cross_fitted
 from robustbench_df.metrics.compare import CorruptionErrors, corruption_errors
 from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
-from robustbench_df.metrics.scores import confusion
+from robustbench_df.metrics.scores import Floats, confusion
 from robustbench_df.metrics.thresholds import threshold_gap
 
 CLEAN = "clean"
@@ -51,12 +52,27 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What was fitted for a detector: its decision, its abstention band (None: none) and the band's target error."""
+
+    decision: Decision
+    band: Band | None
+    alpha: float
+
+
+@dataclass(frozen=True)
 class Score:
-    """One cell: accuracy (Wilson) and AUC (DeLong) with 95% intervals, and the threshold gap, all as shares."""
+    """One cell: accuracy (Wilson) and AUC (DeLong) with 95% intervals, and the threshold gap, all as shares.
+
+    They are those after calibration, as deployed; ``uncalibrated`` is the accuracy of P(fake) >= .5 before it. ``band``
+    says what the abstention band does, None where none was fitted.
+    """
 
     accuracy: Interval
     auc: Interval
     threshold_gap: float
+    uncalibrated: float = math.nan
+    band: BandScores | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,8 @@ class Row:
 
     ``accuracy`` carries the Wilson interval of one severity's number of images: the severities show the same images, so
     they add nothing to how sure the mean is (at worst nothing; the interval is never too narrow). ``lost`` is clean
-    accuracy minus this one, ``by_severity`` the accuracies it is the mean of.
+    accuracy minus this one, ``by_severity`` the accuracies it is the mean of. ``uncalibrated`` is the accuracy before
+    calibration; ``covered`` and ``set_size`` are those of the abstention band, nan where none was fitted.
     """
 
     model: str
@@ -76,6 +93,9 @@ class Row:
     threshold_gap: float
     lost: float
     by_severity: dict[int, float]
+    uncalibrated: float
+    covered: float
+    set_size: float
     failure: str
     """``threshold``: most of the loss comes back with another threshold; ``ranking``: it does not; empty: no loss."""
 
@@ -89,16 +109,39 @@ class DetectorErrors(NamedTuple):
     errors: CorruptionErrors
 
 
-def score(table: pd.DataFrame) -> Score:
-    """Score one cell's predictions table, whose logits are the deployed ones: fake from a margin of 0 on."""
-    margin = (table["logit_fake"] - table["logit_real"]).to_numpy("float64")
-    label = table["label"].to_numpy()
+def score(table: pd.DataFrame, fitted: Calibrated | None = None, clean: pd.DataFrame | None = None) -> Score:
+    """Score one cell's predictions table, whose logits are the deployed ones: fake from a margin of 0 on.
+
+    Args:
+        table: `Predictions.table` of the cell.
+        fitted: what it was deployed with; without it nothing is said of before calibration, nor of abstention.
+        clean: the same detector's table on clean images, on which out-of-fold bands are fitted; None: ``table`` is it.
+    """
+    margin, label = _margin(table), table["label"].to_numpy()
     counts = confusion(margin, label)
     return Score(
         accuracy=wilson(counts.tn + counts.tp, counts.n),
         auc=auc_interval(margin, label),
         threshold_gap=threshold_gap(margin, label),
+        uncalibrated=confusion(margin + fitted.decision.offset, label).accuracy if fitted else math.nan,
+        band=_abstained(table, table if clean is None else clean, fitted) if fitted else None,
     )
+
+
+def _margin(table: pd.DataFrame) -> Floats:
+    return (table["logit_fake"] - table["logit_real"]).to_numpy("float64")
+
+
+def _abstained(table: pd.DataFrame, clean: pd.DataFrame, fitted: Calibrated) -> BandScores | None:
+    """Measure the band; out of fold, where the stored one has seen the images, a band of the other folds for each."""
+    margin, label, fold = _margin(table), table["label"].to_numpy(), table["fold"].to_numpy()
+    if fold.min() < 0:
+        return score_band(fitted.band.deployed(fitted.decision), margin, label) if fitted.band else None
+    known = _margin(clean), clean["label"].to_numpy(), clean["fold"].to_numpy()
+    try:
+        return score_cross_fitted(margin, label, fold, *known, fitted.alpha)
+    except DataError:  # a handful of images: the other folds hold one class only
+        return None
 
 
 def detectors(scores: Iterable[Key]) -> list[tuple[str, str]]:
@@ -135,6 +178,9 @@ def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean
         threshold_gap=gap,
         lost=lost,
         by_severity={severity: cell.accuracy.value for severity, cell in sorted(cells.items())},
+        uncalibrated=_mean(cell.uncalibrated for cell in cells.values()),
+        covered=_mean(cell.band.coverage if cell.band else math.nan for cell in cells.values()),
+        set_size=_mean(cell.band.size if cell.band else math.nan for cell in cells.values()),
         failure=_failure(lost, gap - clean.threshold_gap),
     )
 

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
-from robustbench_df.errors import DataError, UsageError, nearest
+from robustbench_df.errors import DataError, RunError, UsageError, nearest
 from robustbench_df.metrics.scores import Floats, margins
 from robustbench_df.rundir import write_atomic, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustbench_df.metrics.calibration import Band
     from robustbench_df.run import Run
 
 FORMS = ("challenge", "probability", "confidence", "csv")
@@ -32,11 +33,21 @@ PARTS = ("auto", "all", "unlabelled")
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What a detector says of new images: ids, P(fake) after calibration, and the verdict (1 = fake), each ``[N]``."""
+    """What a detector says of new images: ids, P(fake) after calibration, and the verdict (1 = fake), each ``[N]``.
+
+    ``possible``, bool ``[N, 2]``, says by the abstention band whether real, and whether fake, is possible; None where
+    it was not asked for.
+    """
 
     ids: tuple[str, ...]
     probability: Floats
     verdict: NDArray[np.int8]
+    possible: NDArray[np.bool_] | None = None
+
+    @property
+    def abstained(self) -> int:
+        """Images for which not exactly one label is possible."""
+        return 0 if self.possible is None else int((self.possible.sum(1) != 1).sum())
 
 
 def tta_views(x: Tensor) -> list[Tensor]:
@@ -81,13 +92,16 @@ def select(images: ImageSet, part: str = "auto") -> NDArray[np.intp]:
     return index
 
 
-def check(run: Run, model: str, forms: Sequence[str]) -> None:
-    """Refuse a misspelt model, weighting or form before any image is read.
+def check(run: Run, model: str, forms: Sequence[str], *, abstain: bool = False, phase: str | None = None) -> None:
+    """Refuse a misspelt model, weighting or form, or a band that is not there, before any image is read.
 
     Raises:
         UsageError: the message names the choices and the nearest one.
+        RunError: ``abstain`` and the run has no abstention band.
     """
     run.decision(model)
+    if abstain:
+        _band(run, model, phase)
     for form in forms:
         if form not in FORMS:
             raise UsageError(f"unknown form '{form}'{nearest(form, FORMS)}; choose from {', '.join(FORMS)}")
@@ -102,6 +116,7 @@ def predict(
     phase: str | None = None,
     tta: bool = False,
     refit: bool = False,
+    abstain: bool = False,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Verdicts:
@@ -114,11 +129,16 @@ def predict(
         phase: ``base`` or ``final``; None: as shipped.
         tta: average the probabilities over `tta_views`.
         refit: use the detectors trained on everything.
+        abstain: also say which labels are possible, by the run's abstention band, fitted without ``tta`` and ``refit``.
         device: where to compute.
         progress: called with the number of images of each finished batch.
+
+    Raises:
+        RunError: an abstention band is asked for and the run has none.
     """
     from robustbench_df.evaluate import predict_logits
 
+    band = _band(run, model, phase) if abstain else None
     index = select(images) if index is None else index
     if model.partition("-")[0] == "ensemble":
         kind = model.removeprefix("ensemble").removeprefix("-") or None
@@ -127,7 +147,18 @@ def predict(
         detector = run.detector(model, phase, refit=refit)
     logits = predict_logits(detector.to(device), images, index, views=tta_views if tta else None, progress=progress)
     probability, verdict = run.decision(model, phase).apply(margins(logits))
-    return Verdicts(tuple(str(i) for i in images.ids[index]), probability, verdict)
+    possible = None if band is None else band.sets(margins(logits))
+    return Verdicts(tuple(str(i) for i in images.ids[index]), probability, verdict, possible)
+
+
+def _band(run: Run, model: str, phase: str | None) -> Band:
+    band = run.band(model, phase)
+    if band is None:
+        raise RunError(
+            f"run '{run.name}' has no abstention band for '{model}': it needs both classes in cal, or folds, and "
+            "this version; train again, or leave out --abstain"
+        )
+    return band
 
 
 def image_number(name: str) -> int:
@@ -158,12 +189,16 @@ def challenge_order(ids: Sequence[str]) -> list[tuple[int, int]]:
     return pairs
 
 
+_POSSIBLE = {(True, False): "real", (False, True): "fake", (True, True): "both", (False, False): "neither"}
+
+
 def render(verdicts: Verdicts, form: str) -> str:
     """Write predictions in one of `FORMS`.
 
     ``challenge``: ``[{"index": 12, "prediction": "fake"}]``; ``probability``: ``[{"image_id": "1.png",
     "prediction": 0.00025}]`` with P(fake); ``confidence``: challenge rows with ``confidence``, the probability of the
-    class named; ``csv``: ``filename,label,probability`` with P(fake). Images are in numeric order throughout.
+    class named; ``csv``: ``filename,label,probability`` with P(fake), and with an abstention band ``possible``: real,
+    fake, both or neither. Images are in numeric order throughout.
     """
     names = [PurePosixPath(i).name for i in verdicts.ids]
     if form in ("probability", "csv") and len(set(names)) != len(names):
@@ -173,8 +208,11 @@ def render(verdicts: Verdicts, form: str) -> str:
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["filename", "label", "probability"])
-        writer.writerows(zip(names, words, p, strict=True))
+        columns: dict[str, Sequence[Any]] = {"filename": names, "label": words, "probability": p}
+        if verdicts.possible is not None:
+            columns["possible"] = [_POSSIBLE[bool(real), bool(fake)] for real, fake in verdicts.possible]
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         return text.getvalue()
     if form == "probability":
         rows: list[dict[str, Any]] = [{"image_id": n, "prediction": v} for n, v in zip(names, p, strict=True)]

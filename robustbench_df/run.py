@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from robustbench_df.data.imageset import ImageSet
-    from robustbench_df.metrics.calibration import Decision
+    from robustbench_df.metrics.calibration import Band, Decision
     from robustbench_df.metrics.weights import EnsembleWeights
     from robustbench_df.models.detector import Detector, Ensemble
 
@@ -60,6 +60,11 @@ class Run(RunDir):
     def fingerprint(self) -> str:
         """Fingerprint of the images the run is about."""
         return str(self.read_json("provenance.json")["data_fingerprint"])
+
+    @property
+    def allowed_findings(self) -> tuple[str, ...]:
+        """Failing findings of the audit in spite of which the run was trained: every report of it must say so."""
+        return tuple(self.read_json("provenance.json").get("audit", {}).get("allowed", ()))
 
     def images(self) -> ImageSet:
         """Load the run's own images again.
@@ -129,12 +134,23 @@ class Run(RunDir):
         """Return temperature and threshold of a detector, or of an ensemble (``ensemble``, ``ensemble-uniform`` …)."""
         from robustbench_df.metrics.calibration import Decision
 
+        return Decision.from_dict(self._entry(name, phase)["decision"])
+
+    def band(self, name: str = "ensemble", phase: str | None = None) -> Band | None:
+        """Return the abstention band of a detector or an ensemble; None where none could be fitted."""
+        from robustbench_df.metrics.calibration import Band
+
+        kept = self._entry(name, phase).get("band")
+        return None if kept is None else Band.from_dict(kept)
+
+    def _entry(self, name: str, phase: str | None) -> dict[str, Any]:
+        """What ``ensemble.json`` holds of a detector or an ensemble (``ensemble``, ``ensemble-uniform`` …)."""
         phase = phase or self.shipped["phase"]
         if not name.startswith("ensemble"):
             self._known(name)
-            return Decision.from_dict(self.read_json("ensemble.json")[phase]["members"][name]["decision"])
-        kind = name.removeprefix("ensemble").removeprefix("-") or self.shipped["kind"]
-        return Decision.from_dict(self._fitted(phase, kind)["decision"])
+            entry: dict[str, Any] = self.read_json("ensemble.json")[phase]["members"][name]
+            return entry
+        return self._fitted(phase, name.removeprefix("ensemble").removeprefix("-") or self.shipped["kind"])
 
     def _fitted(self, phase: str, kind: str) -> dict[str, Any]:
         ensembles: dict[str, dict[str, Any]] = self.read_json("ensemble.json")[phase]["ensembles"]

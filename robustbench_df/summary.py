@@ -43,12 +43,18 @@ def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray
 
 
 def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str) -> Decision:
-    """Fit temperature and threshold; with ``half``, or without images of both classes, the threshold stays 0.5."""
+    """Fit temperature and threshold by a rule of `config.EnsembleConfig`.
+
+    With ``half``, or without images of both classes, the threshold stays 0.5.
+    """
     if not len(labels) or labels.min() == labels.max():
         return Decision()
     if rule == "half":
         fitted = fit_decision(margin, labels, fitted_on=fitted_on)
         return Decision(fitted.temperature, 0.5, fitted_on, fitted.n)
+    name, _, target = rule.partition(":")
+    if name == "fpr":
+        return fit_decision(margin, labels, rule="target_fpr", target_fpr=float(target), fitted_on=fitted_on)
     return fit_decision(margin, labels, rule=rule, fitted_on=fitted_on)
 
 

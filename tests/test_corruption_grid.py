@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_df import corruption_grid
-from robustbench_df.corruption_grid import CorruptionCell, CorruptionPlan, corrupt_run, names_of, plan_cells
+from robustbench_df import corruption_grid, corruption_plan
+from robustbench_df.corruption_grid import corrupt_run
+from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, names_of, plan_cells
 from robustbench_df.corruption_summary import COMMON
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.chain import apply_chain, parse_chain
@@ -59,7 +64,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> lis
             raise KeyboardInterrupt
         return corrupt(x, name, severity, **options)
 
-    monkeypatch.setattr(corruption_grid, "corrupt", counted)
+    monkeypatch.setattr(corruption_plan, "corrupt", counted)
     return calls
 
 
@@ -154,6 +159,44 @@ def test_a_killed_grid_goes_on_where_it_stopped(fresh: Run, monkeypatch: pytest.
     assert not {(name, severity) for name, severity, _ in calls} & {(d.name, d.severity) for d in done}
 
 
+DIES_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from robustbench_df.corruption_grid import corrupt_run
+from robustbench_df.corruption_plan import CorruptionPlan
+from robustbench_df.run import open_run
+
+moved, replace = [], Path.replace
+
+def counted(self, target):
+    moved.extend([target] * (target.suffix == ".parquet"))
+    if len(moved) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+Path.replace = counted
+corrupt_run(open_run(sys.argv[1]), CorruptionPlan.model_validate_json(sys.argv[2]))
+"""
+
+
+def test_kill_9_between_two_cells_of_a_damage_costs_no_finished_cell(fresh: Run) -> None:
+    """The fifth cell is on disk but not yet in its place when the process dies, with the run's lock in its hand."""
+    command = [sys.executable, "-c", DIES_WRITING, str(fresh.path), PLAN.model_dump_json()]
+    died = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    there = {path: path.stat().st_mtime_ns for path in fresh.path.glob("corruptions/*.parquet")}
+    assert len(there) == 4
+    assert len(list(fresh.path.glob("corruptions/.*.tmp"))) == 1
+    cells = corrupt_run(fresh, PLAN)
+    assert {cell.path for cell in cells if cell.path.exists()} == {cell.path for cell in cells}
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in there.items())
+    interrupted = {cell.path: cell.load(fresh).table for cell in cells}
+    for path in interrupted:
+        path.unlink()
+    for cell in corrupt_run(fresh, PLAN):
+        pd.testing.assert_frame_equal(cell.load(fresh).table, interrupted[cell.path], check_exact=False, atol=1e-4)
+
+
 def test_numbers_do_not_depend_on_the_batch(fresh: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {key: cell.load(fresh).table for key, cell in by_name(corrupt_run(fresh, PLAN)).items()}
     for path in fresh.path.glob("corruptions/*"):
@@ -164,7 +207,7 @@ def test_numbers_do_not_depend_on_the_batch(fresh: Run, monkeypatch: pytest.Monk
             raise RuntimeError("CUDA out of memory")
         return corrupt(x, name, severity, **options)
 
-    monkeypatch.setattr(corruption_grid, "corrupt", scarce)
+    monkeypatch.setattr(corruption_plan, "corrupt", scarce)
     again = by_name(corrupt_run(fresh, PLAN.model_copy(update={"batch": 16})))
     for key, cell in again.items():
         table = cell.load(fresh).table
@@ -189,6 +232,20 @@ def test_a_cell_is_kept_apart_by_all_that_changes_its_numbers(runs: dict[int, Ru
         if cell.damage.chain
     ]
     assert len(set(chains)) == 2
+
+
+def test_a_refitted_decision_makes_another_cell(fresh: Run) -> None:
+    """The logits of a cell are those of a detector with its decision."""
+    before = {cell.path for cell in plan_cells(fresh, PLAN)}
+    file, kept = fresh.file("ensemble.json"), fresh.file("ensemble.json").read_text()
+    entry = json.loads(kept)
+    entry["base"]["members"]["mlp"]["decision"]["threshold"] = 0.321
+    file.write_text(json.dumps(entry))
+    try:
+        cells = plan_cells(fresh, PLAN)
+    finally:
+        file.write_text(kept)
+    assert {cell.model for cell in cells if cell.path not in before} == {"mlp"}
 
 
 def test_notes_say_how_a_cell_was_made(runs: dict[int, Run]) -> None:
@@ -216,6 +273,29 @@ def test_sets_of_corruptions() -> None:
     assert names_of([]) == []
 
 
+def test_the_library_is_asked_for_what_it_has_and_only_where_it_can_run(
+    runs: dict[int, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(names_of(["all"], "imagecorruptions")) == 19
+    assert names_of(["common"], "imagecorruptions") == list(COMMON)
+    for wrong in ("web", "webp"):
+        with pytest.raises(UsageError, match=f"imagecorruptions has no '{wrong}'; use --backend own"):
+            names_of(["fog", wrong], "imagecorruptions")
+    library = PLAN.model_copy(update={"backend": "imagecorruptions"})
+    with pytest.raises(UsageError, match="32 px a side or more, the run's have 16"):
+        plan_cells(runs[1], library)
+    with pytest.raises(UsageError, match="constants of ImageNet-C alone"):
+        plan_cells(runs[1], library.model_copy(update={"constants": "cifar"}))
+    monkeypatch.setattr(corruption_plan, "SMALLEST", 8)
+
+    def absent() -> None:
+        raise UsageError("imagecorruptions is not installed")
+
+    monkeypatch.setattr(corruption_plan, "mended_library", absent)
+    with pytest.raises(UsageError, match="not installed"):  # before a cell is computed
+        plan_cells(runs[1], library)
+
+
 def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> None:
     run = runs[1]
     for changed, message in (
@@ -224,6 +304,7 @@ def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> Non
         ({"corruptions": ("comon",)}, "did you mean 'common'"),
         ({"chains": ("resiez:0.5",)}, "resiez"),
         ({"part": "oof"}, "no part 'oof'"),
+        ({"models": ("mlp", "vote")}, "not 'vote'"),
     ):
         with pytest.raises(UsageError, match=message):
             corrupt_run(run, PLAN.model_copy(update=changed))

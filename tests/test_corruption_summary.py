@@ -10,8 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustbench_df.corruption_summary import CLEAN, COMMON, Key, Score, counted, detectors, errors, rows, score
+from robustbench_df.corruption_summary import (
+    CLEAN,
+    COMMON,
+    Calibrated,
+    Key,
+    Score,
+    counted,
+    detectors,
+    errors,
+    rows,
+    score,
+)
 from robustbench_df.errors import UsageError
+from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band
 from robustbench_df.metrics.intervals import auc_interval, wilson
 
 
@@ -49,6 +61,50 @@ def test_a_shifted_threshold_and_a_lost_ranking_are_told_apart() -> None:
     assert lost.threshold_gap == 0
 
 
+def folded(margin: list[float], label: list[int], fold: list[int]) -> pd.DataFrame:
+    return table(margin, label).assign(fold=np.array(fold, np.int16))
+
+
+def test_before_calibration_the_threshold_is_half() -> None:
+    """Deployed margins are those before, over the temperature and less the threshold's log-odds."""
+    raw, label, decision = np.array([-1.0, 0.2, 0.6, 3.0]), [0, 0, 1, 1], Decision(2.0, 0.55)
+    deployed = table(list(raw / 2 - np.log(0.55 / 0.45)), label).assign(fold=-1)
+    found = score(deployed, Calibrated(decision, None, 0.05))
+    assert (found.accuracy.value, found.uncalibrated) == (1.0, 0.75)
+    assert found.band is None
+    assert np.isnan(score(deployed).uncalibrated)
+
+
+def test_the_band_is_for_margins_before_calibration() -> None:
+    raw, label, decision = np.array([-3.0, -0.5, 0.4, 2.0]), [0, 1, 0, 1], Decision(1.7, 0.3)
+    band = Band(low=-0.2, high=0.5, alpha=0.1, n=50)
+    deployed = table(list(raw / 1.7 - np.log(0.3 / 0.7)), label).assign(fold=-1)
+    found = score(deployed, Calibrated(decision, band, 0.1))
+    assert found.band == score_band(band, raw, np.array(label))
+    assert found.band is not None
+    assert found.band.coverage == 0.75
+
+
+def test_out_of_fold_a_band_is_fitted_on_the_other_folds() -> None:
+    """Fold 1 lies far from fold 0: a band fitted on all images would cover it, one that has not seen it does not."""
+    rng = np.random.default_rng(0)
+    label = np.tile([0, 1], 60)
+    near, far = rng.normal(4.0 * label - 2, 0.5), rng.normal(4.0 * label + 8, 0.5)
+    clean = folded([*near, *far], [*label, *label], [0] * 120 + [1] * 120)
+    found = score(clean, Calibrated(Decision(), None, 0.1))
+    assert found.band is not None
+    assert found.band.n == 240
+    assert found.band.coverage < 0.6
+    same = score(clean, Calibrated(Decision(), None, 0.1), clean)
+    assert same.band == found.band
+    moved = clean.assign(logit_fake=clean["logit_fake"] + 100)  # all are surely fake: the reals are not covered
+    shifted = score(moved, Calibrated(Decision(), None, 0.1), clean).band
+    assert shifted is not None
+    assert shifted.coverage == 0.5
+    few = score(folded([1.0, 2.0], [0, 1], [0, 1]), Calibrated(Decision(), None, 0.1))
+    assert few.band is None
+
+
 def test_one_class_is_undefined_not_half() -> None:
     only = score(table([1.0, -1.0], [1, 1]))
     assert only.accuracy.value == 0.5
@@ -67,7 +123,19 @@ def test_rows_are_means_over_severities_and_come_worst_first() -> None:
     assert (fog.accuracy.low, fog.accuracy.high, fog.accuracy.n) == (wilson(70, 100).low, wilson(70, 100).high, 100)
     assert fog.lost == pytest.approx(0.2)
     assert fog.by_severity == {1: 0.8, 2: 0.6}
+    assert np.isnan(fog.covered)
     assert detectors(scores) == [("a", "base"), ("b", "base")]
+
+
+def test_rows_average_what_the_band_does() -> None:
+    keys = [Key("a", "base", CLEAN, 0), Key("a", "base", "fog", 1), Key("a", "base", "fog", 2)]
+    shares = [(0.95, 1.0), (0.9, 1.2), (0.7, 1.6)]
+    scores = {
+        key: replace(cell(90), uncalibrated=covered, band=BandScores(covered, size, 0.1, 0.1, 100))
+        for key, (covered, size) in zip(keys, shares, strict=True)
+    }
+    (row,) = rows(scores)
+    assert (row.covered, row.set_size, row.uncalibrated) == pytest.approx((0.8, 1.4, 0.8))
 
 
 @pytest.mark.parametrize(

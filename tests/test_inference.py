@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,16 @@ def test_confidence_and_csv() -> None:
     assert rows[3] == {"index": 11, "prediction": "fake", "confidence": 0.95}
     table = list(csv.DictReader(io.StringIO(render(verdicts(), "csv"))))
     assert table[1] == {"filename": "10.png", "label": "fake", "probability": "0.9"}
+
+
+def test_with_an_abstention_band_the_csv_says_what_is_possible() -> None:
+    sets = np.array([[True, False], [True, True], [False, False], [False, True]])
+    found = replace(verdicts(), possible=sets)
+    rows = list(csv.DictReader(io.StringIO(render(found, "csv"))))
+    assert [row["possible"] for row in rows] == ["real", "both", "neither", "fake"]
+    assert found.abstained == 2
+    assert "possible" not in render(verdicts(), "csv")
+    assert verdicts().abstained == 0
 
 
 def test_names_that_would_collide_keep_their_folder() -> None:

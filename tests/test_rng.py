@@ -40,6 +40,24 @@ def test_uniform_and_normal_have_their_moments() -> None:
     assert abs(float((u[1:] - 0.5).mul(u[:-1] - 0.5).mean())) < 0.001
 
 
+def test_two_numbers_of_one_hash_are_as_good_as_one_of_each() -> None:
+    ids = torch.arange(2000)
+    u = rng.dense_uniform(ids, (101,), "u")
+    assert 0 <= float(u.min()) < 1e-3
+    assert 1 - 1e-3 < float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 0.003
+    assert abs(float(u.var()) - 1 / 12) < 0.001
+    for k in (1, 2, 50, 51):
+        assert abs(float((u[:, k:] - 0.5).mul(u[:, :-k] - 0.5).mean())) < 0.001
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(1))[:9]
+    assert torch.equal(rng.dense_uniform(ids[order], (101,), "u"), u[order])
+    assert not torch.equal(u, rng.uniform(ids, (101,), "u"))
+    assert rng.dense_uniform(ids[:3], (), "u").shape == (3,)
+    kept = torch.arange(5)
+    rng.dense_uniform(kept, (4,), "u")
+    assert torch.equal(kept, torch.arange(5))  # ids are mixed in a copy
+
+
 def test_values_are_pinned() -> None:
     """The stream is part of the file format: a change would make old runs irreproducible."""
     got = rng.uniform(torch.tensor([1, 2]), (2,), "pinned", 0)

@@ -10,7 +10,22 @@ import sys
 import typer
 
 from robustbench_df._version import __version__
-from robustbench_df.cli import attack, audit, corrupt, data, listing, predict, score, train
+from robustbench_df.cli import (
+    attack,
+    audit,
+    bench,
+    corrupt,
+    data,
+    demo,
+    experiment,
+    explain,
+    export,
+    listing,
+    predict,
+    report,
+    score,
+    train,
+)
 from robustbench_df.errors import RdfError
 
 app = typer.Typer(
@@ -21,13 +36,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(train.demo)
+app.command("demo")(demo.demo)
 app.command("train-all")(train.train_all)
 app.command("predict")(predict.predict)
 app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
 app.command("corrupt")(corrupt.corrupt)
 app.command("score")(score.score)
+app.command("explain")(explain.explain)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
+app.command("report")(report.report)
+app.command("compare")(report.compare)
+app.command("experiment")(experiment.experiment)
 app.add_typer(data.app, name="data")
 app.add_typer(listing.app, name="list")
 

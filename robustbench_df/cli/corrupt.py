@@ -46,7 +46,8 @@ def corrupt(
     from robustbench_df.cli.console import reporting
     from robustbench_df.cli.corrupt_tables import facts_json, print_corruptions
     from robustbench_df.config import validated
-    from robustbench_df.corruption_grid import CorruptionPlan, corrupt_run
+    from robustbench_df.corruption_grid import corrupt_run
+    from robustbench_df.corruption_plan import CorruptionPlan
     from robustbench_df.run import open_run
 
     opened = open_run(run, finished=True)

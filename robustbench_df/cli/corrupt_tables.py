@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,15 +12,24 @@ from rich.text import Text
 
 from robustbench_df import corruption_summary as summary
 from robustbench_df.cli.console import out
-from robustbench_df.corruption_grid import CorruptionCell
+from robustbench_df.corruption_plan import CorruptionCell
 from robustbench_df.corruption_summary import CLEAN, COMMON, DetectorErrors, Key, Row, Score
 from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
 
 
 def scores_of(run: Run, cells: Sequence[CorruptionCell]) -> dict[Key, Score]:
-    """Score every cell."""
-    return {_key(cell): summary.score(cell.load(run).table) for cell in cells}
+    """Score every cell; the clean one of each detector must be among them."""
+    pairs = {(cell.model, cell.phase): cell for cell in cells if cell.damage.name == CLEAN}
+    clean = {pair: cell.load(run).table for pair, cell in pairs.items()}
+    alpha = run.config.ensemble.alpha
+    fitted = {pair: summary.Calibrated(run.decision(*pair), run.band(*pair), alpha) for pair in pairs}
+
+    def scored(cell: CorruptionCell) -> Score:
+        pair = cell.model, cell.phase
+        return summary.score(cell.load(run).table, fitted[pair], clean[pair])
+
+    return {_key(cell): scored(cell) for cell in cells}
 
 
 def _key(cell: CorruptionCell) -> Key:
@@ -62,6 +72,8 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
                 "accuracy": found.accuracy,
                 "auc": found.auc,
                 "threshold_gap": found.threshold_gap,
+                "uncalibrated_accuracy": found.uncalibrated,
+                "abstention": found.band and asdict(found.band),
                 **{name: predictions.notes[name] for name in ("constants", "seconds", "corrupting_seconds")},
                 "file": str(cell.path),
             }
@@ -72,6 +84,8 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
         {
             "run": str(run.path),
             "reference": " ".join(base),
+            "calibration": "after, but for uncalibrated_accuracy",
+            "abstention_alpha": run.config.ensemble.alpha,
             "counted": summary.counted(scores),
             "errors": errors,
             "rows": [asdict(row) for row in summary.rows(scores)],
@@ -91,34 +105,53 @@ def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str 
     for pair in summary.detectors(scores):
         clean = scores[Key(*pair, CLEAN, 0)]
         name = " · ".join(pair) + (" ◀ ship" if pair == shipped else "")
-        title = f"{name}: {clean.accuracy.n} {part} images of {run.name}"
+        title = f"{name}: {clean.accuracy.n} {part} images of {run.name}, after calibration"
         out.print(_table(title, clean, [row for row in rows if (row.model, row.phase) == pair]))
     severities = sorted({key.severity for key in scores if key.severity})
-    for line in _words(severities):
+    for line in _words(severities, run.config.ensemble.alpha):
         out.print(Text(line))
     _print_errors(found, summary.counted(scores), severities)
     out.print(Text(f"Cells: {run.file('corruptions')}"))
 
 
+_HEADINGS = ("accuracy (95%)", "before", "lost", "AUC", "threshold gap", "covered", "set", "by severity, %")
+
+
 def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("corruption", no_wrap=True)
-    for heading in ("accuracy (Wilson, 95%)", "lost", "AUC", "threshold gap", "by severity, %"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("what fails", no_wrap=True)
     for row in rows:
-        levels = [f"{100 * value:.0f}" for severity, value in row.by_severity.items() if severity]
         table.add_row(
             row.corruption,
             _share(row.accuracy),
+            _percent(row.uncalibrated),
             f"{100 * row.lost:.1f}",
             _area(row.auc),
             _points(row.threshold_gap),
-            " ".join(levels),
+            *_abstention(row.covered, row.set_size),
+            " ".join(f"{100 * value:.0f}" for severity, value in row.by_severity.items() if severity),
             row.failure,
         )
-    table.add_row(CLEAN, _share(clean.accuracy), "", _area(clean.auc.value), _points(clean.threshold_gap), "", "")
+    band = (clean.band.coverage, clean.band.size) if clean.band else (math.nan, math.nan)
+    table.add_row(
+        CLEAN,
+        _share(clean.accuracy),
+        _percent(clean.uncalibrated),
+        "",
+        _area(clean.auc.value),
+        _points(clean.threshold_gap),
+        *_abstention(*band),
+        "",
+        "",
+    )
     return table
+
+
+def _abstention(covered: float, size: float) -> tuple[str, str]:
+    return ("not run", "") if covered != covered else (f"{covered:.1%}", f"{size:.2f}")
 
 
 def _share(value: Interval) -> str:
@@ -137,16 +170,20 @@ def _percent(value: float) -> str:
     return "undefined" if value != value else f"{value:.1%}"
 
 
-def _words(severities: Sequence[int]) -> list[str]:
+def _words(severities: Sequence[int], alpha: float) -> list[str]:
     means = f"means over severity {', '.join(map(str, severities))}, " if severities else ""
     return [
-        f"Accuracy, AUC and threshold gap: {means}as deployed, with the calibrated threshold. The interval is that of "
-        "the number of images, for the severities show the same ones. lost: points below clean.",
+        f"Accuracy, AUC and threshold gap: {means}as deployed, after calibration on clean images. The interval "
+        "(Wilson) is that of the number of images, for the severities show the same ones. before: accuracy of P(fake) "
+        ">= .5 before calibration. lost: points below clean.",
         "threshold gap: points of accuracy that the best threshold for that corruption would win back. Large beside a "
         "high AUC: the threshold failed, the ranking stands. Small beside a low AUC: the ranking failed. It is read "
         "off these very images, which flatters it: compare it with the clean row's.",
         f"what fails, from {100 * summary.HURT:.0f} points lost: threshold where at least half of the loss comes back "
         "with another threshold, else ranking.",
+        f"covered, set: an abstention band, before calibration, fitted on clean images not shown here (cal; out of "
+        f"fold: the other folds) for an error of {alpha:.0%}: share of images whose set of possible labels holds the "
+        f"true one, and labels per set; 1 is a verdict. {1 - alpha:.0%} is promised for clean images alone.",
     ]
 
 
@@ -156,7 +193,8 @@ def _print_errors(found: Sequence[DetectorErrors], names: Sequence[str], severit
     reference = found[0].errors.reference
     which = "the 15 of ImageNet-C" if tuple(names) == COMMON else f"{len(names)} corruptions"
     table = Table(
-        title=f"Errors over {which} at severity {', '.join(map(str, severities))}; reference: {reference}",
+        title=f"Errors over {which} at severity {', '.join(map(str, severities))}, after calibration; "
+        f"reference: {reference}",
         title_justify="left",
     )
     table.add_column("detector", no_wrap=True)

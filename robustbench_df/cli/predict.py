@@ -20,6 +20,9 @@ def predict(
     phase: Annotated[str | None, typer.Option(help="base or final; as shipped when not given.")] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average over fixed views (flip, shift, scale, light).")] = False,
     refit: Annotated[bool | None, typer.Option(help="Use the detectors refitted on everything, if any.")] = None,
+    abstain: Annotated[
+        bool, typer.Option("--abstain", help="Also say which labels are possible: real, fake, both or neither (csv).")
+    ] = False,
     form: Annotated[
         list[str] | None, typer.Option(help="challenge, probability, confidence, csv; all that fit if none.")
     ] = None,
@@ -53,7 +56,7 @@ def predict(
         if use_refit:
             reporter.say("using the detectors refitted on all labelled images: no validation number belongs to them")
         forms = list(form or core.FORMS)
-        core.check(opened, model, forms)
+        core.check(opened, model, forms, abstain=abstain, phase=phase)
         height, width = opened.image_size
         # A detector is only as good as judged on images of the size it was trained on.
         side = size or (height if height == width else None)
@@ -72,6 +75,7 @@ def predict(
             phase=phase,
             tta=tta,
             refit=use_refit,
+            abstain=abstain,
             device=choose_device(device),
             progress=reporter.advance,
         )
@@ -85,15 +89,23 @@ def predict(
     folder = to or opened.file("submissions", f"{Path(source).stem or 'images'}-{model.replace(':', '_')}")
     written = core.write_forms(verdicts, folder, forms, pack=pack)
     fakes = int(verdicts.verdict.sum())
+    band = opened.band(model, phase) if abstain else None
     if as_json:
         facts = {
             "run": str(opened.path),
             "images": len(verdicts.ids),
             "fake": fakes,
+            **({"abstained": verdicts.abstained, "abstention_band": band.to_dict()} if band else {}),
             "files": [str(p) for p in written],
         }
         typer.echo(json.dumps(facts, indent=2))
     else:
         typer.echo(f"{len(verdicts.ids)} images: {fakes} fake, {len(verdicts.ids) - fakes} real")
+        if band:
+            typer.echo(
+                f"{verdicts.abstained} of them abstained from (column possible of the csv): both labels or neither, by "
+                f"a band for an error of {band.alpha:.0%} in either class, fitted on {band.n} images ({band.fitted_on})"
+                + (", without --tta or --refit" if tta or use_refit else "")
+            )
         for path in written:
             typer.echo(str(path))

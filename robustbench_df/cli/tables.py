@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_df.cli.console import out
+from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.records import Result
 from robustbench_df.run import Run
@@ -47,6 +48,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
     kind_shipped, phase_shipped = run.shipped["kind"], run.shipped["phase"]
     attack = next((r.condition for r in results if r.condition != "clean"), "")
     weights = dict(zip(run.models, run.weights().weights, strict=True))
+    twins = any(r.part == DEDUPLICATED for r in results)
     rows = []
     names = [(name, phase) for name in run.models for phase in ("base", "final")]
     names += [(f"ensemble-{kind}", phase_shipped) for kind in WEIGHTINGS]
@@ -56,7 +58,9 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
         is_shipped = name == f"ensemble-{kind_shipped}" and phase == phase_shipped
         attacked = "ensemble" if name == f"ensemble-{kind_shipped}" else name
 
-        def number(metric: str, model: str = name, phase: str = phase, condition: str = "clean") -> Result | None:
+        def number(
+            metric: str, model: str = name, phase: str = phase, condition: str = "clean", part: str = part
+        ) -> Result | None:
             return find(
                 results, model=model, phase=phase, condition=condition, part=part, decision="calibrated", metric=metric
             )
@@ -68,6 +72,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
                 "shipped": is_shipped,
                 "weight": weights.get(name) if phase == phase_shipped else None,
                 "accuracy": number("accuracy"),
+                **({"deduplicated": number("accuracy", part=DEDUPLICATED)} if twins else {}),
                 "auc": number("auc"),
                 "f1": number("f1"),
                 "confusion": [number(m) for m in ("true_real", "false_fake", "false_real", "true_fake")],
@@ -109,6 +114,7 @@ def summary_json(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "part": judging_part(run.results()),
         "best_single": best_single(run),
+        "allowed_findings": list(run.allowed_findings),
         "rows": rows,
     }
 
@@ -125,7 +131,11 @@ def print_summary(run: Run) -> None:
     )
     table.add_column("detector", no_wrap=True)
     table.add_column("phase")
-    for heading in ("weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"):
+    without = next((row["deduplicated"].n for row in rows if row.get("deduplicated")), None)
+    headings = ["weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"]
+    if without is not None:
+        headings.insert(2, f"without {n - without} twins")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         single = row["detector"] == best and row["phase"] == run.shipped["phase"]
@@ -135,6 +145,7 @@ def print_summary(run: Run) -> None:
             row["phase"],
             "" if row["weight"] is None else f"{row['weight']:.3f}",
             _percent(row["accuracy"]),
+            *([_percent(row["deduplicated"])] if without is not None else []),
             _number(row["auc"]),
             _share(row["f1"]),
             "/".join(str(int(c.value)) if c else "?" for c in row["confusion"]),
@@ -161,6 +172,11 @@ def print_summary(run: Run) -> None:
     )
     if run.refitted:
         out.print(Text("Refitted on all labelled images for a submission: no validation number belongs to that one."))
+    if without is not None:
+        out.print(Text("twins: images of the given test part that have a copy, exact or near, outside it."))
+    for name in run.allowed_findings:
+        said = f"Trained in spite of a failing audit ({name}): these numbers are not to be trusted, see"
+        out.print(Text(f"{said} {run.file('audit.json')}", style="bold red"))
     findings = run.read_json("findings.json")["findings"]
     if findings:
         out.print(Text(f"{len(findings)} findings in the data: {run.file('findings.json')}", style="yellow"))

@@ -131,6 +131,7 @@ _TABLE = {
         digital.jpeg_compression,
         {"cifar": _each(80, 65, 58, 50, 40), "imagenet": _each(25, 18, 15, 10, 7)},
         "digital",
+        codec=True,
     ),
     "speckle_noise": Corruption(
         "normal noise in proportion to the light",

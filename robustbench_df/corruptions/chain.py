@@ -32,7 +32,7 @@ from robustbench_df.corruptions import pixels
 from robustbench_df.corruptions.blur import gaussian
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.codecs import QUALITIES, jpeg, webp
-from robustbench_df.corruptions.core import SEVERITIES, Draw
+from robustbench_df.corruptions.core import SEVERITIES, Draw, image_keys
 from robustbench_df.corruptions.suite import constant_set
 from robustbench_df.errors import UsageError, nearest
 
@@ -126,14 +126,15 @@ def apply_chain(
         constants: of registered corruptions: ``cifar``, ``imagenet``, or ``auto`` by the shorter side of ``x``.
 
     Raises:
-        UsageError: unknown constant set; images of another shape or type.
+        UsageError: unknown constant set; images of another shape or type; not one id each.
     """
-    chosen = constant_set(constants, x)
-    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+    chosen, keys = constant_set(constants, x), image_keys(x, ids)
+    if not x.numel():
+        return x.clone()
     out = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     seen: Counter[Step] = Counter()
     for step in chain.steps:
-        out = _apply_step(out, step, ids, seed, seen[step], chosen).clamp(0, 1)
+        out = _apply_step(out, step, keys, int(seed), seen[step], chosen).clamp(0, 1)
         seen[step] += 1
     out = pixels.resize(out, (x.shape[2], x.shape[3]))
     return (out * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustbench_df import rng
+from robustbench_df.errors import UsageError
 from robustbench_df.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -26,7 +28,7 @@ class Draw:
 
     def uniform(self, shape: tuple[int, ...], purpose: str = "") -> Tensor:
         """Uniform numbers in [0, 1), float32 ``[N, *shape]``, another stream for every ``purpose``."""
-        return rng.uniform(self.ids, shape, *self.key, purpose)
+        return rng.dense_uniform(self.ids, shape, *self.key, purpose)
 
     def normal(self, shape: tuple[int, ...], purpose: str = "") -> Tensor:
         """Draw standard normal numbers, float32 ``[N, *shape]``."""
@@ -43,7 +45,8 @@ class Corruption:
     """A registered corruption.
 
     ``settings`` maps a constant set (``cifar``, ``imagenet``) to five settings, severity 1 to 5; ``random`` says it
-    draws noise; ``group`` is noise, blur, weather, digital, extra or web.
+    draws noise; ``group`` is noise, blur, weather, digital, extra or web. ``codec`` says that ``apply`` works on 8-bit
+    pixels and takes uint8 as well: giving it floats would only cost the way there and back.
     """
 
     summary: str
@@ -51,6 +54,31 @@ class Corruption:
     settings: Mapping[str, tuple[Setting, ...]]
     group: str
     random: bool = False
+    codec: bool = False
 
 
 CORRUPTIONS: Registry[Corruption] = Registry("corruption")
+
+
+def checked_severity(severity: int) -> int:
+    """Return a severity as a plain int, which is what noise is keyed by.
+
+    Raises:
+        UsageError: it is not 0 to 5.
+    """
+    if severity not in (0, *SEVERITIES):
+        raise UsageError(f"severity must be 0 to 5, not {severity}")
+    return int(severity)
+
+
+def image_keys(x: Tensor, ids: Tensor | None) -> Tensor:
+    """Return the key of each image's noise, int64 ``[N]`` on the device of ``x``: ``ids``, or the position.
+
+    Raises:
+        UsageError: ``ids`` are not one whole number per image.
+    """
+    if ids is None:
+        return torch.arange(len(x), device=x.device)
+    if tuple(ids.shape) != (len(x),) or ids.is_floating_point():
+        raise UsageError(f"ids must be int64 [{len(x)}], one per image, not {ids.dtype} {tuple(ids.shape)}")
+    return ids.to(x.device, torch.int64)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from robustbench_df import rng
-from robustbench_df.corruptions.core import SEVERITIES
+from robustbench_df.corruptions.core import checked_severity, image_keys
 from robustbench_df.errors import UsageError, nearest
 
 SMALLEST = 32
@@ -53,24 +53,22 @@ def library_corrupt(x: Tensor, name: str, severity: int, seed: int = 0, ids: Ten
         raise UsageError(
             f"imagecorruptions takes uint8 [N, 3, H, W], {SMALLEST} px a side or more, not {x.dtype} {tuple(x.shape)}"
         )
-    if severity not in (0, *SEVERITIES):
-        raise UsageError(f"severity must be 0 to 5, not {severity}")
+    level, keys = checked_severity(severity), image_keys(x, ids)
     library = mended_library()
     names = library.get_corruption_names("all")
     if name not in names:
         raise UsageError(f"imagecorruptions has no '{name}'{nearest(name, names)}; choose from {', '.join(names)}")
-    if severity == 0:
+    if level == 0:
         return x.clone()
-    keys = range(len(x)) if ids is None else ids.tolist()
     pixels = x.cpu().permute(0, 2, 3, 1).contiguous().numpy()
     out = np.empty_like(pixels)
     state = np.random.get_state()  # noqa: NPY002  (the generator that the library draws from)
     try:
-        for row, key in enumerate(keys):
-            np.random.seed(rng.seed_of(seed, name, severity, key) % 2**32)  # noqa: NPY002
+        for row, key in enumerate(keys.tolist()):
+            np.random.seed(rng.seed_of(int(seed), name, level, key) % 2**32)  # noqa: NPY002
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                out[row] = library.corrupt(pixels[row], severity=severity, corruption_name=name)
+                out[row] = library.corrupt(pixels[row], severity=level, corruption_name=name)
     finally:
         np.random.set_state(state)  # noqa: NPY002
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(x.device)

@@ -1,4 +1,4 @@
-"""`corrupt`: one corruption at one severity on any batch, and chains of them."""
+"""`corrupt`: one corruption at one severity on any batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
-from robustbench_df.corruptions.core import SEVERITIES, Corruption, Draw, Setting
+from robustbench_df.corruptions.core import Corruption, Draw, Setting, checked_severity, image_keys
 from robustbench_df.errors import UsageError, nearest
 
 SMALL_SIDE = 64
@@ -38,26 +38,25 @@ def corrupt(
         constants: ``cifar``, ``imagenet``, or ``auto`` by the shorter side.
 
     Raises:
-        UsageError: unknown corruption, severity or constant set; images of another shape or type.
+        UsageError: unknown corruption, severity or constant set; images of another shape or type; not one id each.
     """
-    corruption = CORRUPTIONS[name]
-    chosen = constant_set(constants, x)
-    if severity not in (0, *SEVERITIES):
-        raise UsageError(f"severity must be 0 to 5, not {severity}")
-    if severity == 0:
+    corruption, level = CORRUPTIONS[name], checked_severity(severity)
+    chosen, keys = constant_set(constants, x), image_keys(x, ids)
+    if level == 0 or not x.numel():
         return x.clone()
-    ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
-    setting, key = corruption.settings[chosen][severity - 1], (seed, name, severity)
+    setting, key = corruption.settings[chosen][level - 1], (int(seed), name, level)
     # On a CPU, intermediate results that stay in its cache are several times as fast as those of a whole batch.
     size = max(CACHED_PIXELS // (x.shape[2] * x.shape[3]), 1) if x.device.type == "cpu" else max(len(x), 1)
     parts = [
         _apply(corruption, some, setting, Draw(own, key))
-        for some, own in zip(x.split(size), ids.split(size), strict=True)
+        for some, own in zip(x.split(size), keys.split(size), strict=True)
     ]
     return torch.cat(parts)
 
 
 def _apply(corruption: Corruption, x: Tensor, setting: Setting, draw: Draw) -> Tensor:
+    if corruption.codec and x.dtype == torch.uint8:
+        return corruption.apply(x, setting, draw)
     pixels = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     out = corruption.apply(pixels, setting, draw).clamp(0, 1)
     return (out * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)

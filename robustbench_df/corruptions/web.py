@@ -169,8 +169,8 @@ def _same(*settings: Setting) -> dict[str, tuple[Setting, ...]]:
 _SCALES = _same((0.9,), (0.75,), (0.6,), (0.5,), (0.35,))
 
 WEB: dict[str, Corruption] = {
-    "jpeg_quality": Corruption("JPEG", jpeg_quality, _same((95,), (85,), (70,), (50,), (30,)), "web"),
-    "webp": Corruption("lossy WebP", webp_quality, _same((90,), (75,), (60,), (40,), (20,)), "web"),
+    "jpeg_quality": Corruption("JPEG", jpeg_quality, _same((95,), (85,), (70,), (50,), (30,)), "web", codec=True),
+    "webp": Corruption("lossy WebP", webp_quality, _same((90,), (75,), (60,), (40,), (20,)), "web", codec=True),
     "resize_nearest": Corruption("down and up again, nearest", resize_nearest, _SCALES, "web"),
     "resize_bilinear": Corruption("down and up again, bilinear", resize_bilinear, _SCALES, "web"),
     "resize_bicubic": Corruption("down and up again, bicubic", resize_bicubic, _SCALES, "web"),
@@ -178,7 +178,7 @@ WEB: dict[str, Corruption] = {
         "a part, enlarged", crop_resize, _same((0.95,), (0.9,), (0.8,), (0.7,), (0.6,)), "web", random=True
     ),
     "double_jpeg": Corruption(
-        "JPEG of a JPEG", double_jpeg, _same((95, 90), (90, 80), (85, 65), (75, 45), (60, 25)), "web"
+        "JPEG of a JPEG", double_jpeg, _same((95, 90), (90, 80), (85, 65), (75, 45), (60, 25)), "web", codec=True
     ),
     "screenshot": Corruption(
         "other scale, sharpened, JPEG",

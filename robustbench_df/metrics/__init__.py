@@ -11,6 +11,7 @@ from robustbench_df.metrics.calibration import (
     fit_temperature,
     fit_threshold,
     score_band,
+    score_cross_fitted,
 )
 from robustbench_df.metrics.calibration_error import Reliability, ece, reliability, smooth_ece
 from robustbench_df.metrics.compare import (
@@ -93,6 +94,7 @@ __all__ = [
     "reliability",
     "roc_curve",
     "score_band",
+    "score_cross_fitted",
     "smooth_ece",
     "threshold_gap",
     "tpr_at_fpr",

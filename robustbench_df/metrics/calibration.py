@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from robustbench_df.metrics.thresholds import best_cut, cuts
 
 TEMPERATURES = (0.05, 100.0)
 """Where the temperature is sought: beyond, probabilities are 0, 1 or .5 for any margin a network gives."""
+
+_CERTAIN = 30.0
+"""Log-odds of a threshold of 0 or 1: beyond any margin that float32 tells from certainty."""
 
 RULES = ("accuracy", "youden", "target_fpr")
 
@@ -37,6 +40,13 @@ class Decision:
             raise UsageError(f"temperature {self.temperature} must be a positive number; 1 changes nothing")
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.threshold} must lie in [0, 1]: it is a value of P(fake)")
+
+    @property
+    def offset(self) -> float:
+        """Log-odds of the threshold: ``margin / temperature - offset`` is at least 0 where the verdict is fake."""
+        p = self.threshold
+        odds = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(_CERTAIN, p - 0.5)
+        return max(min(odds, _CERTAIN), -_CERTAIN)
 
     def apply(self, margin: Floats) -> tuple[Floats, NDArray[np.int8]]:
         """Return P(fake) and the verdicts, 1 for fake, both of the shape of ``margin``."""
@@ -138,32 +148,59 @@ class Band:
 
     With ``low <= high`` both are possible between them; with ``low > high`` neither is. Either way the
     detector abstains there. An end is infinite where the calibration class is too small for ``alpha``.
+    Margins are those before temperature and threshold. ``fitted_on`` names the split and ``n`` counts the
+    images of the fit.
     """
 
     low: float
     high: float
     alpha: float
     n: int
+    fitted_on: str = "cal"
 
     def sets(self, margin: Floats) -> NDArray[np.bool_]:
         """Return bool ``[N, 2]``: whether real, and whether fake, is possible."""
         margin = np.asarray(margin, np.float64)
         return np.stack([margin <= self.high, margin >= self.low], axis=-1)
 
+    def deployed(self, decision: Decision) -> Band:
+        """Return the same band for margins as a decision deploys them, ``margin / temperature - offset``."""
+        low, high = (end / decision.temperature - decision.offset for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
 
-def fit_band(margin: Floats, labels: Ints, alpha: float = 0.05) -> Band:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON, which has no infinity: an end that is None is infinite."""
+        return {name: None if isinstance(v, float) and math.isinf(v) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Band:
+        """Read what `to_dict` gave; raise `RunError` for other keys or for values of another kind."""
+        try:
+            return cls(
+                low=-math.inf if fields["low"] is None else float(fields["low"]),
+                high=math.inf if fields["high"] is None else float(fields["high"]),
+                alpha=float(fields["alpha"]),
+                n=int(fields["n"]),
+                fitted_on=str(fields["fitted_on"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"abstention band {dict(fields)} cannot be read ({error!r}); fit it again") from error
+
+
+def fit_band(margin: Floats, labels: Ints, alpha: float = 0.05, *, fitted_on: str = "cal") -> Band:
     """Fit an abstention band by split conformal prediction, class by class (Vovk et al. 2005, 'Mondrian').
 
     Of new images of either class, exchangeable with the calibration ones, at most a share ``alpha`` gets a
     set without the true label; class by class, so the guarantee outlives a change in how common fakes are.
-    Nothing is guaranteed under attack or corruption. Nonconformity is the margin against the label, at the
-    ``ceil((n_class + 1)(1 - alpha))``-th smallest value.
+    Nothing is guaranteed under attack or corruption. Out-of-fold margins come from as many detectors as
+    folds, where the guarantee is only near to this (Barber et al. 2021, "CV+"). Nonconformity is the margin
+    against the label, at the ``ceil((n_class + 1)(1 - alpha))``-th smallest value.
     """
     if not 0 < alpha < 1:
         raise UsageError(f"target error alpha {alpha} must lie strictly between 0 and 1, for example 0.05")
     margin, labels = fittable(margin, labels, "an abstention band")
     low, high = -_quantile(-margin[labels == 1], alpha), _quantile(margin[labels == 0], alpha)
-    return Band(low, high, alpha, len(labels))
+    return Band(low, high, alpha, len(labels), fitted_on)
 
 
 def _quantile(nonconformity: Floats, alpha: float) -> float:
@@ -192,9 +229,35 @@ class BandScores:
 def score_band(band: Band, margin: Floats, labels: Ints) -> BandScores:
     """Measure coverage, set size, abstention and the error of the verdicts that remain."""
     margin, labels = checked(margin, labels)
+    return _score_sets(band.sets(margin), labels)
+
+
+def score_cross_fitted(
+    margin: Floats, labels: Ints, fold: Ints, clean: Floats, clean_labels: Ints, clean_fold: Ints, alpha: float
+) -> BandScores:
+    """Score each fold by a band fitted on the clean margins of the other folds.
+
+    For out-of-fold images: a band fitted on the very images it is measured on covers them by construction.
+
+    Args:
+        margin, labels, fold: what is scored, ``[N]``.
+        clean, clean_labels, clean_fold: what is fitted on, ``[M]``.
+        alpha: target error.
+
+    Raises:
+        DataError: the other folds hold one class only.
+    """
+    margin, labels = checked(margin, labels)
+    sets = np.ones((len(labels), 2), np.bool_)
+    for k in np.unique(fold):
+        others = np.asarray(clean_fold) != k
+        sets[fold == k] = fit_band(clean[others], clean_labels[others], alpha).sets(margin[fold == k])
+    return _score_sets(sets, labels)
+
+
+def _score_sets(sets: NDArray[np.bool_], labels: Ints) -> BandScores:
     if not len(labels):
         return BandScores(*(float("nan"),) * 4, n=0)
-    sets = band.sets(margin)
     covered, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
     verdict = size == 1
     error = float(1 - covered[verdict].mean()) if verdict.any() else float("nan")

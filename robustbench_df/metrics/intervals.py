@@ -186,15 +186,21 @@ def bootstrap(
     """
     margin, labels = np.asarray(margin, np.float64), np.asarray(labels)
     method = "bootstrap" if groups is None else "cluster bootstrap"
-    value, tail = statistic(margin, labels), _tail(level)
+    value = statistic(margin, labels)
     drawn = units(labels, groups)
     rng = np.random.default_rng(seed)
     replicates = np.full(resamples, NAN)
     for r in range(resamples if len(labels) else 0):
         rows = drawn.images(np.concatenate([rng.choice(s, len(s)) for s in drawn.strata if len(s)]))
         replicates[r] = statistic(margin[rows], labels[rows])
+    return percentile_interval(value, replicates, len(labels), method, level)
+
+
+def percentile_interval(value: float, replicates: Floats, n: int, method: str, level: float = 0.95) -> Interval:
+    """Return the interval of a value from its bootstrap replicates; see `bootstrap` for where its ends are nan."""
+    tail = _tail(level)
     defined = replicates[~np.isnan(replicates)]
-    if len(defined) < (1 - _UNDEFINED_SHARE) * resamples or not len(defined) or not np.ptp(defined):
-        return Interval(value, NAN, NAN, len(labels), method)
+    if len(defined) < (1 - _UNDEFINED_SHARE) * len(replicates) or not len(defined) or not np.ptp(defined):
+        return Interval(value, NAN, NAN, n, method)
     low, high = np.quantile(defined, (tail, 1 - tail))
-    return Interval(value, float(low), float(high), len(labels), method)
+    return Interval(value, float(low), float(high), n, method)

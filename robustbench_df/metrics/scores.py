@@ -246,13 +246,20 @@ def average_precision(margin: Floats, labels: Ints) -> float:
 def eer(margin: Floats, labels: Ints) -> float:
     """Equal error rate: where FPR = 1 - TPR on the ROC curve, its points joined by straight lines."""
     fpr, tpr, _ = roc_curve(margin, labels)
+    return float(eer_of(fpr, tpr))
+
+
+def eer_of(fpr: Floats, tpr: Floats) -> Floats:
+    """Return the equal error rate ``[...]`` of ROC curves ``[..., K]``; nan where a rate is."""
+    if fpr.shape[-1] < 2:  # no images
+        return np.full(fpr.shape[:-1], np.nan)
     gap = 1.0 - tpr - fpr  # falls from 1 to -1
-    if np.isnan(gap).any():
-        return float("nan")
-    after = int(np.argmax(gap <= 0))
-    before = after - 1
-    step = gap[before] / (gap[before] - gap[after])
-    return float(fpr[before] + step * (fpr[after] - fpr[before]))
+    after = np.maximum(np.argmax(gap <= 0, axis=-1), 1)[..., None]
+    high, low = (np.take_along_axis(gap, row, -1)[..., 0] for row in (after - 1, after))
+    left, right = (np.take_along_axis(fpr, row, -1)[..., 0] for row in (after - 1, after))
+    with np.errstate(invalid="ignore"):
+        rate: Floats = left + high / (high - low) * (right - left)
+    return np.asarray(np.where(np.isnan(gap).any(-1), np.nan, rate))
 
 
 def tpr_at_fpr(margin: Floats, labels: Ints, target: float = 0.01) -> float:
@@ -261,9 +268,13 @@ def tpr_at_fpr(margin: Floats, labels: Ints, target: float = 0.01) -> float:
     A target below ``1 / n_real`` therefore allows no false alarm at all.
     """
     fpr, tpr, _ = roc_curve(margin, labels)
-    if np.isnan(fpr).any() or np.isnan(tpr).any():
-        return float("nan")
-    return float(tpr[fpr <= target].max())
+    return float(tpr_of(fpr, tpr, target))
+
+
+def tpr_of(fpr: Floats, tpr: Floats, target: float) -> Floats:
+    """Return `tpr_at_fpr` ``[...]`` of ROC curves ``[..., K]``; nan where a rate is."""
+    found = np.where(fpr <= target, tpr, 0.0).max(-1)
+    return np.asarray(np.where(np.isnan(fpr).any(-1) | np.isnan(tpr).any(-1), np.nan, found))
 
 
 class Part(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustbench_df import rng
 from robustbench_df.config import AugmentConfig
+from robustbench_df.train.corrupted import corrupted
 from robustbench_df.train.trivial import trivial_augment
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -58,6 +59,8 @@ def augment(x: Tensor, config: AugmentConfig, ids: Tensor, *key: rng.Key) -> Ten
         )
     if config.erase:
         x = _erase(x, torch.stack([next(column) for _ in range(8)], dim=1), config.erase)
+    if config.corruption:
+        x = corrupted(x, config.corruption, ids, *key)
     return x
 
 

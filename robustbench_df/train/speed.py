@@ -214,6 +214,8 @@ def synchronize(device: torch.device) -> None:
     """Wait for queued work, so that a clock reading means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def apply_format(module: nn.Module, setting: Setting) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,6 +114,50 @@ def test_each_severity_is_worse_than_the_last(name: str, constants: str, n: int,
     excepted, _ = NOT_WORSE.get((name, constants), (set(), ""))
     for severity, (before, after) in enumerate(pairwise(lost), 2):
         assert after < before or severity in excepted, (severity, [round(value, 2) for value in lost])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_images_are_no_images(name: str) -> None:
+    for dtype in (torch.uint8, torch.float32):
+        out = corrupt(torch.empty(0, 3, 32, 32, dtype=dtype), name, 3)
+        assert (out.dtype, out.shape) == (dtype, (0, 3, 32, 32))
+
+
+def test_a_number_of_numpy_is_the_same_key() -> None:
+    x = photos(2, 32, 32)
+    mine = corrupt(x, "gaussian_noise", 3, seed=5)
+    assert torch.equal(corrupt(x, "gaussian_noise", np.int64(3), seed=np.int64(5)), mine)
+    assert torch.equal(corrupt(x, "gaussian_noise", 3, seed=5, ids=torch.arange(2, dtype=torch.int32)), mine)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "fogg"}, "did you mean 'fog'"),
+        ({"severity": 6}, "severity must be 0 to 5, not 6"),
+        ({"severity": 2.5}, "severity must be 0 to 5, not 2.5"),
+        ({"constants": "cifr"}, "did you mean 'cifar'"),
+        ({"ids": torch.arange(3)}, r"ids must be int64 \[2\], one per image, not torch.int64 \(3,\)"),
+        ({"ids": torch.rand(2)}, "ids must be int64"),
+        ({"x": torch.zeros(2, 1, 32, 32)}, r"uint8 or float \[N, 3, H, W\]"),
+        ({"x": torch.zeros(3, 32, 32)}, r"uint8 or float \[N, 3, H, W\]"),
+        ({"x": torch.zeros(2, 3, 32, 32, dtype=torch.int64)}, "uint8 or float"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        corrupt(**{"x": photos(2, 32, 32), "name": "fog", "severity": 1, **changed})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if CORRUPTIONS[name].codec])
+def test_a_codec_takes_bytes_and_gives_what_it_gives_for_floats(name: str) -> None:
+    x = photos(3, 33, 47)
+    setting, draw = CORRUPTIONS[name].settings["cifar"][3], draw_for(x)
+    by_floats = CORRUPTIONS[name].apply(x.float() / 255, setting, draw)
+    by_bytes = CORRUPTIONS[name].apply(x, setting, draw)
+    assert by_bytes.dtype == torch.uint8
+    assert torch.equal(by_bytes, (by_floats * 255).round().to(torch.uint8))
 
 
 def test_without_the_library_its_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,3 +173,10 @@ def test_wrong_images_and_constants_are_refused():
         apply_chain(torch.zeros(3, 32, 32), chain)
     with pytest.raises(UsageError, match="unknown constants"):
         apply_chain(torch.zeros(1, 3, 32, 32), chain, constants="cifer")
+
+
+def test_no_images_are_no_images():
+    chain = parse_chain("resize:0.5|fog:3|motion_blur:2|jpeg:60|crop:0.5")
+    assert apply_chain(torch.empty(0, 3, 32, 32), chain).shape == (0, 3, 32, 32)
+    with pytest.raises(UsageError, match="one per image"):
+        apply_chain(floats(2, 32, 32), chain, ids=torch.arange(3))

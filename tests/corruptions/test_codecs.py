@@ -95,8 +95,19 @@ def test_an_empty_batch_stays_empty(codec):
     assert codec(torch.zeros(0, 3, 16, 16), 75).shape == (0, 3, 16, 16)
 
 
-def test_pillow_takes_over_where_torchvision_has_no_jpeg(monkeypatch):
-    x = floats(3, 33, 47)
+@pytest.mark.parametrize("size", [(33, 47), (100, 200)])
+def test_either_encoder_writes_the_same(size, monkeypatch):
+    """Which of them is taken depends on the size alone."""
+    x = floats(3, *size)
+    chosen = [jpeg(x, quality) for quality in (7, 40, 95)]
+    for large in (1, 1 << 30):
+        monkeypatch.setattr("robustbench_df.corruptions.codecs._LARGE", large)
+        assert all(torch.equal(jpeg(x, q), out) for q, out in zip((7, 40, 95), chosen, strict=True))
+
+
+@pytest.mark.parametrize("size", [(33, 47), (150, 120)])
+def test_pillow_takes_over_where_torchvision_has_no_jpeg(size, monkeypatch):
+    x = floats(3, *size)
     fast = jpeg(x, 70)
     monkeypatch.setattr("robustbench_df.corruptions.codecs._TORCHVISION", False)
     assert torch.equal(jpeg(x, 70), fast)

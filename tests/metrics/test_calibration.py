@@ -162,3 +162,38 @@ def test_band_abstains_more_for_a_smaller_target_and_always_for_too_few_images()
     assert (exact.high, exact.low) == (18.0, 0.0), "19 images are just enough for 5%"
     with pytest.raises(UsageError, match="alpha 5"):
         m.fit_band(margin, labels, alpha=5)
+
+
+def test_a_band_is_kept_as_json_infinite_ends_too():
+    for band in (m.Band(-1.5, 2.0, 0.1, 40, "oof"), m.Band(-np.inf, np.inf, 0.05, 3)):
+        text = json.dumps(band.to_dict(), allow_nan=False)
+        assert m.Band.from_dict(json.loads(text)) == band
+    with pytest.raises(RunError, match="fit it again"):
+        m.Band.from_dict({"low": 1.0})
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.83, 0.0, 1.0])
+def test_a_deployed_band_says_the_same_of_deployed_margins(threshold):
+    rng = np.random.default_rng(2)
+    margin, labels = classes(rng, 200, 200)
+    decision, band = m.Decision(1.7, threshold), m.fit_band(margin, labels, 0.1)
+    deployed = margin / 1.7 - decision.offset
+    np.testing.assert_array_equal(band.deployed(decision).sets(deployed), band.sets(margin))
+    np.testing.assert_array_equal(deployed >= 0, decision.apply(margin)[1] == 1)
+
+
+def test_cross_fitted_bands_keep_their_promise_and_have_not_seen_the_fold():
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(60):
+        margin, labels = classes(rng, 99, 99)
+        fold = rng.permutation(len(labels)) % 3
+        found.append(m.score_cross_fitted(margin, labels, fold, margin, labels, fold, 0.1))
+    assert np.mean([scores.coverage for scores in found]) == pytest.approx(0.9, abs=0.012)
+    assert all(scores.n == 198 for scores in found)
+    # By hand: fold 0 is judged by fold 1 alone.
+    margin, labels, fold = np.array([5.0, -5.0, -1.0, 1.0]), np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    own = m.score_band(m.fit_band(margin[2:], labels[2:], 0.5), margin[:2], labels[:2])
+    other = m.score_band(m.fit_band(margin[:2], labels[:2], 0.5), margin[2:], labels[2:])
+    both = m.score_cross_fitted(margin, labels, fold, margin, labels, fold, 0.5)
+    assert both.coverage == (own.coverage + other.coverage) / 2 == 0.5

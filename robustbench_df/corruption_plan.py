@@ -1,0 +1,197 @@
+"""What `rdf corrupt` is asked for, and the cells that it comes to: detector x corruption x severity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_df import robustness
+from robustbench_df.config import Count, Settings
+from robustbench_df.corruption_summary import CLEAN, COMMON
+from robustbench_df.corruptions.catalogue import CORRUPTIONS
+from robustbench_df.corruptions.chain import Chain, apply_chain, parse_chain
+from robustbench_df.corruptions.core import SEVERITIES
+from robustbench_df.corruptions.library import SMALLEST, library_corrupt, mended_library
+from robustbench_df.corruptions.suite import constant_set, corrupt
+from robustbench_df.errors import UsageError, nearest
+from robustbench_df.evaluate import BATCH
+from robustbench_df.records import Predictions, load_predictions
+from robustbench_df.run import Run
+
+SETS = ("all", "common", "web")
+"""Names for several corruptions: every one, the 15 of ImageNet-C, or what images meet on the web."""
+
+LIBRARY = "imagecorruptions"
+"""The backend that is not our own."""
+
+
+class CorruptionPlan(Settings):
+    """What `rdf corrupt` is asked for."""
+
+    corruptions: tuple[str, ...] = ("all",)
+    """Names and `SETS`."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = SEVERITIES
+    chains: tuple[str, ...] = ()
+    """Corruptions one after the other (`robustbench_df.corruptions.chain`)."""
+    constants: Literal["auto", "cifar", "imagenet"] = "auto"
+    backend: Literal["own", "imagecorruptions"] = "own"
+    """``imagecorruptions`` runs the library itself on its 19, for comparison with published numbers."""
+    models: tuple[str, ...] = ()
+    """Detectors by name, ``ensemble`` among them; empty: all."""
+    phase: Literal["auto", "base", "final"] = "auto"
+    """``auto``: detectors after clean training, the ensemble as shipped."""
+    part: Literal["auto", "test", "val", "oof"] = "auto"
+    images: Count = 400
+    """Most images, evenly spaced; 0 takes all of the part."""
+    seed: int = 0
+    device: str = "auto"
+    batch: Annotated[int, Field(ge=1)] = BATCH
+
+    @property
+    def places(self) -> robustness.AttackPlan:
+        """Which images and detectors are meant, as `robustness` is told."""
+        return robustness.AttackPlan(
+            attacks=(), models=self.models, part=self.part, images=self.images, seed=self.seed, device=self.device
+        )
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is done to the images: nothing (``clean``), a corruption at a severity, or a chain."""
+
+    name: str
+    severity: int = 0
+    chain: Chain | None = None
+    backend: str = "own"
+
+    @property
+    def condition(self) -> str:
+        """Stable name, used in tables."""
+        return f"{self.name}-{self.severity}" if self.severity else self.name
+
+    def apply(self, x: Tensor, ids: Tensor, seed: int, constants: str) -> Tensor:
+        """Return uint8 images ``[N, 3, H, W]`` damaged."""
+        if self.chain is not None:
+            return apply_chain(x, self.chain, ids=ids, seed=seed, constants=constants)
+        if not self.severity:
+            return x
+        if self.backend == LIBRARY:
+            return library_corrupt(x, self.name, self.severity, seed, ids)
+        return corrupt(x, self.name, self.severity, ids=ids, seed=seed, constants=constants)
+
+    def made_with(self, constants: str) -> list[Any]:
+        """The constants behind it: a corruption's own numbers, so that a cell made with others is another cell."""
+        if self.chain is not None:
+            return [constants]
+        if self.backend != "own" and self.severity:
+            return [self.backend]
+        return list(CORRUPTIONS[self.name].settings[constants][self.severity - 1]) if self.severity else []
+
+
+@dataclass(frozen=True)
+class CorruptionCell:
+    """One detector under one damage, and where its table is kept."""
+
+    model: str
+    phase: str
+    damage: Damage
+    path: Path
+
+    def load(self, run: Run) -> Predictions:
+        """Read the finished cell."""
+        return load_predictions(self.path, run.fingerprint)
+
+
+def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
+    """List the cells of a plan, damage by damage; the clean ones first.
+
+    Raises:
+        UsageError: a model, corruption, chain, constant set, part or backend that is not there.
+        RunError: the run is not finished.
+    """
+    robustness.plan_cells(run, plan.places)  # no attack, no cell: it refuses an unfinished run, models and parts
+    pairs: list[tuple[str, str]] = []
+    for name in plan.models or (*run.models, "ensemble"):
+        if name in robustness.VOTES:
+            raise UsageError(f"rdf corrupt judges detectors and the ensemble, not '{name}'; leave it out of --model")
+        auto = run.shipped["phase"] if name == "ensemble" else "base"
+        pairs.append((name, auto if plan.phase == "auto" else plan.phase))
+    damages = [Damage(CLEAN)]
+    damages += [
+        Damage(name, level, backend=plan.backend)
+        for name in names_of(plan.corruptions, plan.backend)
+        for level in sorted(set(plan.severities))
+    ]
+    chains = [parse_chain(text) for text in plan.chains]  # a misspelt step fails before anything is loaded
+    damages += [Damage(f"chain {chain.text}", chain=chain) for chain in dict.fromkeys(chains)]
+    if plan.backend == LIBRARY:
+        _check_library(run, plan)
+    part, constants = robustness.choose_part(run, plan.part), constants_of(run, plan)
+    shown = [part, plan.images, plan.seed]
+    judged = {pair: [*shown, *_deployed_as(run, *pair)] for pair in pairs}
+    return [
+        CorruptionCell(*pair, damage, run.file("corruptions", _file_name(pair, damage, constants, rest)))
+        for damage in damages
+        for pair, rest in judged.items()
+    ]
+
+
+def _check_library(run: Run, plan: CorruptionPlan) -> None:
+    """Refuse now what the library would refuse after the first cells."""
+    if plan.constants == "cifar":
+        raise UsageError("imagecorruptions has the constants of ImageNet-C alone; leave out --constants cifar")
+    if min(run.image_size) < SMALLEST:
+        raise UsageError(
+            f"imagecorruptions takes images of {SMALLEST} px a side or more, the run's have {min(run.image_size)}; "
+            "use --backend own"
+        )
+    mended_library()
+
+
+def names_of(wanted: Sequence[str], backend: str = "own") -> list[str]:
+    """Resolve `SETS` and names to names, each once, in the order asked for; ``all`` is all that the backend has.
+
+    Raises:
+        UsageError: an unknown name, or one that the backend does not have.
+    """
+    web = [name for name in CORRUPTIONS if CORRUPTIONS[name].group == "web"]
+    known = [name for name in CORRUPTIONS if backend == "own" or name not in web]
+    sets = {"all": known, "common": list(COMMON), "web": web}
+    out: list[str] = []
+    for name in wanted:
+        if name not in sets and name not in CORRUPTIONS:
+            choices = (*SETS, *CORRUPTIONS)
+            raise UsageError(f"unknown corruption '{name}'{nearest(name, choices)}; choose from {', '.join(choices)}")
+        some = sets.get(name, [name])
+        if not set(some) <= set(known):
+            raise UsageError(f"{backend} has no '{name}'; use --backend own, or choose from {', '.join(known)}")
+        out += some
+    return list(dict.fromkeys(out))
+
+
+def constants_of(run: Run, plan: CorruptionPlan) -> str:
+    """Resolve ``auto`` by the size of the run's images."""
+    return constant_set(plan.constants, torch.empty(0, 3, *run.image_size))
+
+
+def _deployed_as(run: Run, model: str, phase: str) -> list[Any]:
+    """Decision and weights of a detector: refitted, it is another detector."""
+    weights = run.weights(phase=phase).to_dict() if model == "ensemble" else None
+    return [run.decision(model, phase).to_dict(), weights]
+
+
+def _file_name(pair: tuple[str, str], damage: Damage, constants: str, rest: Sequence[Any]) -> str:
+    """Name a cell by what it is and a digest of all that its numbers depend on."""
+    what = [damage.condition, damage.made_with(constants), *rest]
+    digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=6).hexdigest()
+    stem = re.sub(r"[^\w.+-]+", "_", f"{pair[0]}-{pair[1]}-{damage.condition}")[:120]
+    return f"{stem}-{digest}.parquet"

@@ -1,0 +1,59 @@
+"""The README files say what the results say; `rdf experiment --readme` brings them up to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustbench_df.errors import UsageError
+from robustbench_df.experiment import run_experiment
+from robustbench_df.experiment_folder import open_experiment
+from robustbench_df.experiment_readme import readmes, write_readmes
+from robustbench_df.rundir import write_text
+from tests.conftest import ROOT, learnable_set
+from tests.test_experiment import write_experiment
+from tests.test_pipeline import write_folder
+
+
+def test_the_readmes_of_this_repository_say_what_its_results_say() -> None:
+    stale = [str(path) for path, text in readmes(ROOT).items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"bring up to date with: rdf experiment --readme ({', '.join(stale)})"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_folder(learnable_set(12), tmp_path / "images")
+    own = write_experiment("toy") / "README.md"
+    said = "\n**Measured.**\n\n<!-- measured -->\n<!-- /measured -->\n\n**What it says.** b is\nbetter.\n\nMore.\n"
+    own.write_text(own.read_text() + said)
+    (tmp_path / "README.md").write_text("before\n\n<!-- experiments -->\nold\n<!-- /experiments -->\n\nafter\n")
+    run_experiment(open_experiment("toy"), "images")
+    return tmp_path
+
+
+def test_both_readmes_hold_the_table_and_the_words_stand_in_one_place(place: Path) -> None:
+    assert {path.resolve() for path in write_readmes()} == {place / "README.md", place / "experiments/toy/README.md"}
+    text = (place / "README.md").read_text()
+    assert text.startswith("before\n\n<!-- experiments -->\n")
+    assert text.endswith("\n<!-- /experiments -->\n\nafter\n")
+    row = "| a | 60.0% [50.3, 68.9] (50.0–70.0) | 12 | x |"
+    assert row in text
+    assert row in (place / "experiments/toy/README.md").read_text()
+    assert "b is\nbetter." in text
+    assert "old" not in text
+    assert write_readmes() == []
+
+
+def test_a_drift_of_either_side_is_seen(place: Path) -> None:
+    write_readmes()
+    path = place / "reports/experiments/toy/results.json"
+    write_text(path, path.read_text().replace("0.6000", "0.6100").replace('"value": 0.6,', '"value": 0.61,'))
+    assert place / "README.md" in {path.resolve() for path in write_readmes()}
+
+
+def test_a_readme_without_its_marks_is_named(place: Path) -> None:
+    (place / "README.md").write_text("no marks\n")
+    with pytest.raises(UsageError, match=r"'README.md' needs the marks"):
+        readmes()
