@@ -188,12 +188,13 @@ def _ways(
         "bf16": Way(in_bf16(detector), size),
         "bf16 channels-last": Way(in_bf16(in_last), size),
     }
+    made: dict[str, Callable[[], Way]] = {
+        "compiled": lambda: _compiled(detector, size, plan, run.image_size, device),
+        "onnx fp32": lambda: _onnx(run, name, plan, device, folder),
+        "onnx int8": lambda: _int8(run, name, plan, device, folder),
+    }
     missing: dict[str, str] = {}
-    for way, make in (
-        ("compiled", lambda: _compiled(detector, size, plan, run.image_size, device)),
-        ("onnx fp32", lambda: _onnx(run, name, plan, device, folder)),
-        ("onnx int8", lambda: _int8(run, name, plan, device, folder)),
-    ):
+    for way, make in made.items():
         try:
             ways[way] = make()
         except RdfError as error:
@@ -230,5 +231,7 @@ def _int8(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Pa
     path = ready_file(run, wanted.model_copy(update={"int8": True})) or folder / "int8.onnx"
     if not path.exists():
         source = ready_file(run, wanted) or folder / "float32.onnx"
+        if not source.exists():
+            raise ModelError("int8 is made of the onnx fp32 file, which could not be written")
         quantise(source, path, calibration_images(run, run.images()))
     return Way(OnnxDetector(path), path.stat().st_size)

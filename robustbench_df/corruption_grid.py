@@ -30,7 +30,7 @@ from robustbench_df.records import Predictions
 from robustbench_df.robustness import Index, choose_part, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import choose_device, synchronize
+from robustbench_df.train.speed import DTYPES, choose_device, synchronize
 
 PIXELS = 2**21
 """Most pixels of a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
@@ -141,7 +141,7 @@ def _compute(
             index = team.index[done : done + size]
             try:
                 x, seconds = _damaged(damage, images, index, plan, constants)
-                answers = {pair: _answer(team.detectors[pair], x) for pair in collected}
+                answers = {pair: _answer(team.detectors[pair], x, plan.precision) for pair in collected}
             except RuntimeError as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
@@ -161,6 +161,7 @@ def _compute(
         "constants": constants if damage.name != CLEAN else None,
         "made_with": damage.made_with(constants),
         "seed": plan.seed,
+        "precision": plan.precision,
         "corrupting_seconds": round(corrupting, 4),  # once for all detectors
     }
     for cell in cells:
@@ -185,8 +186,9 @@ def _damaged(
 
 
 @torch.no_grad()
-def _answer(detector: nn.Module, x: Tensor) -> tuple[NDArray[np.float32], float]:
+def _answer(detector: nn.Module, x: Tensor, precision: str) -> tuple[NDArray[np.float32], float]:
     """Return deployed logits ``[N, 2]`` and the seconds they took."""
     started = time.perf_counter()
-    logits: NDArray[np.float32] = detector(x).float().cpu().numpy()
+    with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"):
+        logits: NDArray[np.float32] = detector(x).float().cpu().numpy()
     return logits, time.perf_counter() - started

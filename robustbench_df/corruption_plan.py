@@ -54,6 +54,9 @@ class CorruptionPlan(Settings):
     """Most images, evenly spaced; 0 takes all of the part."""
     seed: int = 0
     device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the forwards, clean ones included. ``bf16`` is two to three times as fast where the processor knows it, and
+    moves margins by about a hundredth of their size."""
     batch: Annotated[int, Field(ge=1)] = BATCH
 
     @property
@@ -136,7 +139,7 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
     if plan.backend == LIBRARY:
         _check_library(run, plan)
     part, constants = robustness.choose_part(run, plan.part), constants_of(run, plan)
-    shown = [part, plan.images, plan.seed]
+    shown = [part, plan.images, plan.seed, plan.precision]
     judged = {pair: [*shown, *_deployed_as(run, *pair)] for pair in pairs}
     return [
         CorruptionCell(*pair, damage, run.file("corruptions", _file_name(pair, damage, constants, rest)))

@@ -129,7 +129,8 @@ def score(table: pd.DataFrame, fitted: Calibrated | None = None, clean: pd.DataF
 
 
 def _margin(table: pd.DataFrame) -> Floats:
-    return (table["logit_fake"] - table["logit_real"]).to_numpy("float64")
+    margin: Floats = (table["logit_fake"] - table["logit_real"]).to_numpy("float64")
+    return margin
 
 
 def _abstained(table: pd.DataFrame, clean: pd.DataFrame, fitted: Calibrated) -> BandScores | None:

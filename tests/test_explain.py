@@ -58,8 +58,8 @@ def test_the_files_keep_their_contract(runs: dict[int, Run], folds: int) -> None
     names = ["resnet_se_small"] if folds == 1 else ["resnet_se_small", "ensemble"]
     assert [row["model"] for row in explained["detectors"]] == names
     for row in explained["detectors"]:
-        assert row["layer"] == "net.stages.1"
-        assert row["size"] == [4, 4]
+        assert row["layer"] == "net.stages.0"
+        assert row["size"] == [8, 8]
         assert row["maps"] == len(explained["images"]) + PLAN.measured
         assert 0 <= row["blank"] < row["maps"]
         assert row["sanity"]["passed"] == (row["sanity"]["correlation"] < 0.5)
@@ -74,7 +74,7 @@ def test_the_files_keep_their_contract(runs: dict[int, Run], folds: int) -> None
     keys = set(keys_in([explained, specimens_of(run)]))
     assert all(re.fullmatch(r"[a-z0-9-]+", key) for key in keys)
     assert {path.stem for path in run.path.glob("explain/pictures/*")} == keys
-    assert Image.open(run.file("explain", "pictures", f"{min(keys)}.png")).size == (16, 16)
+    assert loaded(run, min(keys)).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("folds", [1, 2])
@@ -111,15 +111,17 @@ def test_states_are_what_they_say(runs: dict[int, Run]) -> None:
         if state == "attacked":
             towards = whole["p_fake"] - before["maps"][-1]["p_fake"]
             assert towards * (1 if image["label"] else -1) <= 0
-            assert 1 <= pixels(run, image, before) <= round(0.05 * 255)
+            assert 1 <= farthest(run, image, before) <= round(0.05 * 255)
 
 
-def pixels(run: Run, one: dict[str, Any], other: dict[str, Any]) -> int:
+def loaded(run: Run, key: str) -> np.ndarray:
+    with Image.open(run.file("explain", "pictures", f"{key}.png")) as picture:
+        return np.asarray(picture, np.int64)
+
+
+def farthest(run: Run, one: dict[str, Any], other: dict[str, Any]) -> int:
     """Largest difference of two pictures in grey levels."""
-    a, b = (
-        np.asarray(Image.open(run.file("explain", "pictures", f"{p['picture']}.png")), np.int64) for p in (one, other)
-    )
-    return int(np.abs(a - b).max())
+    return int(np.abs(loaded(run, one["picture"]) - loaded(run, other["picture"])).max())
 
 
 def test_specimens(runs: dict[int, Run]) -> None:
@@ -141,7 +143,7 @@ def test_specimens(runs: dict[int, Run]) -> None:
     for (model, image_id, eps), entry in grid.items():
         clean = grid[model, image_id, 0.0]
         if eps:
-            assert pixels(run, entry, clean) == round(eps * 255)
+            assert farthest(run, entry, clean) == round(eps * 255)
             assert (entry["p_fake"] - clean["p_fake"]) * (1 if entry["label"] else -1) <= 0
 
 
@@ -196,7 +198,7 @@ def test_a_layer_whose_every_map_is_blank_is_an_error(runs: dict[int, Run], monk
 
     monkeypatch.setattr(module, "cam_maps", nothing)
     monkeypatch.setattr(measuring, "cam_maps", nothing)
-    with pytest.raises(ModelError, match=r"all 20 maps of resnet_se_small at net.stages.1 are zero.*--cam"):
+    with pytest.raises(ModelError, match=r"all 20 maps of resnet_se_small at net.stages.0 are zero.*--cam"):
         explain(runs[2], PLAN.model_copy(update={"seed": 4, "images": 8}))
 
 

@@ -83,7 +83,7 @@ def test_the_run_folder_holds_what_the_design_says(run: Run) -> None:
 def test_a_failing_audit_stops_before_anything_is_written_unless_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = learnable_set(120)
+    images = learnable_set(400)
     dark = images.data // np.where(images.labels == 1, 8, 1)[:, None, None, None].astype(np.uint8)
     folder = write_folder(image_set_from_arrays(dark, images.labels), tmp_path / "images")
     quick = ("phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")

@@ -21,6 +21,7 @@ from PIL import Image
 import robustbench_df as rdf
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.duplicates import duplicate_findings
+from robustbench_df.audit.hashing import VIEWS
 from robustbench_df.audit.neighbours import candidates
 from robustbench_df.audit.shortcuts import shortcuts
 
@@ -34,7 +35,7 @@ def costs(config: dict[str, Any], data: Path | None) -> Iterator[dict[str, Any]]
             child("load", str(archive))  # decodes into the cache, which is not the audit's time
             yield child("audit", str(archive))
     for n in config["hashes"]:
-        yield child("hashes", str(n), str(config["views"]))
+        yield child("hashes", str(n))
 
 
 def write_archive(path: Path, sources: list[Path], n: int) -> None:
@@ -70,8 +71,8 @@ def timed(row: dict[str, Any], name: str) -> Iterator[None]:
 def main(what: str, *arguments: str) -> None:
     row: dict[str, Any] = {"what": what}
     if what == "hashes":
-        n, views = (int(a) for a in arguments)
-        hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
+        n = int(arguments[0])
+        hashes = np.random.default_rng(0).integers(0, 2**64, (len(VIEWS), n), dtype=np.uint64)
         with timed(row, "search"):
             candidates(hashes, hashes[0], same=True)
         row |= {"n": n, "ns per n log2 n": round(row["search cpu s"] * 1e9 / (n * math.log2(n)), 1)}

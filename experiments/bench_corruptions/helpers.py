@@ -12,10 +12,12 @@ from torch import Tensor
 
 def photos(n: int, height: int, width: int) -> Tensor:
     """Windows of scikit-image's photographs (laid side by side where they are too small), uint8 [n, 3, H, W]."""
-    out = []
+    sources, out = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()), []
+    wide = [
+        torch.from_numpy(s).permute(2, 0, 1).repeat(1, 1 + height // len(s), 1 + width // s.shape[1]) for s in sources
+    ]
     for i in range(n):
-        source = (skimage.data.astronaut, skimage.data.coffee, skimage.data.chelsea)[i % 3]()
-        x = torch.from_numpy(source).permute(2, 0, 1).repeat(1, 1 + height // len(source), 1 + width // source.shape[1])
+        x = wide[i % 3]
         top, left = 37 * i % (x.shape[1] - height + 1), 53 * i % (x.shape[2] - width + 1)
         out.append(x[:, top : top + height, left : left + width])
     return torch.stack(out)

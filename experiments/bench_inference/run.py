@@ -15,11 +15,11 @@ def cells(config: dict[str, Any]) -> list[rdf.Cell]:
     folds = {"ensemble": {"folds": config["ensemble_folds"]}}
     judged = [rdf.Cell(f"{m}, int8", {"model": m, **folds.get(m, {})}) for m in config["models"]]
     timed = [
-        rdf.Cell(f"{m}, {n} thread{'s' * (n > 1)}", {"model": m, "own_threads": n})
+        [rdf.Cell(f"{m}, {n} thread{'s' * (n > 1)}", {"model": m, "own_threads": n}) for m in config["models"]]
         for n in config["threads"]
-        for m in config["models"]
     ]
-    return [*judged, *timed]  # files made for judging are there to be timed
+    first = [cell for pair in zip(judged, timed[0], strict=True) for cell in pair]  # files made to judge are timed
+    return [*first, *(cell for more in timed[1:] for cell in more)]
 
 
 def measure(cell: rdf.Cell, lab: rdf.Lab) -> list[dict[str, Any]]:

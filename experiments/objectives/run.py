@@ -19,9 +19,9 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     history = [json.loads(line) for line in (path.parent / f"{path.stem}-history.jsonl").read_text().splitlines()]
     return {
         "clean": lab.accuracy(detector),
-        "FGSM 2/255": lab.robust(detector, "fgsm", eps),
-        "PGD-20 2/255": lab.robust(detector, "pgd", eps, steps=20),
-        "APGD-50 2/255": lab.robust(detector, "apgd", eps, steps=50),
+        "FGSM 4/255": lab.robust(detector, "fgsm", eps),
+        "PGD-20 4/255": lab.robust(detector, "pgd", eps, steps=20),
+        "APGD-50 4/255": lab.robust(detector, "apgd", eps, steps=50),
         "seconds": sum(row["seconds"] for row in history),
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, counted
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, called, counted
 from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
 from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
@@ -108,7 +108,7 @@ def against_finding(images: ImageSet, other: ImageSet, copies: Copies) -> AuditF
         }
         worst = max(worst, share.low)
         said.append(
-            f"{int(either.sum()):,} of {share.n:,} images of '{whole.origin or side}' ({share.value:.2%}, "
+            f"{int(either.sum()):,} of {share.n:,} images of {called(whole.origin, side)} ({share.value:.2%}, "
             f"{int(exact.sum()):,} of them pixel-identical)"
         )
     if not len(copies.first):

@@ -6,6 +6,7 @@ import numbers
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal, cast, get_args
 
 from robustbench_df.errors import DataError
@@ -134,9 +135,10 @@ class Audit:
             raise DataError(f"an audit of schema {schema}, this version reads {SCHEMA}; run rdf audit again")
         try:
             findings = tuple(AuditFinding(**finding) for finding in raw["findings"])
-            names = {k: tuple(raw.get(k, ())) for k in ("allowed", "cured")}
-            rest = {k: v for k, v in raw.items() if k not in ("schema", "findings", *names)}
-            return cls(findings, **rest, **names)
+            rest: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k not in ("schema", "findings")
+            }
+            return cls(findings, **rest)
         except (TypeError, KeyError, AttributeError) as error:
             raise DataError(f"the audit is damaged ({error}); run rdf audit again") from error
 
@@ -156,6 +158,11 @@ def plain(value: Any) -> Figure:
     if isinstance(value, numbers.Real):
         return float(value)
     raise DataError(f"a figure is {value!r}; it must be a number or a word")
+
+
+def called(origin: str, otherwise: str = "the set") -> str:
+    """Return the last part of where a set comes from, in quotes: ``'synergy25.zip'``."""
+    return f"'{PurePath(origin).name or otherwise}'"
 
 
 def counted(n: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
 from robustbench_df.audit.duplicates import LEAKED
-from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity, called
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
 from robustbench_df.metrics.intervals import Interval, wilson
@@ -102,7 +102,7 @@ def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> Audit
         "high": share.high,
     }
     if not share.n:
-        detail = f"no labelled picture is in both '{images.origin}' and '{other.origin}'"
+        detail = f"no labelled picture is in both {called(images.origin)} and {called(other.origin)}"
         return AuditFinding(id="label-polarity", severity="not run", title=title, detail=detail, figures=figures)
     detail = (
         f"{verdict}: {figures['agree']:,} of {share.n:,} shared pictures have the same label "

@@ -44,7 +44,7 @@ Good detectors differ by a point or two of accuracy, so one wrong label in a hun
 (Northcutt, Athalye & Mueller 2021, NeurIPS, found 3.3% on average in ten test sets, enough to change rankings). At one
 in ten no accuracy above 90% can be believed.
 """
-RESAMPLES = 200
+RESAMPLES = 100
 _BINS = 256
 """Quantiles of the margin by which labels are counted; more change nothing in the third digit."""
 _STEEPEST = 5.0
@@ -91,13 +91,11 @@ def flip_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
     margin = margin / (margin.std() or 1.0)
     edges = np.quantile(margin, np.linspace(0, 1, _BINS + 1)[1:-1])
     place = np.searchsorted(edges, margin)
-    total = np.bincount(place, minlength=_BINS)
-    used = total > 0
-    at = (np.bincount(place, margin, _BINS)[used]) / total[used]
-    fakes = np.bincount(place, labels, _BINS)[used]
-    rates, curve = _bounded_logistic(at, fakes, total[used] - fakes)
-    truly_fake = float(curve @ total[used]) / len(labels)
-    called_fake, called_real = rates
+    weights = np.stack([np.ones(len(place)), margin, labels])
+    counted = np.stack([np.bincount(place, column, _BINS).astype(np.float64) for column in weights])
+    total, at, fakes = counted[:, counted[0] > 0]
+    (called_fake, called_real), curve = _bounded_logistic(at / total, fakes, total - fakes)
+    truly_fake = float(curve @ total) / len(labels)
     return np.array(
         [
             [(1 - called_fake) * (1 - truly_fake), called_real * truly_fake],
@@ -138,16 +136,16 @@ def _bounded_logistic(
     return (float(low), float(high)), np.asarray(curve)
 
 
-def suspects(p: Floats, labels: Ints, joint: NDArray[np.float64]) -> NDArray[np.intp]:
+def suspects(p: Floats, labels: Ints, joint: NDArray[np.float64], scale: float = 1.0) -> NDArray[np.intp]:
     """Rank the labels that are probably wrong, the likeliest first; returns their positions.
 
-    Of each label, as many images as the joint distribution of label and true class says are wrong are named, those
-    first whose probability of the other class exceeds that of their own by most ("prune by noise rate", Northcutt et
-    al. 2021, section 4).
+    Of each label, ``scale`` times as many images as the joint distribution of label and true class says are wrong are
+    named, those first whose probability of the other class exceeds that of their own by most ("prune by noise rate",
+    Northcutt et al. 2021, section 4).
     """
     against = np.where(np.asarray(labels) == 1, 1 - 2 * p, 2 * p - 1)
     order = np.argsort(-against, kind="stable")
-    chosen = [order[labels[order] == k][: round(len(labels) * joint[k, 1 - k])] for k in (0, 1)]
+    chosen = [order[labels[order] == k][: round(scale * len(labels) * joint[k, 1 - k])] for k in (0, 1)]
     found = np.concatenate(chosen)
     found = found[against[found] > 0]
     return np.asarray(found[np.argsort(-against[found], kind="stable")])
@@ -207,7 +205,8 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
     }
     figures |= {"confident_learning": wrong_share(confident_joint(p, labels))}
     figures |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": n, "source": source}
-    named = images.ids[rows[suspects(p, labels, joint)]] if severity != "pass" else ()
+    # As many as there may be: a list that is too short hides some, and the last ones are doubtful anyway.
+    named = images.ids[rows[suspects(p, labels, joint, share.high / share.value)]] if severity != "pass" else ()
     return AuditFinding(
         id="label-noise",
         severity=severity,

@@ -37,6 +37,7 @@ def corrupt(
     run: RunPath = None,
     seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, or bf16: faster where the processor knows it.")] = "fp32",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,6 +70,7 @@ def corrupt(
             "images": n,
             "seed": seed,
             "device": device,
+            "precision": precision,
         },
     )
     with reporting(quiet or as_json) as reporter:

@@ -38,8 +38,8 @@ def report(
         if run is None:
             reporter.say(f"using the latest run, {found.path}")
         document = document_of(found.path)
-        page = write_report(document, out or report_folder([found.path]))
         drawn = draw_exports(document, figures) if figures is not None else []
+        page = write_report(document, out or report_folder([found.path]))
     _say({"run": str(found.path)}, document, page, drawn, as_json)
     _hand_over(page, show, pdf)
 
@@ -107,11 +107,11 @@ def facts_json(document: Document, page: Path) -> dict[str, Any]:
 
 
 def _hand_over(page: Path, show: bool, pdf: bool) -> None:
-    if pdf:
-        from robustbench_df.report.browser import print_pdf
-
-        typer.echo(f"PDF: {print_pdf(page, page.with_suffix('.pdf'))}", err=True)
     if show:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+    if pdf:
+        from robustbench_df.report.browser import print_pdf
+
+        typer.echo(f"PDF: {print_pdf(page, page.with_suffix('.pdf'))}", err=True)

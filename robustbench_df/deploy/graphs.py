@@ -42,9 +42,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
 
     Raises:
         ModelError: an operation has no counterpart in ONNX, or the file would exceed the format's 2 GiB.
-        UsageError: ONNX is not installed.
     """
-    onnx_runtime()
     from google.protobuf.message import EncodeError
 
     with _hushed():
@@ -63,7 +61,14 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 
 def save_graph(detector: Detector, size: tuple[int, int], form: str, path: Path) -> None:
-    """Trace a detector and write it in one of `FORMATS`."""
+    """Trace a detector and write it in one of `FORMATS`.
+
+    Raises:
+        ModelError: it cannot be traced, or not written in this format.
+        UsageError: ONNX is not installed.
+    """
+    if form == "onnx":
+        onnx_runtime()  # told before a long trace
     program = traced(detector, size)
     (save_onnx if form == "onnx" else save_program)(program, path)
 

@@ -146,7 +146,8 @@ def _single(detector: Detector, x: Tensor, target: Tensor, cam: str) -> Maps:
     with _untouched(detector), _cut(layer.module), torch.enable_grad():
         maker = getattr(pytorch_grad_cam, CAMS[cam])(detector, [layer.module], reshape_transform=layer.reshape)
         try:
-            found = np.asarray(maker(x, targets=targets), np.float32)
+            with np.errstate(all="ignore"):  # what is not finite becomes a blank map below
+                found = np.asarray(maker(x, targets=targets), np.float32)
         finally:
             maker.activations_and_grads.release()
     found[~np.isfinite(found).all(axis=(1, 2))] = 0

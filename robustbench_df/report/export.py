@@ -22,11 +22,11 @@ TITLE, GAP = 30, 24
 """Pixels of a block's title, and between blocks."""
 
 ACROSS = 3
-"""Most blocks side by side; more go below."""
+"""Most blocks side by side; more go below, and four make a square."""
 
-DPI, CAPTION_SIZE = 200, 7.5
+DPI, CAPTION_SIZE, HEAD_SIZE = 200, 7.5, 8.5
 
-THUMBNAIL, CAPTION, LABEL, HEAD = 84, 30, 110, 20
+THUMBNAIL, CAPTION, LABEL, HEAD = 84, 30, 110, 32
 """Pixels of a gallery: a picture, the caption below it, the label left of a row, the labels above the columns."""
 
 
@@ -74,7 +74,8 @@ def _save(drawing: Drawing, path: Path, settings: dict[str, Any]) -> Path:
 def _compose(blocks: Sequence[Block], document: Document) -> Drawing:
     """Lay the blocks out in rows and draw them."""
     look = look_of(document)
-    rows = [blocks[i : i + ACROSS] for i in range(0, len(blocks), ACROSS)]
+    across = 2 if len(blocks) == 4 else ACROSS
+    rows = [blocks[i : i + across] for i in range(0, len(blocks), across)]
     sizes = [[_size(block) for block in row] for row in rows]
     width = max(sum(w for w, _ in row) + GAP * (len(row) + 1) for row in sizes)
     heights = [max(h for _, h in row) + TITLE + GAP for row in sizes]
@@ -110,8 +111,9 @@ def _titled(block: Block, canvas: Canvas, document: Document, look: Look) -> Non
 
 def _gallery(gallery: Gallery, canvas: Canvas, pictures: Mapping[str, bytes]) -> None:
     for j, label in enumerate(gallery.head):
-        x, y = canvas.share(LABEL + j * (THUMBNAIL + 8), HEAD / 2)
-        canvas.drawing.text(x, y, visible(label), fontsize=FONT_SIZE, va="center")
+        x, y = canvas.share(LABEL + j * (THUMBNAIL + 8), HEAD - 4)
+        text = _folded(visible(label), THUMBNAIL + 6, HEAD_SIZE)
+        canvas.drawing.text(x, y, text, fontsize=HEAD_SIZE, va="bottom")
     for i, (label, row) in enumerate(gallery.rows):
         top = HEAD + i * (THUMBNAIL + CAPTION)
         x, y = canvas.share(0, top + THUMBNAIL / 2)

@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from robustbench_df.audit.alignment import FLIPS, look_alike
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.hashing import VIEWS, thumbnails, view_hashes
-from robustbench_df.audit.neighbours import CROWD, RADIUS, _band_masks, _Buckets, candidates, confirm
+from robustbench_df.audit.neighbours import CROWD, RADIUS, _band_masks, _Buckets, _sorted, candidates, confirm
 from robustbench_df.data.imageset import ImageSet, Pixels, image_set_from_arrays
 from tests.audit.photos import NEAR, changed, photos
 
@@ -153,6 +153,12 @@ def test_a_crowded_bucket_links_its_images_without_comparing_all() -> None:
     assert len(found.first) <= 1000 * CROWD
     links = coo_matrix((np.ones(len(found.first)), (found.first, found.second)), shape=(1000, 1000))
     assert connected_components(links)[0] == 1
+
+
+def test_buckets_are_sorted_in_linear_time_as_a_stable_sort_would() -> None:
+    number = np.random.default_rng(0).integers(0, 1 << 22, 100_000)
+    number[::7] = number[0]
+    assert (_sorted(number) == np.argsort(number, kind="stable")).all()
 
 
 @pytest.mark.parametrize("n", [1 << 10, 1 << 14, 1 << 18])

@@ -41,7 +41,7 @@ def test_it_takes_the_latest_run_and_says_what_the_maps_are_worth(place: Path, r
     code, out, err = rdf(*FEW)
     assert code == 0, err
     assert "using the latest run, runs/one" in err
-    for part in ("gradcam of", "resnet_se_small", "net.stages.1", "4×4", "rank correlation", "extra drop", "ensemble"):
+    for part in ("gradcam of", "resnet_se_small", "net.stages.0", "8×8", "rank correlation", "extra drop", "ensemble"):
         assert part in out
     code, out, err = rdf(*FEW)
     assert code == 0, err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_df.cli import main
+from robustbench_df.deploy import timing
 from robustbench_df.pipeline import train_all
 from tests.conftest import learnable_set
 from tests.test_pipeline import settings, write_folder
@@ -53,7 +54,8 @@ def test_json_names_the_file(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_the_bench_prints_a_table_and_its_reasons(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--model", "mlp", "--batch", "1", "--seconds", "3", "--device", "cpu", "--threads", "1")
+    monkeypatch.setattr(timing, "ROUNDS", (1, 2))
+    options = ("--model", "mlp", "--batch", "1", "--seconds", "60", "--device", "cpu", "--threads", "1")
     assert rdf(place, monkeypatch, "bench", *options) == 0
     seen = capsys.readouterr().out
     for part in ("mlp", "batch 1", "×1.00", "channels-last", "not run: compiled", "1 threads"):

@@ -28,7 +28,7 @@ NOT_WORSE = {
     ("glass_blur", "cifar"): ({2, 3, 5}, _SMOOTHED),
     ("glass_blur", "imagenet"): ({2, 4}, _SMOOTHED),
     ("motion_blur", "cifar"): ({4}, "a longer line of the same deviation: the weights beyond the old end are nothing"),
-    ("frost", "cifar"): ({4}, _FADED),
+    ("frost", "cifar"): ({4, 5}, _FADED),
     ("frost", "imagenet"): ({4}, _FADED),
     ("elastic_transform", "cifar"): ({2, 3, 4, 5}, "ever more ripple, but ever less stretching, which weighs more"),
     ("elastic_transform", "imagenet"): ({3}, "severities 1 and 2 stretch, 3 to 5 ripple and stretch a tenth of that"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_df.config import merge
+from robustbench_df.deploy import timing
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
@@ -15,12 +16,13 @@ from robustbench_df.pipeline import train_all
 from tests.conftest import ROOT, learnable_set
 from tests.test_pipeline import settings, write_folder
 
-TINY = {"run": "runs/one", "models": ["mlp"], "batches": [1, 4], "seconds": 2.0, "images": 12, "attacked": 4}
+TINY = {"run": "runs/one", "models": ["mlp"], "batches": [1, 4], "seconds": 60.0, "images": 12, "attacked": 4}
 
 
 def test_it_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "ROUNDS", (1, 2))
     source = write_folder(learnable_set(120), tmp_path / "images")
     train_all(settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "runs" / "one")
     opened = open_experiment(ROOT / "experiments" / "bench_inference", quick=True)

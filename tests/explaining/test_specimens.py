@@ -79,10 +79,12 @@ def test_equal_pictures_are_kept_once_under_a_name_that_says_nothing(tmp_path: P
     stamp = (tmp_path / f"{key}.png").stat().st_mtime_ns
     assert keep_picture(tmp_path, pixels.copy()) == key
     assert (tmp_path / f"{key}.png").stat().st_mtime_ns == stamp
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"{key}.png")), pixels.transpose(1, 2, 0))
+    with Image.open(tmp_path / f"{key}.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), pixels.transpose(1, 2, 0))
     assert keep_picture(tmp_path, 255 - pixels) != key
     large = keep_picture(tmp_path, np.zeros((3, 300, 200), np.uint8))
-    assert max(Image.open(tmp_path / f"{large}.png").size) == LARGEST
+    with Image.open(tmp_path / f"{large}.png") as picture:
+        assert max(picture.size) == LARGEST
     named = {"images": [{"picture": key, "maps": [{"picture": large}]}]}
     assert set(keys_in(named)) == {key, large}
     drop_unnamed(tmp_path, named)

@@ -67,7 +67,7 @@ def test_paint_has_the_images_own_mean_colour() -> None:
 
 def corner_detector(x: Tensor) -> Floats:
     """P(fake) from the brightness of the top left corner alone."""
-    return probability(np.asarray(40 * (x[:, :, :7, :7].mean((1, 2, 3)) - 0.5), np.float64))
+    return probability(np.asarray(10 * (x[:, :, :7, :7].mean((1, 2, 3)) - 0.5), np.float64))
 
 
 @pytest.mark.parametrize("fake", [0, 1])
@@ -79,4 +79,4 @@ def test_a_map_of_the_evidence_drops_more_and_one_of_something_else_less(fake: i
     right[:, :7, :7] = wrong[:, -7:, -7:] = 1
     assert extra_drop(corner_detector, x, right, verdict, IDS).mean() > 0.2
     assert extra_drop(corner_detector, x, wrong, verdict, IDS).mean() < 0
-    assert np.abs(extra_drop(lambda x: np.full(len(x), 0.7), x, right, verdict, IDS)).max() == 0
+    assert np.abs(extra_drop(lambda x: np.full(len(x), 0.7), x, right, verdict, IDS)).max() < 1e-12

@@ -24,18 +24,18 @@ def detector(name: str, size: tuple[int, int] = SIZE, **extra: Any) -> Detector:
 @pytest.mark.parametrize(
     ("name", "stem", "layer", "cells"),
     [
-        ("convnext_tiny", "small", "net.stages.2", 4),
-        ("convnext_tiny", "native", "net.stages.1", 4),
-        ("efficientnet_b0", "small", "net.blocks.4", 4),
-        ("efficientnet_b0", "native", "net.blocks.2", 4),
-        ("resnet_se", "auto", "net.stages.2", 4),
-        ("resnet_se_small", "auto", "net.stages.2", 4),
-        ("resnet18", "native", "net.layer2", 4),
-        ("densenet121", "small", "net.features.norm5", 4),
-        ("timm:resnet10t", "auto", "net.layer2", 4),
+        ("convnext_tiny", "small", "net.stages.1", 8),
+        ("convnext_tiny", "native", "net.stages.0", 8),
+        ("efficientnet_b0", "small", "net.blocks.2", 8),
+        ("efficientnet_b0", "native", "net.blocks.1", 8),
+        ("resnet_se", "auto", "net.stages.1", 8),
+        ("resnet_se_small", "auto", "net.stages.1", 8),
+        ("resnet18", "native", "net.layer1", 8),
+        ("densenet121", "small", "net.features.denseblock3", 8),
+        ("timm:resnet10t", "auto", "net.layer1", 8),
     ],
 )
-def test_the_deepest_map_of_four_cells_a_side(name: str, stem: str, layer: str, cells: int) -> None:
+def test_the_deepest_map_of_seven_cells_a_side(name: str, stem: str, layer: str, cells: int) -> None:
     one = detector(name, stem=stem)
     one.train()
     found = feature_map(one, SIZE)
@@ -47,12 +47,21 @@ def test_the_deepest_map_of_four_cells_a_side(name: str, stem: str, layer: str, 
 
 def test_a_detector_that_enlarges_its_images_is_looked_into_at_that_size() -> None:
     one = detector("resnet18", stem="native", input_size=128)
-    assert feature_map(one, SIZE).name == "net.layer4"
-    assert feature_map(one, SIZE).size == (4, 4)
+    assert feature_map(one, SIZE).name == "net.layer3"
+    assert feature_map(one, SIZE).size == (8, 8)
+
+
+def test_at_the_size_of_imagenet_it_is_the_last_stage() -> None:
+    assert feature_map(detector("resnet18", stem="native", input_size=224), SIZE).name == "net.layer4"
+
+
+def test_where_no_map_has_seven_cells_four_will_do() -> None:
+    found = feature_map(detector("resnet_se_small", (12, 12)), (12, 12))
+    assert (found.name, found.size) == ("net.stages.0", (6, 6))
 
 
 def test_oblong_images_have_oblong_maps() -> None:
-    assert feature_map(detector("resnet_se_small", (32, 64)), (32, 64)).size == (4, 8)
+    assert feature_map(detector("resnet_se_small", (32, 64)), (32, 64)).size == (8, 16)
 
 
 def test_tokens_become_a_map_in_reading_order() -> None:
@@ -89,5 +98,5 @@ def test_channels_last_are_brought_to_the_front() -> None:
 def test_what_has_no_map_is_refused_with_a_remedy() -> None:
     with pytest.raises(ModelError, match=r"MLP has no feature map.*--model"):
         feature_map(detector("mlp"), SIZE)
-    with pytest.raises(ModelError, match=r"4×4 at 3×3 px \(stages.0 2×2, stages.1 1×1, stages.2 1×1\).*input_size"):
+    with pytest.raises(ModelError, match=r"4×4 at 3×3 px \(net.stages.0 2×2, net.stages.1 1×1.*input_size"):
         feature_map(detector("resnet_se_small", (3, 3)), (3, 3))

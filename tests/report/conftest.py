@@ -22,6 +22,16 @@ def _folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("folded") / "folded", folds=3)
 
 
+@pytest.fixture(scope="session")
+def _bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("bare") / "bare run", extras=False)
+
+
+@pytest.fixture(scope="session")
+def _other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("other") / "other", seed=1)
+
+
 @pytest.fixture
 def finished_run(_written: Path, tmp_path: Path) -> Path:
     """A finished run of three detectors with attacks, corruptions, an audit and maps; the test's own copy."""
@@ -32,6 +42,18 @@ def finished_run(_written: Path, tmp_path: Path) -> Path:
 def folded_run(_folded: Path, tmp_path: Path) -> Path:
     """The same with three folds: every image was judged by the detectors that had not seen it."""
     return Path(shutil.copytree(_folded, tmp_path / "folded"))
+
+
+@pytest.fixture
+def bare_run(_bare: Path, tmp_path: Path) -> Path:
+    """A run as `rdf train-all` leaves it, and nothing after it."""
+    return Path(shutil.copytree(_bare, tmp_path / "bare run"))
+
+
+@pytest.fixture
+def other_run(_other: Path, tmp_path: Path) -> Path:
+    """A second run about the same images, split otherwise, with other noise in the detectors' answers."""
+    return Path(shutil.copytree(_other, tmp_path / "other"))
 
 
 @pytest.fixture(scope="session")

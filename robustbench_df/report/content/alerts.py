@@ -19,7 +19,7 @@ FEW = 200
 
 def alerts_of(facts: Facts) -> list[Alert]:
     """Collect all alerts; those of one severity in the order of the page."""
-    found = [*_unfinished(facts), *_audit(facts), *_files(facts), *_checks(facts), *_numbers(facts), *_missing(facts)]
+    found = [*_unfinished(facts), *_audit(facts), *_files(facts), *_numbers(facts), *_checks(facts), *_missing(facts)]
     return sorted(found, key=lambda alert: ORDER.index(alert.severity))
 
 
@@ -53,9 +53,7 @@ def _audit(facts: Facts) -> Iterator[Alert]:
     if facts.material.findings:
         count = len(facts.material.findings)
         kinds = listed(sorted({str(f["kind"]) for f in facts.material.findings}), 4)
-        yield Alert(
-            "warn", f"{counted(count, 'thing')} wrong in the source", f"{kinds}: listed below.", "findings-table"
-        )
+        yield Alert("warn", f"{counted(count, 'finding')} in the source", f"{kinds}: listed below.", "findings-table")
 
 
 def _ended(text: str) -> str:

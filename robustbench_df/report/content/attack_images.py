@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robustbench_df.errors import RunError
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.pieces import Shelf, Shot, picture_path
+from robustbench_df.report.content.pieces import Rows, Shelf, Shot, picture_path
 from robustbench_df.report.content.reading import Pair
 from robustbench_df.report.content.words import LABELS, label_of
 from robustbench_df.report.document import Gallery
@@ -22,25 +22,27 @@ def attacked(facts: Facts, shelf: Shelf) -> list[tuple[Pair, Gallery]]:
     """Images × ε for each detector, from `rdf explain`."""
     entries = (facts.material.specimens or {}).get("attacked", ())
     folder = facts.material.run.file("explain", "pictures")
-    found = []
-    for model, phase in dict.fromkeys((str(e["model"]), str(e["phase"])) for e in entries):
-        own = [e for e in entries if (e["model"], e["phase"]) == (model, phase)]
-        budgets = sorted({float(e["eps"]) for e in own})
-        rows = []
-        for image in dict.fromkeys(str(e["image_id"]) for e in own):
-            by_eps = {float(e["eps"]): e for e in own if e["image_id"] == image}
-            shots = [_shot(facts, folder, by_eps[eps]) if eps in by_eps else None for eps in budgets]
-            label = LABELS[int(next(iter(by_eps.values()))["label"])]
-            rows.append((f"{image} ({label})", shots))
-        gallery = shelf.gallery(
-            f"attacked-{facts.keys[model]}-{phase}",
-            f"What {label_of(model, phase)} says of images under {own[0]['attack']}",
-            ["no attack" if not eps else f"ε = {eps:g}" for eps in budgets],
-            rows,
-            "Under each image the detector's P(fake) after calibration.",
-        )
-        found += [((model, phase), gallery)] if gallery else []
-    return found
+    pairs = list(dict.fromkeys((str(e["model"]), str(e["phase"])) for e in entries))
+    wanted = [_rows(facts, folder, pair, [e for e in entries if (e["model"], e["phase"]) == pair]) for pair in pairs]
+    shown = zip(pairs, shelf.galleries(wanted), strict=True)
+    return [(pair, gallery) for pair, gallery in shown if gallery is not None]
+
+
+def _rows(facts: Facts, folder: Path, pair: Pair, entries: Sequence[Mapping[str, Any]]) -> Rows:
+    budgets = sorted({float(e["eps"]) for e in entries})
+    rows = []
+    for image in dict.fromkeys(str(e["image_id"]) for e in entries):
+        by_eps = {float(e["eps"]): e for e in entries if e["image_id"] == image}
+        shots = [_shot(facts, folder, by_eps[eps]) if eps in by_eps else None for eps in budgets]
+        label = LABELS[int(next(iter(by_eps.values()))["label"])]
+        rows.append((f"{image} ({label})", shots))
+    return Rows(
+        f"attacked-{facts.keys[pair[0]]}-{pair[1]}",
+        f"What {label_of(*pair)} says of images under {entries[0]['attack']}",
+        ["no attack" if not eps else f"ε = {eps:g}" for eps in budgets],
+        rows,
+        "Under each image the detector's P(fake) after calibration.",
+    )
 
 
 def _shot(facts: Facts, folder: Path, entry: Mapping[str, Any]) -> Shot:
@@ -73,6 +75,5 @@ def saved(facts: Facts, shelf: Shelf) -> list[Gallery]:
             kinds = ("clean", "adversarial", "difference")
             shots = [Shot(path.parent / f"{stem}-{kind}.png", "", f"{image}, {kind}") for kind in kinds]
             rows.append((f"{image} ({LABELS[label]})", shots))
-        gallery = shelf.gallery(f"examples-{number}", title, ["clean", "attacked", "difference"], rows, note)
-        found += [gallery] if gallery else []
+        found += shelf.gallery(Rows(f"examples-{number}", title, ["clean", "attacked", "difference"], rows, note))
     return found

@@ -13,8 +13,8 @@ from robustbench_df.report.content.facts import AttackRow, Facts
 from robustbench_df.report.content.judging import measured
 from robustbench_df.report.content.pieces import Piece, Shelf, Tab, tabbed
 from robustbench_df.report.content.reading import PHASES, Pair
-from robustbench_df.report.content.words import PHASE, PHASE_HINT, SYMBOLS, said, threat
-from robustbench_df.report.document import Block, Cell, Column, Curves, Estimate, Series, Table, Text
+from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE, PHASE_HINT, SYMBOLS, label_of, said, threat
+from robustbench_df.report.document import Block, Cell, Column, Curves, Estimate, Heat, Series, Table, Text
 from robustbench_df.summary import judge
 
 
@@ -32,7 +32,7 @@ def attacks_section(facts: Facts) -> Piece:
         command = facts.material.command("attack --suite standard --eps 8/255")
         tables.append(Text(f"Not run. Make it with: {command}"))
     tabs = [
-        Tab("Accuracy over ε", [curve for _, curve in curves]),
+        Tab("Accuracy over ε", [*_overview(facts), *(curve for _, curve in curves)]),
         Tab("Every attack", [*tables, *_one_step(facts), *_parts(facts)]),
         Tab("Transfer", transfer(facts)),
         Tab("Checks", checks(facts)),
@@ -64,6 +64,38 @@ def worst_at_least_budget(facts: Facts) -> AttackRow | None:
 def _strength(row: AttackRow) -> tuple[float, bool]:
     """Sort by what is left; among equals one step says least."""
     return row.accuracy.value or 0.0, row.cell.attack == "fgsm"
+
+
+def _overview(facts: Facts) -> list[Heat]:
+    """Everything at a glance: detector × attack and budget."""
+    if not facts.attacks:
+        return []
+    pairs = list(dict.fromkeys(row.pair for row in facts.attacks))
+    kinds = sorted({_kind(row) for row in facts.attacks}, key=lambda kind: (kind[0], kind[1] != "fgsm", *kind[1:]))
+    found = {(row.pair, _kind(row)): row.accuracy.value for row in facts.attacks}
+    several = len({norm for norm, _, _ in kinds}) > 1
+    names = [
+        f"{attack} {SYMBOLS.get(norm, norm)} {eps:g}" if several else f"{attack} {eps:g}" for norm, attack, eps in kinds
+    ]
+    values = [[found.get((pair, kind)) for kind in kinds] for pair in pairs]
+    known = [(v, label_of(*pair), name) for pair, own in zip(pairs, values, strict=True)
+             for name, v in zip(names, own, strict=True) if v is not None]  # fmt: skip
+    lowest = min(known)
+    return [
+        Heat(
+            id="attack-accuracy",
+            title="Accuracy under every attack, by ε",
+            alt=f"Accuracy under attack. The lowest is that of {lowest[1]} under {lowest[2]}: {lowest[0]:.1%}.",
+            rows=[label_of(*pair) for pair in pairs],
+            columns=names,
+            values=values,
+            label="accuracy",
+        )
+    ]
+
+
+def _kind(row: AttackRow) -> tuple[str, str, float]:
+    return row.cell.norm, row.cell.attack, row.cell.eps
 
 
 # --- accuracy over epsilon ------------------------------------------------------------------------
@@ -160,32 +192,27 @@ def _table(facts: Facts) -> Table:
 def _parts(facts: Facts) -> list[Block]:
     """Which attack of a suite fooled what the former ones had left standing."""
     rows: list[Mapping[str, Cell]] = []
+    suites: dict[str, None] = {}
     for row in facts.attacks:
         names = [str(spec.get("name")) for spec in row.cell.notes.get("attacks", ())]
-        if len(names) < 2 or "by" not in row.cell.table:
-            continue
-        fooled = fooled_by(row.cell.table[row.cell.table["success"]], names)
-        rows += [
-            {
-                "detector": row.cell.model,
-                "phase": row.cell.phase,
-                "suite": row.cell.attack,
-                "eps": row.cell.eps,
-                "attack": name,
-                "fooled": count,
-            }
-            for name, count in fooled.items()
-        ]
+        if len(names) > 1 and "by" in row.cell.table:
+            suites |= dict.fromkeys(names)
+            fooled = fooled_by(row.cell.table[row.cell.table["success"]], names)
+            head = {"detector": row.cell.model, "phase": row.cell.phase, "suite": row.cell.attack, "eps": row.cell.eps}
+            rows.append({**head, **{name: fooled.get(name, NOT_APPLICABLE) for name in names}})
+    rows = [{**dict.fromkeys(suites, NOT_APPLICABLE), **row} for row in rows]
     columns = [
         Column("detector", "Detector"),
         Column("phase", "Phase"),
         Column("suite", "Suite"),
         Column("eps", "ε", "text"),
-        Column("attack", "Attack"),
-        Column("fooled", "Fooled", "count", "Images that the attacks before it had left standing."),
+        *(
+            Column(name, name, "count", "Images fooled that the attacks before it had left standing.")
+            for name in suites
+        ),
     ]
     title = "What each attack of a suite added"
-    return [Table("suite-table", title, columns, rows, group="detector")] if rows else []
+    return [Table("suite-table", title, columns, rows, group="suite")] if rows else []
 
 
 def after_one_step(facts: Facts, pair: Pair) -> dict[str, Estimate] | None:

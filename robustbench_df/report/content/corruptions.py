@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from robustbench_df import corruption_summary
 from robustbench_df.corruption_summary import CLEAN, COMMON, Row
 from robustbench_df.errors import DataError
-from robustbench_df.metrics.intervals import wilson
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.pieces import Piece, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.families import CHAINS, FAMILIES, families, family_of
+from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
 from robustbench_df.report.content.reading import Pair
-from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE_HINT, counted, defined, estimate, label_of, said
+from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE_HINT, counted, defined, estimate, label_of
 from robustbench_df.report.document import Block, Cell, Column, Estimate, Heat, Table, Text
 
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
-    "weather": ("snow", "frost", "fog", "spatter"),
-    "light and colour": ("brightness", "contrast", "saturate", "gamma", "grey", "posterise"),
-    "compression": ("jpeg_compression", "jpeg_quality", "webp", "double_jpeg", "social_media", "screenshot"),
-    "resampling": (
-        "pixelate",
-        "elastic_transform",
-        "resize_nearest",
-        "resize_bilinear",
-        "resize_bicubic",
-        "crop_resize",
-    ),
-    "overlay": ("text_overlay",),
-}
-"""Corruptions by what they do to an image. The catalogue groups them by where they were published."""
-
-CHAINS = "chains"
-
-
-def family_of(corruption: str) -> str:
-    """Name the family of a corruption; a chain of several is one of its own."""
-    if corruption.startswith("chain "):
-        return CHAINS
-    return next((family for family, names in FAMILIES.items() if corruption in names), "other")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Mean accuracy of a detector over a family's corruptions and severities, all on the same images."""
-
-    name: str
-    accuracy: Estimate
-    corruptions: tuple[str, ...]
-
-
-def families(facts: Facts, pair: Pair) -> list[Family]:
-    """Average a detector over each family, the worst first; the interval is that of the number of images."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for key, score in facts.scores.items():
-        if key[:2] == pair and key.corruption != CLEAN:
-            own = found.setdefault(family_of(key.corruption), {})
-            own.setdefault(key.corruption, []).append(score.accuracy.value)
-    n = next((score.accuracy.n for key, score in facts.scores.items() if key[:2] == pair), 0)
-    out = []
-    for name, by_corruption in found.items():
-        means = [sum(values) / len(values) for values in by_corruption.values()]
-        mean = sum(means) / len(means)
-        # Every cell shows the same images: the mean of shares varies per image by no more than one verdict would.
-        ends = estimate(wilson(round(mean * n), n))
-        out.append(Family(name, Estimate(mean, ends.low, ends.high, n), tuple(by_corruption)))
-    return sorted(out, key=lambda family: (family.accuracy.value or 0.0, family.name))
+MOST_MAPS = 4
+"""Detectors whose severities are mapped one by one: two maps of some 150 cells each."""
 
 
 def corruptions_section(facts: Facts) -> Piece:
@@ -86,7 +34,11 @@ def corruptions_section(facts: Facts) -> Piece:
         "threshold gap beside a high AUC: the threshold failed, the ranking stands. A small gap beside a low AUC: the "
         "ranking failed."
     )
-    heats: list[Block] = [heat for pair in pairs for heat in _heats(facts, pair)]
+    shown = _mapped(facts, pairs)
+    heats: list[Block] = [heat for pair in shown for heat in _heats(facts, pair)]
+    if len(shown) < len(pairs):
+        left = ", ".join(label_of(*pair) for pair in pairs if pair not in shown)
+        heats.append(Text(f"Not drawn, to keep the page small: {left}. The table beside this has their means."))
     tabs = [
         Tab("Overview", [*_overview(facts, rows, pairs), *_errors(facts), _family_table(facts, pairs)]),
         Tab("By severity", heats),
@@ -94,6 +46,17 @@ def corruptions_section(facts: Facts) -> Piece:
         *images,
     ]
     return Piece(tabbed("corruptions", "Corruptions", lead, tabs), shelf.pictures)
+
+
+def _mapped(facts: Facts, pairs: Sequence[Pair]) -> list[Pair]:
+    """The detectors that get a map of their own: the ensemble, and the best when clean; in the run's order."""
+
+    def place(pair: Pair) -> tuple[bool, float]:
+        subject = facts.subjects.get(pair)
+        return pair[0] != "ensemble", -(subject.numbers["accuracy"].value or 0.0) if subject else 0.0
+
+    kept = sorted(pairs, key=place)[:MOST_MAPS]
+    return [pair for pair in pairs if pair in kept]
 
 
 def _names(facts: Facts) -> list[str]:
@@ -285,28 +248,24 @@ def _table(facts: Facts, found: Sequence[Row]) -> Table:
 
 
 def _gallery(facts: Facts, shelf: Shelf) -> list[Block]:
-    """Every corruption on one image, from `rdf explain`."""
+    """Every corruption on one image, from `rdf explain`: at all its severities, or where that is too much at one."""
     entries = (facts.material.specimens or {}).get("corruptions", ())
+    if not entries:
+        return [Text(f"Examples: not run. Make them with: {facts.material.command('explain')}")]
     folder = facts.material.run.file("explain", "pictures")
     severities = sorted({int(e["severity"]) for e in entries})
-    rows = []
-    for name in dict.fromkeys(str(e["corruption"]) for e in entries):
-        by_level = {int(e["severity"]): e for e in entries if e["corruption"] == name}
-        shots = [
-            Shot(picture_path(folder, str(by_level[s]["picture"])), "", f"{name}, severity {s}")
-            if s in by_level
-            else None
-            for s in severities
-        ]
-        rows.append((name, shots))
-    if not rows:
-        return [Text(f"Examples: not run. Make them with: {facts.material.command('explain')}")]
-    head = [f"severity {s}" for s in severities]
-    gallery = shelf.gallery("corruption-examples", f"Every corruption, on {entries[0]['image_id']}", head, rows)
-    return [gallery] if gallery else []
-
-
-def worst_family(facts: Facts, pair: Pair) -> str:
-    """Say under which family a detector does worst, for the verdict; empty where nothing was run."""
-    found = families(facts, pair)
-    return f"of the corruptions, {found[0].name} hurts it most and leaves {said(found[0].accuracy)}" if found else ""
+    found: dict[str, dict[int, Shot]] = {}
+    for entry in entries:
+        name, severity = str(entry["corruption"]), int(entry["severity"])
+        shot = Shot(picture_path(folder, str(entry["picture"])), "", f"{name}, severity {severity}")
+        found.setdefault(name, {})[severity] = shot
+    rows = [(name, [own.get(severity) for severity in severities]) for name, own in found.items()]
+    title = f"Every corruption, on {entries[0]['image_id']}"
+    if shelf.holds([rows]):
+        return list(shelf.gallery(Rows("corruption-examples", title, [f"severity {s}" for s in severities], rows)))
+    middle = severities[len(severities) // 2]
+    shots = [own[middle]._replace(caption=name) for name, own in found.items() if middle in own]
+    note = "The other severities are in the run's explain/pictures."
+    return list(
+        shelf.gallery(Rows("corruption-examples", f"{title}, severity {middle}", (), wrapped([("", shots)]), note))
+    )

@@ -12,9 +12,9 @@ from robustbench_df.audit.finding import WORST_FIRST, Audit, Example
 from robustbench_df.metrics.scores import probability
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import Subject
-from robustbench_df.report.content.pieces import Piece, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
 from robustbench_df.report.content.words import LABELS, PARTS, counted, listed
-from robustbench_df.report.document import Block, Cell, Column, Gallery, Table, Text
+from robustbench_df.report.document import Block, Cell, Column, Table, Text
 
 MOST = 24
 """Rows of the tables of single images, and pictures of a gallery."""
@@ -22,20 +22,17 @@ MOST = 24
 MOST_FINDINGS = 50
 """Bad images that are named; their number is always said."""
 
-ACROSS = 8
-"""Pictures in a row."""
-
 
 def data_section(facts: Facts) -> Piece:
     """Build the section."""
     shelf = Shelf()
-    hard, split = _hardest(facts), _disagreed(facts)
+    shown = _pictures(facts, shelf)
     tabs = [
         Tab("Audit", _audit(facts)),
         Tab("Counts", [*_counts(facts), *_bad(facts)]),
-        Tab("Examples", _examples(facts, shelf)),
-        Tab("Hardest images", [*hard, *_shown(facts, shelf, "hardest", "The images that most detectors get wrong")]),
-        Tab("Disagreement", [*split, *_shown(facts, shelf, "disagreed", "The images they disagree on most")]),
+        Tab("Examples", shown.get("examples", [])),
+        Tab("Hardest images", [*_hardest(facts), *shown.get("hardest", [])]),
+        Tab("Disagreement", [*_disagreed(facts), *shown.get("disagreed", [])]),
     ]
     images = facts.material.provenance.get("images")
     known = counted(int(images), "image") if images is not None else "Images"
@@ -128,9 +125,7 @@ def _bad(facts: Facts) -> list[Block]:
     columns = [Column("where", "Where"), Column("kind", "Kind"), Column("detail", "What was wrong")]
     left = len(findings) - MOST_FINDINGS
     note = f"{left:,} more stand in findings.json." if left > 0 else ""
-    return [
-        Table("findings-table", f"{counted(len(findings), 'thing')} wrong in the source", columns, rows, note, "kind")
-    ]
+    return [Table("findings-table", f"{counted(len(findings), 'finding')} in the source", columns, rows, note, "kind")]
 
 
 # --- single images --------------------------------------------------------------------------------
@@ -205,37 +200,32 @@ def _table(id: str, title: str, members: Sequence[Subject], rows: Sequence[Mappi
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def _examples(facts: Facts, shelf: Shelf) -> list[Block]:
-    if facts.material.specimens is None:
-        return [Text(f"Not run. Make them with: {facts.material.command('explain')}")]
-    entries = facts.material.specimens.get("examples", ())
-    shots = [(int(entry["label"]), _shot(facts, entry, "")) for entry in entries]
+def _pictures(facts: Facts, shelf: Shelf) -> dict[str, list[Block]]:
+    """Examples, and the images that are hard or disputed, from `rdf explain`: by the name of their list."""
+    found = facts.material.specimens
+    if found is None:
+        return {"examples": [Text(f"Not run. Make them with: {facts.material.command('explain')}")]}
+    shots = [(int(entry["label"]), _shot(facts, entry, "")) for entry in found.get("examples", ())]
     rows = [(LABELS[label], [shot for own, shot in shots if own == label][:MOST]) for label in (0, 1)]
-    gallery = shelf.gallery("examples", "What the images look like", (), _wrapped([row for row in rows if row[1]]))
-    return [gallery] if gallery else []
+    wanted = {
+        "examples": Rows("examples", "What the images look like", (), wrapped([row for row in rows if row[1]])),
+        "hardest": _judged(facts, "hardest", "The images that most detectors get wrong"),
+        "disagreed": _judged(facts, "disagreed", "The images they disagree on most"),
+    }
+    shown = zip(wanted, shelf.galleries(list(wanted.values())), strict=True)
+    return {name: [gallery] for name, gallery in shown if gallery is not None}
 
 
-def _shown(facts: Facts, shelf: Shelf, name: str, title: str) -> list[Gallery]:
-    entries = (facts.material.specimens or {}).get(name, ())
+def _judged(facts: Facts, name: str, title: str) -> Rows:
     shots = []
-    for entry in entries[:MOST]:
+    for entry in (facts.material.specimens or {}).get(name, ())[:MOST]:
         p = [float(value) for value in entry["p_fake"].values()]
         truth = LABELS[int(entry["label"])]
         caption = f"{truth}; P(fake) {min(p):.2f} to {max(p):.2f}" if p else truth
         shots.append(_shot(facts, entry, caption))
-    gallery = shelf.gallery(f"{name}-images", title, (), _wrapped([("", shots)]) if shots else [])
-    return [gallery] if gallery else []
+    return Rows(f"{name}-images", title, (), wrapped([("", shots)]))
 
 
 def _shot(facts: Facts, entry: Mapping[str, Any], caption: str) -> Shot:
     path = picture_path(facts.material.run.file("explain", "pictures"), str(entry["picture"]))
     return Shot(path, caption, f"{entry['image_id']} ({LABELS[int(entry['label'])]})")
-
-
-def _wrapped(rows: Sequence[tuple[str, Sequence[Shot]]]) -> list[tuple[str, Sequence[Shot | None]]]:
-    """Break long rows, so that a page need not be scrolled sideways."""
-    return [
-        (label if begin == 0 else "", shots[begin : begin + ACROSS])
-        for label, shots in rows
-        for begin in range(0, len(shots), ACROSS)
-    ]

@@ -5,33 +5,33 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustbench_df.errors import RunError
-from robustbench_df.metrics.calibration import Band, score_band
-from robustbench_df.metrics.compare import holm, mcnemar, paired_delong
 from robustbench_df.report.content import evaluation, training
+from robustbench_df.report.content.detector_tables import (
+    MODEL,
+    PHASE_COLUMN,
+    abstention,
+    calibration,
+    ensembles,
+    paired,
+)
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.judging import Subject, ensembles_of, measured, weights_of
+from robustbench_df.report.content.judging import Subject, measured, weights_of
 from robustbench_df.report.content.pieces import Piece, Tab, tabbed
 from robustbench_df.report.content.reading import Pair
 from robustbench_df.report.content.words import (
     NOT_APPLICABLE,
     OPTIMISTIC,
     PARTS,
-    PHASE_HINT,
     counted,
-    defined,
-    difference,
 )
-from robustbench_df.report.document import Block, Cell, Column, Estimate, Table, Text
+from robustbench_df.report.document import Block, Cell, Column, Table, Text
 
 BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$|^(mean|std)$")
 """Tensors of a checkpoint that are not learnt: batch statistics, and the normalisation of a `Detector`."""
-
-_MODEL = Column("detector", "Detector", hint="The ensemble is the shipped kind of weighting.")
-_PHASE = Column("phase", "Phase", hint=PHASE_HINT)
 
 
 def detectors_section(facts: Facts) -> Piece:
@@ -40,10 +40,10 @@ def detectors_section(facts: Facts) -> Piece:
         text = f"No detector has been judged yet. Finish the run with: {facts.material.command('train-all --resume')}"
         blocks: list[Block] = [Text(text), *training.curves(facts)]
         return Piece(tabbed("detectors", "Detectors", "", [Tab("", blocks)]))
-    overview: list[Block] = [_table(facts), *_ensembles(facts), *_paired(facts), _calibration(facts)]
+    overview: list[Block] = [_table(facts), *ensembles(facts), *paired(facts), calibration(facts)]
     curves, exports = evaluation.evaluation(facts)
     tabs = [
-        Tab("Overview", [*overview, *_abstention(facts)]),
+        Tab("Overview", [*overview, *abstention(facts)]),
         *curves,
         Tab("Training", training.curves(facts)),
     ]
@@ -73,8 +73,8 @@ def _lead(facts: Facts) -> str:
 
 def _table(facts: Facts) -> Table:
     columns = [
-        _MODEL,
-        _PHASE,
+        MODEL,
+        PHASE_COLUMN,
         Column("shipped", "Ships", hint="What rdf predict uses."),
         Column("weight", "Weight", "number", "Share in the shipped ensemble."),
         Column("accuracy", "Accuracy", "percent", "At the calibrated threshold; Wilson interval.", "higher"),
@@ -198,154 +198,3 @@ def _parameters(path: Path) -> int:
     except (OSError, ValueError, OverflowError, MemoryError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"checkpoint '{path}' is damaged ({type(error).__name__}); train the run again") from error
     return sum(math.prod(shape) for shape in shapes)
-
-
-# --- beside it ------------------------------------------------------------------------------------
-
-
-def _ensembles(facts: Facts) -> list[Table]:
-    """Every kind of weighting in the shipped phase."""
-    shipped = facts.material.shipped
-    if shipped is None or len(facts.models) < 2:
-        return []
-    rows: list[Mapping[str, Cell]] = []
-    for kind, subject in ensembles_of(facts.material, shipped[1]).items():
-        weights = weights_of(facts.material, kind, shipped[1])
-        entry = facts.material.fitted[shipped[1]]["ensembles"][kind]
-        numbers = measured(subject.judged, subject.labels)
-        shares = zip(facts.models, weights.weights if weights else (), strict=False)
-        rows.append(
-            {
-                "kind": kind,
-                "shipped": "ships" if kind == shipped[0] else "",
-                "accuracy": numbers["accuracy"],
-                "auc": numbers["auc"],
-                "loss": defined(entry.get("cross_fitted_log_loss")),
-                **{f"weight-{facts.keys[name]}": share for name, share in shares},
-            }
-        )
-    columns = [
-        Column("kind", "Weighting"),
-        Column("shipped", "Ships"),
-        Column("accuracy", "Accuracy", "percent", better="higher"),
-        Column("auc", "AUC", "number", better="higher"),
-        Column(
-            "loss", "Log loss", "number", "Where weights are chosen, by weights that had not seen the image.", "lower"
-        ),
-        *(Column(f"weight-{facts.keys[name]}", name, "number", "Weight of this detector.") for name in facts.models),
-    ]
-    title = f"Ways of weighing the detectors, {shipped[1]}"
-    return [Table("ensembles-table", title, columns, rows)]
-
-
-def _paired(facts: Facts) -> list[Table]:
-    """The shipped ensemble against each member of its phase, on the same images."""
-    whole = facts.shipped
-    if whole is None or len(facts.models) < 2:
-        return []
-    others = {name: facts.subjects.get((name, whole.phase)) for name in facts.models}
-    known = {name: subject for name, subject in others.items() if subject is not None}
-    tests = {name: mcnemar(whole.right, subject.right) for name, subject in known.items()}
-    areas = {
-        name: paired_delong(whole.judged.margin, subject.judged.margin, whole.labels) for name, subject in known.items()
-    }
-    adjusted = holm([test.p_value for test in tests.values()]).tolist()
-    rows: list[Mapping[str, Cell]] = [
-        {
-            "detector": name,
-            "difference": difference(test),
-            "p": test.p_value,
-            "holm": defined(p),
-            "auc": difference(areas[name]),
-            "auc_p": Estimate(defined(areas[name].p_value)),
-        }
-        for (name, test), p in zip(tests.items(), adjusted, strict=True)
-    ]
-    columns = [
-        _MODEL,
-        Column("difference", "Accuracy, ensemble minus it", "percent", "Points of accuracy; Agresti-Min interval."),
-        Column("p", "p", "number", "Exact McNemar test, two-sided."),
-        Column("holm", "p, Holm", "number", "Adjusted for the number of comparisons in this table."),
-        Column("auc", "AUC, ensemble minus it", "number", "DeLong, paired."),
-        Column("auc_p", "p (AUC)", "number", "Not adjusted."),
-    ]
-    title = f"Is the shipped ensemble better than its members? ({whole.phase}, the same images)"
-    note = "From p = 0.05 on the two cannot be told apart on these images."
-    return [Table("paired-table", title, columns, rows, note)]
-
-
-def _calibration(facts: Facts) -> Table:
-    rows: list[Mapping[str, Cell]] = []
-    for (model, phase), subject in facts.subjects.items():
-        fitted, decision = subject.fitted, subject.decision
-        after = measured(fitted, subject.labels) if fitted else {}
-        rows.append(
-            {
-                "detector": model,
-                "phase": phase,
-                "temperature": decision.temperature if decision else None,
-                "threshold": decision.threshold if decision else None,
-                "fitted_on": f"{decision.fitted_on}, {decision.n:,} images" if decision else None,
-                "accuracy_raw": subject.before["accuracy"],
-                "accuracy": after.get("accuracy"),
-                "ece_raw": subject.before["ece"].value,
-                "ece": after["ece"].value if after else None,
-                "loss_raw": subject.before["log_loss"].value,
-                "loss": after["log_loss"].value if after else None,
-            }
-        )
-    columns = [
-        _MODEL,
-        _PHASE,
-        Column("temperature", "Temperature", "number", "Above 1 the network was over-confident."),
-        Column("threshold", "Threshold", "number", "P(fake) from which an image is called fake."),
-        Column("fitted_on", "Fitted on"),
-        Column(
-            "accuracy_raw", "Accuracy before", "percent", "P(fake) of the network as it is, threshold 0.5.", "higher"
-        ),
-        Column("accuracy", "Accuracy after", "percent", better="higher"),
-        Column("ece_raw", "ECE before", "number", "Mean gap of confidence and accuracy, equal-mass bins.", "lower"),
-        Column("ece", "ECE after", "number", better="lower"),
-        Column("loss_raw", "Log loss before", "number", better="lower"),
-        Column("loss", "Log loss after", "number", better="lower"),
-    ]
-    part = next(iter(facts.subjects.values())).part
-    crossed = "Out of fold, each fold is judged by a decision fitted on the others; shown is the shipped one."
-    title = "Before and after calibration"
-    return Table("calibration-table", title, columns, rows, crossed if part == "oof" else "", "phase")
-
-
-def _abstention(facts: Facts) -> list[Table]:
-    """What the abstention band does on the judged images; only where it was not fitted on them."""
-    rows: list[Mapping[str, Cell]] = []
-    for (model, phase), subject in facts.subjects.items():
-        entry = facts.material.fitted.get(phase, {})
-        shipped = facts.material.shipped
-        kept = entry.get("members", {}).get(model) if model != "ensemble" else None
-        if model == "ensemble" and shipped:
-            kept = entry.get("ensembles", {}).get(shipped[0])
-        if subject.part != "test" or not kept or not kept.get("band"):
-            continue
-        scored = score_band(Band.from_dict(kept["band"]), subject.margin, subject.labels)
-        rows.append(
-            {
-                "detector": model,
-                "phase": phase,
-                "abstained": scored.abstained,
-                "error": Estimate(defined(scored.error)),
-                "coverage": scored.coverage,
-                "n": scored.n,
-            }
-        )
-    alpha = facts.material.config.ensemble.alpha
-    columns = [
-        _MODEL,
-        _PHASE,
-        Column("abstained", "Abstains", "percent", "Images without a verdict.", "lower"),
-        Column("error", "Error of its verdicts", "percent", better="lower"),
-        Column(
-            "coverage", "Not excluded", "percent", f"Images whose true class stays possible; asked for: {1 - alpha:g}."
-        ),
-        Column("n", "Images", "count"),
-    ]
-    return [Table("abstention-table", "With leave to abstain (rdf predict --abstain)", columns, rows)] if rows else []

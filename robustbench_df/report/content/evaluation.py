@@ -36,14 +36,14 @@ def evaluation(facts: Facts) -> tuple[list[Tab], Exports]:
     roc: list[Block] = [figure for phase in PHASES for figure in _roc_of_phase(phase, _of_phase(facts, phase))]
     each: list[Block] = []
     exports: Exports = {}
-    for (model, phase), subject in facts.subjects.items():
-        key = f"{facts.keys[model]}-{phase}"
-        each += [
-            _confusion(f"confusion-{key}", subject),
-            roc_of(f"roc-{key}", f"ROC of {label_of(model, phase)}", {label_of(model, phase): subject}),
-            _histogram(f"scores-{key}", subject),
-        ]
-        exports[f"{facts.keys[model]}_{phase}_evaluation"] = [f"confusion-{key}", f"roc-{key}", f"scores-{key}"]
+    for model in dict.fromkeys(model for model, _ in facts.subjects):
+        own = {phase: facts.subjects[model, phase] for phase in PHASES if (model, phase) in facts.subjects}
+        key = facts.keys[model]
+        both = {label_of(model, phase): subject for phase, subject in own.items()}
+        each.append(roc_of(f"roc-{key}", f"ROC of {model}", both))
+        for phase, subject in own.items():
+            each += [_confusion(f"confusion-{key}-{phase}", subject), _histogram(f"scores-{key}-{phase}", subject)]
+            exports[f"{key}_{phase}_evaluation"] = [f"confusion-{key}-{phase}", f"roc-{key}", f"scores-{key}-{phase}"]
     calibrated: list[Block] = [
         _reliability(phase, _of_phase(facts, phase)) for phase in PHASES if _of_phase(facts, phase)
     ]

@@ -16,7 +16,7 @@ from robustbench_df.report.content.looks import looks_section
 from robustbench_df.report.content.pieces import Piece
 from robustbench_df.report.content.reproduce import reproduce_section
 from robustbench_df.report.content.verdict import verdict_of
-from robustbench_df.report.content.words import PARTS, counted
+from robustbench_df.report.content.words import PARTS, counted, rounded
 from robustbench_df.report.document import Document
 
 PARTS_OF_PAGE = (
@@ -45,7 +45,7 @@ def document_of(run: Path) -> Document:
     facts = facts_of(run)
     alerts = alerts_of(facts)
     pieces = [build(facts) for build in PARTS_OF_PAGE]
-    return Document(
+    document = Document(
         title=f"How far can it be trusted? {facts.material.name}",
         subtitle=_subtitle(facts),
         verdict=verdict_of(facts, alerts),
@@ -55,6 +55,7 @@ def document_of(run: Path) -> Document:
         provenance=dict(facts.material.provenance),
         exports=composed(facts, pieces),
     )
+    return rounded(document)
 
 
 def _subtitle(facts: Facts) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.pieces import Piece, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed
 from robustbench_df.report.content.words import LABELS, bounded, defined, label_of
 from robustbench_df.report.document import Block, Cell, Column, Estimate, Gallery, Table, Text
 
@@ -45,7 +45,7 @@ def _galleries(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> list[Gal
     folder = facts.material.run.file("explain", "pictures")
     pairs = [(str(d["model"]), str(d["phase"])) for d in found["detectors"]]
     head = ["image", *(label_of(*pair) for pair in pairs)]
-    galleries = []
+    wanted = []
     for state, words in STATES.items():
         rows = []
         for image in found["images"]:
@@ -53,11 +53,9 @@ def _galleries(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> list[Gal
                 maps = {(str(m["model"]), str(m["phase"])): m for m in image["maps"]}
                 shots = [_map(facts, folder, image, maps[pair]) if pair in maps else None for pair in pairs]
                 rows.append((_named(image), [_plain(folder, image), *shots]))
-        gallery = shelf.gallery(
-            f"looks-{state}", f"Where they look on {words}", head, rows, "Under each map the detector's P(fake)."
-        )
-        galleries += [gallery] if gallery else []
-    return galleries
+        title, note = f"Where they look on {words}", "Under each map the detector's P(fake)."
+        wanted.append(Rows(f"looks-{state}", title, head, rows, note))
+    return [gallery for gallery in shelf.galleries(wanted) if gallery is not None]
 
 
 def _named(image: Mapping[str, Any]) -> str:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from robustbench_df.errors import RunError
 from robustbench_df.report.content.words import counted
 from robustbench_df.report.document import Block, Gallery, Picture, Section
 
-PAGE_SHARE = 260_000
-"""Bytes of pictures that a section may hold: with four of them the page stays below 2 MB (base64 adds a third)."""
+PAGE_SHARE = 110_000
+"""Bytes of pictures that a section may hold: with four of them a page of six detectors stays below 2 MB."""
+
+SIDE = 64
+"""Longest side of a picture on the page in pixels; larger ones are reduced, and stay whole in the run."""
+
+
+ACROSS = 8
+"""Pictures in a row."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,17 @@ class Shot(NamedTuple):
     path: Path
     caption: str
     alt: str
-    tone: str = ""
+    tone: Literal["right", "wrong", ""] = ""
+
+
+class Rows(NamedTuple):
+    """What a gallery is made of."""
+
+    id: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Shot | None]]]
+    note: str = ""
 
 
 @dataclass
@@ -56,50 +74,70 @@ class Shelf:
 
     room: int = PAGE_SHARE
     pictures: dict[str, bytes] = field(default_factory=dict)
+    _read: dict[Path, bytes] = field(default_factory=dict)
 
-    def gallery(
-        self,
-        id: str,
-        title: str,
-        head: Sequence[str],
-        rows: Sequence[tuple[str, Sequence[Shot | None]]],
-        note: str = "",
-    ) -> Gallery | None:
-        """Build a gallery of as many rows as there is room for; the note says what is left out. None without a row.
+    def _bytes(self, path: Path) -> bytes:
+        if path not in self._read:
+            self._read[path] = _png(path)
+        return self._read[path]
+
+    def galleries(self, wanted: Sequence[Rows]) -> list[Gallery | None]:
+        """Build galleries with as many rows of each as there is room for; the notes say what is left out.
+
+        None where a gallery has no row.
 
         Raises:
-            RunError: a picture is missing.
+            RunError: a picture is missing or damaged.
         """
-        shown: list[tuple[str, Sequence[Picture | None]]] = []
-        for label, shots in rows:
-            loaded = [None if shot is None else (shot, _bytes(shot.path)) for shot in shots]
-            new = {_digest(one[1]): one[1] for one in loaded if one is not None} | self.pictures
-            if sum(map(len, new.values())) > self.room:
-                break
-            self.pictures |= new
-            shown.append((label, [None if one is None else _picture(*one) for one in loaded]))
-        if len(shown) < len(rows):
-            left = counted(len(rows) - len(shown), "row")
-            note = f"{note} {left} left out, to keep the page small.".strip()
-        return Gallery(id, title, head, shown, note) if shown else None
+        most = max((len(gallery.rows) for gallery in wanted), default=0)
+        while most and not self.holds([gallery.rows[:most] for gallery in wanted]):
+            most -= 1
+        return [self._build(gallery, most) for gallery in wanted]
 
+    def gallery(self, wanted: Rows) -> list[Gallery]:
+        """Build one gallery; empty where there is no row, or room for none."""
+        return [gallery for gallery in self.galleries([wanted]) if gallery is not None]
 
-def _picture(shot: Shot, data: bytes) -> Picture:
-    tone = shot.tone if shot.tone in ("right", "wrong") else ""
-    return Picture(_digest(data), shot.caption, shot.alt, tone)  # type: ignore[arg-type]
+    def holds(self, rows: Sequence[Sequence[tuple[str, Sequence[Shot | None]]]]) -> bool:
+        """Say whether there is room for some more rows."""
+        shots = [shot for own in rows for _, shots in own for shot in shots if shot is not None]
+        new = {_digest(data): len(data) for data in (self._bytes(shot.path) for shot in shots)}
+        return sum((new | {key: len(data) for key, data in self.pictures.items()}).values()) <= self.room
+
+    def _build(self, wanted: Rows, most: int) -> Gallery | None:
+        shown = [(label, [self._picture(shot) for shot in shots]) for label, shots in wanted.rows[:most]]
+        left, note = len(wanted.rows) - len(shown), wanted.note
+        if left:
+            note = f"{note} {counted(left, 'row')} left out, to keep the page small.".strip()
+        return Gallery(wanted.id, wanted.title, wanted.head, shown, note) if shown else None
+
+    def _picture(self, shot: Shot | None) -> Picture | None:
+        if shot is None:
+            return None
+        data = self._bytes(shot.path)
+        self.pictures[_digest(data)] = data
+        return Picture(_digest(data), shot.caption, shot.alt, shot.tone)
 
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _bytes(path: Path) -> bytes:
+def _png(path: Path) -> bytes:
+    """Read a PNG, reduced to `SIDE`."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError(
-            f"the picture '{path}' is missing ({error.strerror}); make it again with: rdf explain"
-        ) from error
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if max(picture.size) <= SIDE:
+                return data
+            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            out = io.BytesIO()
+            picture.save(out, "PNG", optimize=True)
+            return out.getvalue()
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        raise RunError(f"the picture '{path}' cannot be read ({error}); make it again with: rdf explain") from error
 
 
 def picture_path(folder: Path, key: str) -> Path:
@@ -111,3 +149,12 @@ def picture_path(folder: Path, key: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*", key):
         raise RunError(f"'{key}' is no name of a picture; make the run's pictures again with: rdf explain")
     return folder / f"{key}.png"
+
+
+def wrapped(rows: Sequence[tuple[str, Sequence[Shot]]]) -> list[tuple[str, Sequence[Shot | None]]]:
+    """Break long rows, so that a page need not be scrolled sideways."""
+    return [
+        (label if begin == 0 else "", shots[begin : begin + ACROSS])
+        for label, shots in rows
+        for begin in range(0, len(shots), ACROSS)
+    ]

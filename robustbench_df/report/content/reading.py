@@ -15,7 +15,7 @@ from robustbench_df.audit.finding import Audit
 from robustbench_df.config import RunConfig
 from robustbench_df.corruption_summary import Key
 from robustbench_df.ensembling import TWINS
-from robustbench_df.errors import DataError, RunError
+from robustbench_df.errors import DataError, RunError, UsageError
 from robustbench_df.records import Predictions, Result, load_predictions, results_from_json
 from robustbench_df.run import Run
 
@@ -111,7 +111,7 @@ def read_run(path: Path) -> Material:
     if not (path / "config.json").is_file():
         raise RunError(f"'{path}' is not a run folder (no config.json); make one with: rdf train-all")
     reader = _Reader(Run(path))
-    config = reader.run.config
+    config = reader.config()
     provenance = reader.json("provenance.json", what="train-all --resume") or {}
     reader.fingerprint = provenance.get("data_fingerprint")
     step = f"fgsm-linf-{config.phase2.select_epsilon:g}"
@@ -149,6 +149,13 @@ class _Reader:
         name = path.relative_to(self.run.path).as_posix()
         place = shlex.quote(self.run.path.resolve().name)
         return RunError(f"'{name}' of run '{self.run.path}' {why}; delete it and run: rdf {what} --run {place}")
+
+    def config(self) -> RunConfig:
+        try:
+            return self.run.config
+        except UsageError as error:
+            why = f"has settings that this version does not know ({error}); open it with the version that wrote it"
+            raise RunError(f"config.json of run '{self.run.path}' {why}") from error
 
     def json(self, *parts: str, what: str) -> Any:
         path = self.run.file(*parts)

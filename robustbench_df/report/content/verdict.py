@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.report.content.attacks import after_one_step, worst_at_least_budget
-from robustbench_df.report.content.corruptions import worst_family
 from robustbench_df.report.content.facts import Facts
+from robustbench_df.report.content.families import worst_family
 from robustbench_df.report.content.judging import Subject
 from robustbench_df.report.content.words import PARTS, PHASE, counted, listed, said, threat
 from robustbench_df.report.document import Alert

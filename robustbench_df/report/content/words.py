@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
 
 from robustbench_df.metrics.compare import Comparison
 from robustbench_df.metrics.intervals import Interval
 from robustbench_df.report.document import Estimate
 from robustbench_df.report.formatting import parts, slug
 
+T = TypeVar("T")
+
 PARTS = {
     "test": "test images",
-    "oof": "images judged out of fold",
+    "oof": "out-of-fold images",
     "cal": "calibration images",
     "val": "validation images",
 }
@@ -25,6 +29,9 @@ PHASE_HINT = "base: after clean training; final: after adversarial fine-tuning (
 
 LABELS = ("real", "fake")
 
+DIGITS = 6
+"""Significant digits of a number in a document: with a million images a share has no more."""
+
 SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 NOT_APPLICABLE = "–"
@@ -34,6 +41,22 @@ NOT_APPLICABLE = "–"
 def label_of(model: str, phase: str) -> str:
     """Name a detector in a phase."""
     return f"{model} · {phase}"
+
+
+def rounded(value: T) -> T:
+    """Round every float in a document to `DIGITS`: the rest is noise, and half of the page."""
+    found: Any = value
+    if isinstance(value, float):
+        found = float(f"{value:.{DIGITS}g}")
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = replace(value, **{field.name: rounded(getattr(value, field.name)) for field in fields(value)})
+    elif isinstance(value, Mapping):
+        found = {key: rounded(item) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        found = tuple(rounded(item) for item in value)
+    elif isinstance(value, list):
+        found = [rounded(item) for item in value]
+    return cast(T, found)
 
 
 def keys_of(names: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustbench_df.report.drawing.svg import FONT_SIZE, INK
 
@@ -107,7 +107,7 @@ def drawing_style() -> Iterator[None]:
     """Set what makes a drawing the same bytes each time, and names with ``$`` or foreign letters harmless."""
     import matplotlib
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.hashsalt": "robustbench_df",
         "svg.fonttype": "none",
         "text.parse_math": False,

@@ -62,14 +62,17 @@ def _line(axes: Axes, series: Series, colour: str, index: int, figure: Curves) -
     x, y = np.asarray(series.x, float), _numbers(series.y)
     if figure.x_scale == "log":
         y = np.where(x > 0, y, np.nan)
-    few = len(x) <= FEW
+    few = all(len(one.x) <= FEW for one in figure.series)
+    known = np.isfinite(np.concatenate([[np.nan], y, [np.nan]]))
+    alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])  # no line leads there
     (line,) = axes.plot(
         x,
         y,
         color=colour,
         linewidth=1.6,
         linestyle=(0, (4, 2)) if series.dashed else "-",
-        marker=MARKERS[index % len(MARKERS)] if few else "",
+        marker=MARKERS[index % len(MARKERS)] if few or len(alone) else "",
+        markevery=None if few else alone.tolist(),
         markersize=4.5,
         markeredgewidth=0,
         clip_on=not (few and figure.percent),  # points at 0 and 100% are not cut in half

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from robustbench_df.report.document import Estimate, Points
 from robustbench_df.report.drawing.canvas import FAINT, Canvas, Look, text_width
 from robustbench_df.report.drawing.lines import MARKERS
@@ -39,8 +41,8 @@ def draw_points(figure: Points, canvas: Canvas, look: Look) -> None:
     axes.plot([x for x, _ in front], [y for _, y in front], color=FAINT, linewidth=1.2, linestyle=(0, (5, 3)))
     for i, name, x, y in drawn:
         colour, place = look.colours[name], ([x], [y])
-        error = {"xerr": _ends(figure.x[i]), "yerr": _ends(figure.y[i])}
-        axes.errorbar(*place, **error, color=colour, elinewidth=0.9, alpha=0.6, linestyle="none")
+        ends = _ends(figure.x[i]), _ends(figure.y[i])
+        axes.errorbar(*place, xerr=ends[0], yerr=ends[1], color=colour, elinewidth=0.9, alpha=0.6, linestyle="none")
         axes.plot(*place, MARKERS[i % len(MARKERS)], color=colour, markersize=8, markeredgewidth=0)
     axes.margins(0.08)
     for axis in (axes.xaxis, axes.yaxis):
@@ -85,7 +87,7 @@ def _write_names(
 def _bar(axes: Axes, along: Estimate, across: Estimate, axis: int) -> Box:
     ends = [along.value if end is None else end for end in (along.low, along.high)]
     corners = [(end, across.value) if axis == 0 else (across.value, end) for end in ends]
-    (x0, y0), (x1, y1) = axes.transData.transform(corners)
+    (x0, y0), (x1, y1) = axes.transData.transform(np.array(corners, float))
     return x0 - 1.0, y0 - 1.0, x1 + 1.0, y1 + 1.0
 
 

@@ -81,7 +81,7 @@
     }
   }
 
-  function land() {
+  function land(behavior = "auto") {
     let id = location.hash.slice(1);
     try { id = decodeURIComponent(id); } catch { /* as it stands */ }
     const target = id && document.getElementById(id);
@@ -91,7 +91,7 @@
     for (let box = target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
     if (!target.hasAttribute("tabindex") && !target.matches("a, button")) target.tabIndex = -1;
     target.focus({ preventScroll: true });
-    target.scrollIntoView({ block: "start" });
+    target.scrollIntoView({ block: "start", behavior });
   }
 
   function sorting(table) {
@@ -198,12 +198,12 @@
     all(".block.table").forEach(filtering);
     zooming();
     following();
-    addEventListener("hashchange", land);
+    addEventListener("hashchange", () => land());
     // A link to where the address points already changes nothing by itself, and its tab may be closed by now.
     addEventListener("click", (event) => {
       const link = event.target.closest('a[href^="#"]');
       if (link && link.hash === location.hash) land();
     });
-    land();
+    land("instant");
   });
 })();

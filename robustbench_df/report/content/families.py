@@ -1,0 +1,73 @@
+"""Corruptions by what they do to an image, and how a detector bears each family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from robustbench_df.corruption_summary import CLEAN
+from robustbench_df.metrics.intervals import wilson
+from robustbench_df.report.content.facts import Facts
+from robustbench_df.report.content.reading import Pair
+from robustbench_df.report.content.words import estimate, said
+from robustbench_df.report.document import Estimate
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    "weather": ("snow", "frost", "fog", "spatter"),
+    "light and colour": ("brightness", "contrast", "saturate", "gamma", "grey", "posterise"),
+    "compression": ("jpeg_compression", "jpeg_quality", "webp", "double_jpeg", "social_media", "screenshot"),
+    "resampling": (
+        "pixelate",
+        "elastic_transform",
+        "resize_nearest",
+        "resize_bilinear",
+        "resize_bicubic",
+        "crop_resize",
+    ),
+    "overlay": ("text_overlay",),
+}
+"""Corruptions by what they do to an image. The catalogue groups them by where they were published."""
+
+CHAINS = "chains"
+
+
+def family_of(corruption: str) -> str:
+    """Name the family of a corruption; a chain of several is one of its own."""
+    if corruption.startswith("chain "):
+        return CHAINS
+    return next((family for family, names in FAMILIES.items() if corruption in names), "other")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Mean accuracy of a detector over a family's corruptions and severities, all on the same images."""
+
+    name: str
+    accuracy: Estimate
+    corruptions: tuple[str, ...]
+
+
+def families(facts: Facts, pair: Pair) -> list[Family]:
+    """Average a detector over each family, the worst first; the interval is that of the number of images."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for key, score in facts.scores.items():
+        if key[:2] == pair and key.corruption != CLEAN:
+            own = found.setdefault(family_of(key.corruption), {})
+            own.setdefault(key.corruption, []).append(score.accuracy.value)
+    n = next((score.accuracy.n for key, score in facts.scores.items() if key[:2] == pair), 0)
+    out = []
+    for name, by_corruption in found.items():
+        means = [sum(values) / len(values) for values in by_corruption.values()]
+        mean = sum(means) / len(means)
+        # Every cell shows the same images: the mean of shares varies per image by no more than one verdict would.
+        ends = estimate(wilson(round(mean * n), n))
+        out.append(Family(name, Estimate(mean, ends.low, ends.high, n), tuple(by_corruption)))
+    return sorted(out, key=lambda family: (family.accuracy.value or 0.0, family.name))
+
+
+def worst_family(facts: Facts, pair: Pair) -> str:
+    """Say under which family a detector does worst, for the verdict; empty where nothing was run."""
+    found = families(facts, pair)
+    return f"of the corruptions, {found[0].name} hurts it most and leaves {said(found[0].accuracy)}" if found else ""
