@@ -24,7 +24,7 @@ from robustbench_df.deploy.runtime import OnnxDetector, runtime_version
 from robustbench_df.deploy.timing import ROUNDS, Timed, time_in_turn, working_memory
 from robustbench_df.errors import ModelError, RdfError, UsageError
 from robustbench_df.exporting import ExportPlan, detector_of, ready_file
-from robustbench_df.models.detector import Detector
+from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance
 from robustbench_df.train.report import Reporter
@@ -33,8 +33,11 @@ from robustbench_df.train.speed import choose_device, device_name, synchronize, 
 MEMORY_BATCH = 32
 """Batch at which the working memory is measured: one for all, since it grows with the batch."""
 
-FEWEST_CALLS = 1 + ROUNDS[0]
+FEWEST_CALLS = 2 + ROUNDS[0]
 """Calls of each way that `time_in_turn` takes at the least."""
+
+FILE_SECONDS = 8
+"""What making an ONNX or int8 file takes per network, on one core: between 4 and 10 seconds were seen."""
 
 Answer = Callable[[Tensor], object]
 
@@ -105,7 +108,7 @@ def _bench_model(
     deadline = time.monotonic() + seconds
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        ways, missing = _ways(run, name, plan, device, Path(folder))
+        ways, missing = _ways(run, name, plan, device, Path(folder), seconds / 2)
         x = _noise(max(*plan.batches, MEMORY_BATCH), run.image_size, device)
         memory = {way: working_memory(_call(ways[way], x[:MEMORY_BATCH], device), device) for way in ways}
         per_image = 0.0  # seconds of one round, over its images: what the batch before took
@@ -134,7 +137,7 @@ def _bench_model(
 
 def _weight(batch: int) -> float:
     """Share of the time that a batch gets: a call on 256 images takes longer, but not 256 times as long as a visit."""
-    return 1 + batch / 64
+    return 2 + batch / 64
 
 
 def _numbers(timed: Timed, reference: Timed, batch: int) -> dict[str, Any]:
@@ -165,10 +168,14 @@ def _call(way: Way, x: Tensor, device: torch.device) -> Callable[[], object]:
 
 
 def _ways(
-    run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path
+    run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path, seconds: float
 ) -> tuple[dict[str, Way], dict[str, str]]:
-    """Prepare every way of running a detector; what cannot be had is named with its reason."""
+    """Prepare every way of running a detector; what cannot be had is named with its reason.
+
+    A file that `rdf export` left is used; another one is made if it takes no more than ``seconds``.
+    """
     detector = detector_of(run, ExportPlan(model=name, phase=plan.phase)).to(device)
+    networks = sum(isinstance(m, Detector) and not isinstance(m, Ensemble) for m in detector.modules())
     size = sum(tensor.nbytes for tensor in (*detector.parameters(), *detector.buffers()))
     last = copy.deepcopy(detector).to(memory_format=torch.channels_last)
 
@@ -190,8 +197,8 @@ def _ways(
     }
     made: dict[str, Callable[[], Way]] = {
         "compiled": lambda: _compiled(detector, size, plan, run.image_size, device),
-        "onnx fp32": lambda: _onnx(run, name, plan, device, folder),
-        "onnx int8": lambda: _int8(run, name, plan, device, folder),
+        "onnx fp32": lambda: _onnx(run, name, plan, device, folder, networks * FILE_SECONDS <= seconds),
+        "onnx int8": lambda: _int8(run, name, plan, device, folder, networks * FILE_SECONDS <= seconds),
     }
     missing: dict[str, str] = {}
     for way, make in made.items():
@@ -216,20 +223,27 @@ def _compiled(detector: Detector, size: int, plan: BenchPlan, image: tuple[int, 
     return Way(compiled, size)
 
 
-def _onnx(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path) -> Way:
+def _onnx(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path, make: bool) -> Way:
     path = ready_file(run, ExportPlan(model=name, phase=plan.phase)) or folder / "float32.onnx"
     if not path.exists():
+        _refuse_unless(make, f"rdf export --model {name}")
         save_graph(detector_of(run, ExportPlan(model=name, phase=plan.phase)), run.image_size, "onnx", path)
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     return Way(OnnxDetector(path, provider), path.stat().st_size)
 
 
-def _int8(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path) -> Way:
+def _refuse_unless(make: bool, command: str) -> None:
+    if not make:
+        raise UsageError(f"there is no file yet, and making it would take too long here: {command}, or raise --seconds")
+
+
+def _int8(run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path, make: bool) -> Way:
     if device.type != "cpu":
         raise UsageError("static int8 is made for the CPU; use --device cpu")
     wanted = ExportPlan(model=name, phase=plan.phase)
     path = ready_file(run, wanted.model_copy(update={"int8": True})) or folder / "int8.onnx"
     if not path.exists():
+        _refuse_unless(make, f"rdf export --model {name} --int8")
         source = ready_file(run, wanted) or folder / "float32.onnx"
         if not source.exists():
             raise ModelError("int8 is made of the onnx fp32 file, which could not be written")

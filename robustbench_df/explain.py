@@ -198,8 +198,8 @@ def _show(
         x = as_input(pixels[attacked])
         pixels[attacked] = as_pixels(fgsm(team["ensemble"], x, y[attacked], plan.eps))
     if len(corrupted):
-        options = {"ids": ids[corrupted], "seed": plan.seed}
-        pixels[corrupted] = corrupt(pixels[corrupted], plan.corruption, plan.severity, **options)
+        x = pixels[corrupted]
+        pixels[corrupted] = corrupt(x, plan.corruption, plan.severity, ids=ids[corrupted], seed=plan.seed)
     conditions = {"attacked": Condition("fgsm", plan.eps).name, "corrupted": f"{plan.corruption}-{plan.severity}"}
     entries: list[dict[str, Any]] = [
         {

@@ -108,7 +108,8 @@ def voices(ensemble: Ensemble, logits: Tensor, target: Tensor) -> NDArray[np.flo
 
 def blank(maps: Maps) -> NDArray[np.bool_]:
     """Which maps are zero everywhere: nothing in the layer speaks for the class. bool ``[N]``."""
-    return ~maps.any(axis=(1, 2))
+    lit: NDArray[np.bool_] = np.any(maps, axis=(1, 2))
+    return ~lit
 
 
 def layers_of(detector: Detector, image_size: tuple[int, int]) -> list[FeatureMap]:

@@ -29,8 +29,8 @@ class Gathered:
     layers: list[FeatureMap]
     maps: int = 0
     blank: int = 0
-    correlations: list[NDArray[np.float64]] = field(default_factory=list)
-    drops: list[NDArray[np.float64]] = field(default_factory=list)
+    correlations: list[NDArray[np.floating[Any]]] = field(default_factory=list)
+    drops: list[NDArray[np.floating[Any]]] = field(default_factory=list)
 
     def count(self, maps: Maps) -> NDArray[np.bool_]:
         """Count maps in and return which are blank."""
@@ -71,9 +71,10 @@ def measure(
             into.correlations.append(trust.rank_correlation(maps, other))
         lit = np.flatnonzero(~mute)
         if len(lit):
-            judge = partial(subjects.p_fake, detector)
             verdict = said.cpu().numpy().astype(np.int8)
-            into.drops.append(trust.extra_drop(judge, x[lit], maps[lit], verdict[lit], keys[lit], seed))
+            into.drops.append(
+                trust.extra_drop(partial(subjects.p_fake, detector), x[lit], maps[lit], verdict[lit], keys[lit], seed)
+            )
 
 
 def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]
     defined = correlations[~np.isnan(correlations)]
     correlation = float(defined.mean()) if len(defined) else float("nan")
     drops = np.concatenate(found.drops) if found.drops else np.empty(0)
-    value = bootstrap(_mean, drops, np.zeros(len(drops)), seed=seed)
+    value = bootstrap(_mean, drops, np.zeros(len(drops), dtype=np.int64), seed=seed)
     return {
         "model": name,
         "phase": phase,
@@ -109,5 +110,5 @@ def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]
     }
 
 
-def _mean(values: NDArray[np.float64], _labels: NDArray[Any]) -> float:
+def _mean(values: NDArray[np.floating[Any]], _labels: NDArray[np.integer[Any]]) -> float:
     return float(values.mean()) if len(values) else float("nan")

@@ -44,7 +44,8 @@ def hardest(clean: Clean, count: int) -> Index:
     wrong = ~clean.right[:-1]
     against = np.abs(clean.labels - clean.p_fake[:-1]).mean(0)
     order = np.lexsort((-against, -wrong.sum(0)))
-    return order[wrong.any(0)[order]][:count]
+    chosen: Index = order[np.any(wrong, axis=0)[order]][:count]
+    return chosen
 
 
 def disagreed(clean: Clean, count: int) -> Index:
@@ -52,7 +53,8 @@ def disagreed(clean: Clean, count: int) -> Index:
     spread = clean.p_fake[:-1].std(0)
     differ = np.ptp(clean.verdict[:-1], axis=0) > 0
     order = np.argsort(-spread, kind="stable")
-    return order[differ[order]][:count]
+    chosen: Index = order[differ[order]][:count]
+    return chosen
 
 
 def described(clean: Clean, rows: Index, keys: Sequence[str]) -> Entries:

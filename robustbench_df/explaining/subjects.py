@@ -40,7 +40,8 @@ class Clean:
     @property
     def right(self) -> NDArray[np.bool_]:
         """bool ``[D + 1, N]``."""
-        return self.verdict == self.labels
+        right: NDArray[np.bool_] = self.verdict == self.labels
+        return right
 
 
 def clean_answers(run: Run, phase: str, part: str) -> Clean:
@@ -103,7 +104,7 @@ def load_team(run: Run, phase: str, fold: int, device: str) -> dict[str, Deploye
     whole = cast(Deployed, deployed(run, "ensemble", phase, None if fold < 0 else fold).to(device))
     members = cast(Ensemble, whole.net).members
     alone = {
-        name: cast(Deployed, Deployed(cast(Detector, member), run.decision(name, phase)).eval())
+        name: Deployed(cast(Detector, member), run.decision(name, phase)).eval()
         for name, member in zip(run.models, members, strict=True)
     }
     return {**alone, "ensemble": whole}
@@ -124,7 +125,8 @@ def p_fake(detector: Deployed, x: Tensor) -> Floats:
 def verdicts(detector: Detector, x: Tensor) -> Tensor:
     """Return int64 ``[N]``, 1 = fake: the sign of the margin. Of a `Deployed` it is the verdict that users see."""
     logits = detector(x)
-    return (logits[:, 1] >= logits[:, 0]).long()
+    fake: Tensor = logits[:, 1] >= logits[:, 0]
+    return fake.long()
 
 
 def load_pixels(images: ImageSet, ids: NDArray[np.str_], device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from robustbench_df import rng
 from robustbench_df.explaining.cams import Maps
-from robustbench_df.metrics.scores import midranks
-
-Floats = NDArray[np.float64]
+from robustbench_df.metrics.scores import Floats, midranks
 
 SANE = 0.5
 """Mean rank correlation with a randomised network's maps from which on a map fails: it is then more alike than unlike

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -141,9 +142,10 @@ def test_tables_have_heads_scopes_names_and_downloads(page: Reader) -> None:
     scopes = [a.get("scope") for t, a in page.tags if t == "th"]
     assert set(scopes) == {"col", "row"}
     files = {str(a["download"]): str(a["href"]) for a in page.having("a") if "download" in a}
-    assert set(files) == {"results.json", "scores.csv", "names.csv", "many.csv"}
+    assert set(files) == {"results.json.gz", "scores.csv", "names.csv", "many.csv"}
     assert base64.b64decode(files["scores.csv"].split(",")[1]).decode() == csv_of(scores())
-    assert json.loads(base64.b64decode(files["results.json"].split(",")[1])) == json.loads(results_json(sample()))
+    packed = base64.b64decode(files["results.json.gz"].split(",")[1])
+    assert json.loads(gzip.decompress(packed)) == json.loads(results_json(sample()))
 
 
 def test_pictures_are_embedded_once_and_only_when_shown(html: str, page: Reader) -> None:

@@ -198,7 +198,12 @@ def _parts(facts: Facts) -> list[Block]:
         if len(names) > 1 and "by" in row.cell.table:
             suites |= dict.fromkeys(names)
             fooled = fooled_by(row.cell.table[row.cell.table["success"]], names)
-            head = {"detector": row.cell.model, "phase": row.cell.phase, "suite": row.cell.attack, "eps": row.cell.eps}
+            head: dict[str, Cell] = {
+                "detector": row.cell.model,
+                "phase": row.cell.phase,
+                "suite": row.cell.attack,
+                "eps": row.cell.eps,
+            }
             rows.append({**head, **{name: fooled.get(name, NOT_APPLICABLE) for name in names}})
     rows = [{**dict.fromkeys(suites, NOT_APPLICABLE), **row} for row in rows]
     columns = [

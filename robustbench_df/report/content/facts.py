@@ -106,7 +106,7 @@ def facts_of(path: Path) -> Facts:
 
 def _strangers(material: Material) -> list[str]:
     """Names in the run's files that its settings do not know."""
-    names = {cell.model for cell in material.attacks} | {cell.key.model for cell in material.corruptions}
+    names: set[str] = set()
     for found in (material.explained, material.specimens):
         names |= {str(entry["model"]) for name in ("detectors", "attacked") for entry in (found or {}).get(name, ())}
     return sorted(names)
@@ -125,7 +125,7 @@ class _Fresh:
             self._known[pair] = deployed_margins(self._material, *pair) if pair[0] not in VOTES else None
         known = self._known[pair]
         if known is None:
-            return True
+            return pair[0] in VOTES  # else a detector that the run does not know, or has not judged
         here = (table[f"{prefix}logit_fake"] - table[f"{prefix}logit_real"]).to_numpy(np.float64)
         expected = np.array([known.get(str(name), np.nan) for name in table["image_id"]])
         with np.errstate(invalid="ignore"):
