@@ -15,6 +15,8 @@ from robustbench_df.rundir import write_text
 
 START, END = "<!-- experiments -->", "<!-- /experiments -->"
 """Between these the main README holds every experiment that has results."""
+BENCH = "bench_"
+"""How the names of benches begin."""
 OWN_START, OWN_END = "<!-- measured -->", "<!-- /measured -->"
 """Between these an experiment's README holds its own."""
 
@@ -62,7 +64,9 @@ def _filled(path: Path, start: str, end: str, text: str) -> str:
 def _section(results: Mapping[str, Any], own: Path) -> str:
     name = results["name"]
     more = f"More: [experiments/{name}](experiments/{name})."
-    parts = [f"**{name}.** {results['question']}", measured(results), _paragraph(own, "What it says"), more]
+    # A bench has a row for everything it times: its own README holds them, here stands what they say.
+    table = "" if name.startswith(BENCH) else measured(results)
+    parts = [f"**{name}.** {results['question']}", table, _paragraph(own, "What it says"), more]
     return "\n\n".join(part for part in parts if part)
 
 

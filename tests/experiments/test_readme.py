@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own = write_experiment("toy") / "README.md"
     said = "\n**Measured.**\n\n<!-- measured -->\n<!-- /measured -->\n\n**What it says.** b is\nbetter.\n\nMore.\n"
     own.write_text(own.read_text() + said)
-    (tmp_path / "README.md").write_text("before\n\n<!-- experiments -->\nold\n<!-- /experiments -->\n\nafter\n")
+    (tmp_path / "README.md").write_text("before\n\n<!-- experiments -->\nwhat was\n<!-- /experiments -->\n\nafter\n")
     run_experiment(open_experiment("toy"), "images")
     return tmp_path
 
@@ -42,7 +42,7 @@ def test_both_readmes_hold_the_table_and_the_words_stand_in_one_place(place: Pat
     assert row in text
     assert row in (place / "experiments/toy/README.md").read_text()
     assert "b is\nbetter." in text
-    assert "old" not in text
+    assert "what was" not in text
     assert write_readmes() == []
 
 
