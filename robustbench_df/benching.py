@@ -129,7 +129,8 @@ def _bench_model(
                     row |= _numbers(found[way], found["fp32"], batch)
                     row |= {"weights_bytes": ways[way].size, "memory_bytes": memory[way]}
                 else:
-                    row["not_run"] = f"would take {found:.0f} s, {max(left, 0):.0f} s were left; raise --seconds"
+                    need = f"would take {found:.0f} s, {left:.0f} s were left" if left > 0 else "no time was left"
+                    row["not_run"] = f"{need}; raise --seconds"
                 rows.append(row)
             reporter.advance(1)
     return rows

@@ -42,13 +42,13 @@ def main() -> None:
         "cost": lambda: costs(CONFIG["cost"], data),
     }
     out = HERE.parent.parent / "reports" / "experiments" / "bench_audit.json"
-    kept = json.loads(out.read_text()) if out.exists() else {}
     for part in asked.part or parts:
-        kept[part] = []
+        rows = []
         for row in parts[part]():
-            kept[part].append(row)
+            rows.append(row)
             print(json.dumps(row, ensure_ascii=False), flush=True)
-        out.write_text(json.dumps({**kept, "config": CONFIG}, indent=2, ensure_ascii=False) + "\n")
+        kept = json.loads(out.read_text()) if out.exists() else {}
+        out.write_text(json.dumps({**kept, part: rows, "config": CONFIG}, indent=2, ensure_ascii=False) + "\n")
 
 
 def findings(data: Path | None) -> Rows:

@@ -68,7 +68,7 @@ def test_alerts_are_worst_first_and_name_what_is_wrong(whole: Document) -> None:
     order = ["fail", "warn", "info"]
     places = [order.index(a.severity) for a in whole.alerts]
     assert places == sorted(places)
-    assert alert(whole, "Copies across parts").severity == "fail"
+    assert alert(whole, "Audit: duplicates across splits").severity == "fail"
     assert alert(whole, "catastrophic overfitting").severity == "fail"
     assert "pgd or trades" in alert(whole, "catastrophic overfitting").text
     assert alert(whole, "one step against many").severity == "warn"
@@ -106,7 +106,7 @@ def test_allowed_findings_stay_marked(finished_run: Path) -> None:
 
 def test_what_the_split_takes_care_of_does_not_fail(finished_run: Path) -> None:
     edit_json(finished_run / "audit.json", lambda a: a.update(cured=["duplicates-across-splits"]))
-    assert alert(document_of(finished_run), "Copies across parts").severity == "info"
+    assert alert(document_of(finished_run), "Audit: duplicates across splits").severity == "info"
 
 
 # --- half-finished --------------------------------------------------------------------------------
