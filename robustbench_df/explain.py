@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,10 +27,10 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import ModelError
 from robustbench_df.evaluate import Condition
 from robustbench_df.explaining import specimens, subjects
-from robustbench_df.explaining.cams import cam_maps, check_cam, layers_of
+from robustbench_df.explaining.cams import blank, check_cam, layers_of
 from robustbench_df.explaining.measuring import Gathered, measure, summary
 from robustbench_df.explaining.pictures import drop_unnamed, keep_picture, keys_in, overlay
-from robustbench_df.explaining.subjects import Clean, Subject, as_input, as_pixels, bare, load_pixels, load_team
+from robustbench_df.explaining.subjects import Clean, Look, Subject, as_input, as_pixels, bare, load_pixels, load_team
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.robustness import AttackPlan, Index, choose_part
@@ -51,7 +52,7 @@ class ExplainPlan(Settings):
     """Detectors by name, ``ensemble`` among them; empty: all that have a feature map."""
     images: Annotated[int, Field(ge=1)] = 8
     """Pictures explained, a quarter each right, wrong, attacked and corrupted."""
-    measured: Annotated[int, Field(ge=1)] = 64
+    measured: Annotated[int, Field(ge=1)] = 48
     """Clean images, evenly spaced, on which the maps themselves are checked."""
     cam: str = "gradcam"
     """One of `robustbench_df.explaining.cams.CAMS`."""
@@ -79,9 +80,14 @@ class Task:
     clean: Clean
     device: str
 
+    @property
+    def pictures(self) -> Path:
+        """Where the run keeps its pictures."""
+        return self.run.file(FOLDER, "pictures")
+
     def keep(self, pixels: Tensor) -> list[str]:
         """Keep uint8 images ``[N, 3, H, W]`` as pictures of the run; returns their keys."""
-        return [keep_picture(self.run.file(FOLDER, "pictures"), own) for own in pixels.cpu().numpy()]
+        return [keep_picture(self.pictures, own) for own in pixels.cpu().numpy()]
 
     def load(self, rows: Index) -> tuple[Tensor, Tensor, Tensor]:
         """Return pixels, labels and keys of clean rows."""
@@ -154,13 +160,13 @@ def _explain(task: Task, reporter: Reporter) -> tuple[dict[str, Any], dict[str, 
         team = load_team(task.run, clean.phase, fold, task.device)
         if not gathered:
             gathered = _mapped(team, names, task, reporter)
-        reporter.start(f"maps · {clean.phase}" + (f" · fold {fold}" if fold >= 0 else ""), len(gathered), unit="maps")
         own = [subject for subject in chosen if clean.fold[subject.row] == fold]
+        count = len(own) + int((clean.fold[measured] == fold).sum())
+        reporter.start(f"maps · {clean.phase}" + (f" · fold {fold}" if fold >= 0 else ""), count)
         entries |= zip(own, _show(task, team, own, gathered), strict=True)
         pixels, _, ids = task.load(measured[clean.fold[measured] == fold])
-        for name, into in gathered.items():
-            measure(team[name], pixels, ids, into, cam=plan.cam, seed=plan.seed, fold=fold, batch=plan.batch)
-            reporter.advance(1)
+        measure(team, gathered, pixels, ids, cam=plan.cam, seed=plan.seed, fold=fold, batch=plan.batch)
+        reporter.advance(len(own) + len(pixels))
         reporter.finish()
         fought += _attack(task, team, fold, grid[clean.fold[grid] == fold], names)
     detectors = [summary(name, clean.phase, found, plan.seed) for name, found in gathered.items()]
@@ -214,30 +220,27 @@ def _show(
     ]
     for begin in range(0, len(pixels), plan.batch):
         some, into = pixels[begin : begin + plan.batch], entries[begin : begin + plan.batch]
-        for name, found in gathered.items():
-            for entry, shown in zip(into, _show_one(task, name, team[name], some, found), strict=True):
+        for name, look in subjects.looks(team, gathered, as_input(some), plan.cam).items():
+            gathered[name].count(look.maps)
+            for entry, shown in zip(into, _laid_over(task, name, look, some), strict=True):
                 entry["maps"].append(shown)
     return entries
 
 
-def _show_one(task: Task, name: str, detector: Deployed, pixels: Tensor, found: Gathered) -> list[dict[str, Any]]:
-    """One detector's verdict on images uint8 ``[N, 3, H, W]``, and where it looks for it."""
-    x = as_input(pixels)
-    said, p = subjects.verdicts(detector, x), subjects.p_fake(detector, x)
-    maps = cam_maps(bare(detector), x, said, task.plan.cam)
-    mute = found.count(maps)
-    laid = [overlay(image, cam) for image, cam in zip(pixels.cpu().numpy(), maps, strict=True)]
-    folder = task.run.file(FOLDER, "pictures")
+def _laid_over(task: Task, name: str, look: Look, pixels: Tensor) -> list[dict[str, Any]]:
+    """One detector's entries of ``maps``, for images uint8 ``[N, 3, H, W]``."""
+    mute = blank(look.maps)
+    laid = [overlay(image, cam) for image, cam in zip(pixels.cpu().numpy(), look.maps, strict=True)]
     return [
         {
             "model": name,
             "phase": task.clean.phase,
-            "p_fake": float(p[k]),
-            "target": "fake" if said[k] else "real",
+            "p_fake": float(look.p_fake[k]),
+            "target": "fake" if look.verdict[k] else "real",
             "blank": bool(mute[k]),
-            "picture": keep_picture(folder, laid[k]),
+            "picture": keep_picture(task.pictures, laid[k]),
         }
-        for k in range(len(maps))
+        for k in range(len(laid))
     ]
 
 

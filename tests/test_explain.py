@@ -14,7 +14,7 @@ from PIL import Image
 from robustbench_df import explain as module
 from robustbench_df.errors import ModelError, RunError, UsageError
 from robustbench_df.explain import ExplainPlan, explain
-from robustbench_df.explaining import measuring
+from robustbench_df.explaining import subjects
 from robustbench_df.explaining.pictures import keys_in
 from robustbench_df.explaining.specimens import EPSILONS, SEVERITIES
 from robustbench_df.metrics.scores import margins
@@ -196,8 +196,7 @@ def test_a_layer_whose_every_map_is_blank_is_an_error(runs: dict[int, Run], monk
     def nothing(_detector: Any, x: Any, *_: Any) -> Any:
         return np.zeros((len(x), *x.shape[2:]), np.float32)
 
-    monkeypatch.setattr(module, "cam_maps", nothing)
-    monkeypatch.setattr(measuring, "cam_maps", nothing)
+    monkeypatch.setattr(subjects, "cam_maps", nothing)
     with pytest.raises(ModelError, match=r"all 20 maps of resnet_se_small at net.stages.0 are zero.*--cam"):
         explain(runs[2], PLAN.model_copy(update={"seed": 4, "images": 8}))
 

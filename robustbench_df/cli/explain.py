@@ -25,7 +25,7 @@ def explain(
     corruption: Annotated[str, typer.Option(help="What the corrupted images suffer.")] = "jpeg_compression",
     severity: Annotated[int, typer.Option(help="How badly, 1 to 5.")] = 3,
     phase: Annotated[str, typer.Option(help="base, final, or auto: as shipped.")] = "auto",
-    measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 64,
+    measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 48,
     part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
     run: RunPath = None,
     seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from robustbench_df.models.detector import Detector, Ensemble, frozen
 from robustbench_df.models.layers import FeatureMap, feature_map
 
 Maps = NDArray[np.float32]
+M = TypeVar("M", bound=nn.Module)
+Known = dict[nn.Module, tuple[Tensor, Maps]]
+"""What detectors have been found to look at in one batch: the classes explained and the maps."""
 
 CAMS = {
     "gradcam": "GradCAM",
@@ -58,17 +61,18 @@ def check_cam(name: str) -> None:
         raise UsageError(f"unknown cam '{name}'{nearest(name, CAMS)}; choose from {', '.join(CAMS)}")
 
 
-def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam") -> Maps:
+def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam", known: Known | None = None) -> Maps:
     """Return maps float32 ``[N, H, W]`` of the images' size, each from 0 to 1; a blank one is 0 everywhere.
 
     The map of an `Ensemble` is the mean of its members' maps for the same class, each by what the member adds to the
-    ensemble's probability of that class: its weight times its own probability (`voices`).
+    ensemble's verdict (`voices`).
 
     Args:
         detector: its modes, flags and gradients are as before afterwards.
         x: images ``[N, 3, H, W]`` in [0, 1].
         target: ``[N]``, the class that is explained, 1 = fake.
         cam: one of `CAMS`.
+        known: maps of the same batch; those of an ensemble's members are taken from there where the class is the same.
 
     Raises:
         UsageError: unknown cam.
@@ -82,8 +86,19 @@ def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam"
         shares = voices(detector, torch.stack([member(x).float() for member in members]), target)
     total = np.zeros((len(x), *x.shape[2:]), np.float32)
     for member, share in zip(members, shares, strict=True):
-        total += share[:, None, None] * cam_maps(member, x, target, cam)
+        total += share[:, None, None] * _member_maps(member, x, target, cam, known or {})
     return _to_one(total)
+
+
+def _member_maps(member: Detector, x: Tensor, target: Tensor, cam: str, known: Known) -> Maps:
+    if member not in known:
+        return cam_maps(member, x, target, cam)
+    said, maps = known[member]
+    other = said != target
+    if bool(other.any()):
+        maps = maps.copy()
+        maps[other.cpu().numpy()] = cam_maps(member, x[other], target[other], cam)
+    return maps
 
 
 def heard(ensemble: Ensemble) -> list[Detector]:
@@ -123,13 +138,13 @@ def layers_of(detector: Detector, image_size: tuple[int, int]) -> list[FeatureMa
     return [layer for member in heard(detector) for layer in layers_of(member, image_size)]
 
 
-def randomised(detector: Detector, seed: int, draw: int = 0) -> Detector:
+def randomised(module: M, seed: int, draw: int = 0) -> M:
     """Return a copy whose weights are drawn anew, with mean and spread of each tensor as trained.
 
     All matrices and kernels at once, the end of the cascade of Adebayo et al. 2018 (arXiv:1810.03292, section 4).
     Norms and biases stay: without them activations would grow or die from layer to layer, and the maps be blank.
     """
-    twin = copy.deepcopy(detector)
+    twin = copy.deepcopy(module)
     with torch.no_grad():
         for name, values in twin.named_parameters():
             if values.ndim > 1 and values.numel() > 1:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_df.errors import ModelError
-from robustbench_df.explaining import subjects, trust
-from robustbench_df.explaining.cams import Maps, blank, cam_maps, randomised
-from robustbench_df.explaining.subjects import as_input, bare
+from robustbench_df.explaining import trust
+from robustbench_df.explaining.cams import Maps, blank, randomised
+from robustbench_df.explaining.subjects import answers, as_input, looks
 from robustbench_df.metrics.intervals import bootstrap
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.layers import FeatureMap
 
-DRAWS = 2
-"""Randomised networks per detector and fold: one may by chance look where the trained one does."""
+DRAWS, COMPARED = 2, 16
+"""Randomised networks per fold, for one may by chance look where the trained one does, and images for each of them."""
 
 
 @dataclass(eq=False)
@@ -40,41 +40,45 @@ class Gathered:
 
 
 def measure(
-    detector: Deployed,
+    team: Mapping[str, Deployed],
+    gathered: Mapping[str, Gathered],
     pixels: Tensor,
     ids: Tensor,
-    into: Gathered,
     *,
     cam: str,
     seed: int = 0,
     fold: int = -1,
     batch: int = 64,
 ) -> None:
-    """Check a detector's maps of images: against those of randomised networks, and by painting over what is hot.
+    """Check maps: by painting over what is hot, and against those of randomised networks.
 
     Args:
-        detector: as deployed; each map explains its verdict.
+        team: detectors as deployed; each map explains its detector's verdict.
+        gathered: which of them are measured, and where the findings are added.
         pixels: uint8 ``[N, 3, H, W]``.
         ids: int64 ``[N]``, keys of the images' own randomness.
-        into: where the findings are added.
-        fold: which fold's detector it is; others are compared with other randomised networks.
+        fold: whose detectors they are; each fold's are compared with randomised networks of its own.
     """
-    twins = [randomised(bare(detector), seed, (fold + 1) * DRAWS + draw) for draw in range(DRAWS)]
     for begin in range(0, len(pixels), batch):
         x, keys = as_input(pixels[begin : begin + batch]), ids[begin : begin + batch]
-        said = subjects.verdicts(detector, x)
-        maps = cam_maps(bare(detector), x, said, cam)
-        mute = into.count(maps)
-        for twin in twins:
-            # Each explains its own verdict: of a class it does not see, a network has often no map at all.
-            other = cam_maps(twin, x, subjects.verdicts(twin, x), cam)
-            into.correlations.append(trust.rank_correlation(maps, other))
-        lit = np.flatnonzero(~mute)
-        if len(lit):
-            verdict = said.cpu().numpy().astype(np.int8)
-            into.drops.append(
-                trust.extra_drop(partial(subjects.p_fake, detector), x[lit], maps[lit], verdict[lit], keys[lit], seed)
-            )
+        for name, look in looks(team, gathered, x, cam).items():
+            lit = ~gathered[name].count(look.maps)
+            if lit.any():
+                shown = (x[lit], look.maps[lit], look.verdict[lit], keys[lit])
+                gathered[name].drops.append(_drop(team[name], seed, *shown))
+    if len(pixels):
+        some = as_input(pixels[np.linspace(0, len(pixels) - 1, min(COMPARED, len(pixels))).round().astype(np.intp)])
+        trained = looks(team, gathered, some, cam)
+        for draw in range((fold + 1) * DRAWS, (fold + 2) * DRAWS):
+            twins = randomised(nn.ModuleList(team.values()), seed, draw)  # copied together they share their members
+            other = looks(dict(zip(team, cast(Iterable[Deployed], twins), strict=True)), gathered, some, cam)
+            for name, into in gathered.items():
+                into.correlations.append(trust.rank_correlation(trained[name].maps, other[name].maps))
+
+
+def _drop(detector: Deployed, seed: int, x: Tensor, maps: Maps, verdict: Tensor, ids: Tensor) -> NDArray[np.float64]:
+    said = verdict.cpu().numpy().astype(np.int8)
+    return trust.extra_drop(lambda images: answers(detector, images)[0], x, maps, said, ids, seed)
 
 
 def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]
     return {
         "model": name,
         "phase": phase,
-        "layer": layers[0] if single else "mean of its members' maps, each by its weight times its P(verdict)",
+        "layer": layers[0] if single else "mean of its members' maps, each by what it adds to the verdict",
         "size": [min(layer.size[side] for layer in found.layers) for side in (0, 1)],
         "maps": found.maps,
         "blank": found.blank,

@@ -16,7 +16,7 @@ from torch import Tensor
 from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
-from robustbench_df.explaining.subjects import Clean, as_input, as_pixels, p_fake, some
+from robustbench_df.explaining.subjects import Clean, answers, as_input, as_pixels, some
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.robustness import Index
 from robustbench_df.run import Run
@@ -108,7 +108,7 @@ def attacked(
         for eps in EPSILONS:
             shown = as_pixels(fgsm(detector, x, y, eps)) if eps else pixels
             for image_id, label, p, key in zip(
-                image_ids, y.tolist(), p_fake(detector, as_input(shown)), keep(shown), strict=True
+                image_ids, y.tolist(), answers(detector, as_input(shown))[0], keep(shown), strict=True
             ):
                 entries.append(
                     {

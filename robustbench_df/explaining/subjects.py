@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.explaining.cams import Known, Maps, cam_maps
 from robustbench_df.metrics.scores import Floats, margins, probability
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector, Ensemble
@@ -116,17 +118,31 @@ def bare(detector: Deployed) -> Detector:
 
 
 @torch.no_grad()
-def p_fake(detector: Deployed, x: Tensor) -> Floats:
-    """Return the calibrated P(fake), float64 ``[N]``: the deployed margin without its shift by the threshold."""
-    return probability(margins(detector(x).cpu().numpy()) + detector.offset)
-
-
-@torch.no_grad()
-def verdicts(detector: Detector, x: Tensor) -> Tensor:
-    """Return int64 ``[N]``, 1 = fake: the sign of the margin. Of a `Deployed` it is the verdict that users see."""
+def answers(detector: Deployed, x: Tensor) -> tuple[Floats, Tensor]:
+    """Return the calibrated P(fake), float64 ``[N]``, and the verdicts that users see, int64 ``[N]``, 1 = fake."""
     logits = detector(x)
-    fake: Tensor = logits[:, 1] >= logits[:, 0]
-    return fake.long()
+    return probability(margins(logits.cpu().numpy()) + detector.offset), (logits[:, 1] >= logits[:, 0]).long()
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one detector says of N images and where it looks for it: P(fake), verdict ``[N]`` and maps ``[N, H, W]``."""
+
+    p_fake: Floats
+    verdict: Tensor
+    maps: Maps
+
+
+def looks(team: Mapping[str, Deployed], names: Iterable[str], x: Tensor, cam: str) -> dict[str, Look]:
+    """Let detectors explain their own verdicts on images ``[N, 3, H, W]`` in [0, 1]."""
+    known: Known = {}
+    found = {}
+    for name in names:
+        p, verdict = answers(team[name], x)
+        maps = cam_maps(bare(team[name]), x, verdict, cam, known)
+        known[bare(team[name])] = verdict, maps
+        found[name] = Look(p, verdict, maps)
+    return found
 
 
 def load_pixels(images: ImageSet, ids: NDArray[np.str_], device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,7 +43,8 @@ def by_hand(detector: Detector, x: Tensor, target: Tensor) -> np.ndarray:
         channels = (net.head.weight[1] - net.head.weight[0])[None, :] * torch.where(target == 1, 1, -1)[:, None]
         raw = (net.stage((x - detector.mean) / detector.std) * channels[..., None, None]).sum(1).clamp_min(0)
     low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
-    return ((raw - low) / (high - low).clamp_min(1e-12)).numpy()
+    found: np.ndarray = ((raw - low) / (high - low).clamp_min(1e-12)).numpy()
+    return found
 
 
 def test_gradcam_of_a_linear_head_is_the_closed_form() -> None:
@@ -80,7 +81,7 @@ def test_an_unknown_cam_is_named() -> None:
 def test_the_detector_is_left_as_it_was() -> None:
     detector = Detector(ResNetSE(8))
     detector.train()
-    detector.net.head.requires_grad_(False)  # type: ignore[union-attr]
+    detector.net.head.requires_grad_(False)
     first = next(detector.parameters())
     first.grad = torch.ones_like(first)
     before = {name: values.clone() for name, values in detector.state_dict().items()}
@@ -120,7 +121,8 @@ def test_a_map_that_says_nothing_is_blank_and_not_noise(value: float) -> None:
 
 def pair(weights: list[float]) -> Ensemble:
     ensemble = Ensemble([Detector(Linear(1)), Detector(Linear(2))], weights)
-    return ensemble.eval()  # type: ignore[return-value]
+    ensemble.eval()
+    return ensemble
 
 
 def test_an_ensembles_map_is_its_members_weighed_by_what_they_add_to_the_verdict() -> None:
@@ -134,6 +136,26 @@ def test_an_ensembles_map_is_its_members_weighed_by_what_they_add_to_the_verdict
     assert isinstance(total, np.ndarray)
     np.testing.assert_allclose(cam_maps(ensemble, x, target), total / total.max((1, 2), keepdims=True), atol=1e-5)
     assert len(layers_of(ensemble, (SIDE, SIDE))) == 2
+
+
+def test_a_member_may_be_the_mean_of_its_folds() -> None:
+    folds, x, target = pair([0.5, 0.5]), images(), torch.tensor([0, 1, 0, 1, 0, 1])
+    whole = Ensemble([folds, Detector(Linear(3))], [1, 0]).eval()
+    assert isinstance(whole, Ensemble)
+    np.testing.assert_allclose(cam_maps(whole, x, target), cam_maps(folds, x, target), atol=1e-6)
+    assert len(layers_of(Ensemble([folds, Detector(Linear(3))]), (SIDE, SIDE))) == 3
+
+
+def test_members_known_maps_are_used_again_where_the_class_is_the_same() -> None:
+    ensemble, x, target = pair([0.3, 0.7]), images(), torch.tensor([0, 1, 0, 1, 0, 1])
+    fresh = cam_maps(ensemble, x, target)
+    member = ensemble.members[0]
+    assert isinstance(member, Detector)
+    own = torch.tensor([0, 1, 1, 1, 0, 0])
+    known = {member: (own, cam_maps(member, x, own))}
+    np.testing.assert_allclose(cam_maps(ensemble, x, target, known=known), fresh, atol=1e-5)  # type: ignore[arg-type]
+    known = {member: (target, np.zeros_like(fresh))}
+    assert np.abs(cam_maps(ensemble, x, target, known=known) - fresh).max() > 0.1  # type: ignore[arg-type]
 
 
 def test_a_member_without_weight_is_not_asked() -> None:

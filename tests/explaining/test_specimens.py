@@ -69,7 +69,7 @@ def test_a_quarter_of_each_state_and_the_same_images_with_and_without_damage() -
     assert by_state["attacked"] == by_state["right"] == [s.row for s in chosen if s.state == "corrupted"]
     assert clean.labels[by_state["wrong"]].sum() == 2
     assert [s.state for s in choose(clean, 3)] == ["right"] * 3
-    perfect = answers([labels] * 3, labels)
+    perfect = answers([[float(label) for label in labels]] * 3, labels)
     assert {s.state for s in choose(perfect, 8)} == {"right", "attacked", "corrupted"}
 
 

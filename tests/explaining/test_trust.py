@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_df.explaining.trust import Floats, extra_drop, hottest, moved, painted, rank_correlation
+from robustbench_df.explaining.trust import extra_drop, hottest, moved, painted, rank_correlation
 from robustbench_df.metrics.scores import probability
 
 N, SIDE = 12, 16
@@ -65,7 +66,7 @@ def test_paint_has_the_images_own_mean_colour() -> None:
     torch.testing.assert_close(out[:, :, 0, 0], x.mean((2, 3)))
 
 
-def corner_detector(x: Tensor) -> Floats:
+def corner_detector(x: Tensor) -> NDArray[np.float64]:
     """P(fake) from the brightness of the top left corner alone."""
     return probability(np.asarray(10 * (x[:, :, :7, :7].mean((1, 2, 3)) - 0.5), np.float64))
 

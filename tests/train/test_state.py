@@ -6,6 +6,7 @@ import errno
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,27 @@ LIMIT = 10_000
 """Bytes a file may have: a disk as full as a test can make it."""
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
+    """Not a fixture: between a test and its tear-down pytest writes its report, which may be a longer file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_the_systems_error_and_leaves_nothing(tmp_path: Path, full_disk: None) -> None:
+def test_a_full_disk_is_the_systems_error_and_leaves_nothing(tmp_path: Path) -> None:
     """The command line turns an OSError into one line; torch's and safetensors' own errors would be tracebacks."""
     net = nn.Linear(100, 100)
     optimizer = torch.optim.AdamW(net.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with pytest.raises(OSError, match="File too large") as state:
+    with full_disk(), pytest.raises(OSError, match="File too large") as state:
         save_state(tmp_path / "state.pt", Progress(), net, None, optimizer, scaler)
-    with pytest.raises(OSError, match="File too large") as weights:
+    with full_disk(), pytest.raises(OSError, match="File too large") as weights:
         save_weights(tmp_path / "base.safetensors", dict(net.state_dict()))
     assert state.value.errno == weights.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
