@@ -15,6 +15,7 @@ from robustbench_df.explaining import trust
 from robustbench_df.explaining.cams import Maps, blank, randomised
 from robustbench_df.explaining.subjects import answers, as_input, looks
 from robustbench_df.metrics.intervals import bootstrap
+from robustbench_df.metrics.scores import Floats
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.layers import FeatureMap
 
@@ -29,8 +30,8 @@ class Gathered:
     layers: list[FeatureMap]
     maps: int = 0
     blank: int = 0
-    correlations: list[NDArray[np.floating[Any]]] = field(default_factory=list)
-    drops: list[NDArray[np.floating[Any]]] = field(default_factory=list)
+    correlations: list[Floats] = field(default_factory=list)
+    drops: list[Floats] = field(default_factory=list)
 
     def count(self, maps: Maps) -> NDArray[np.bool_]:
         """Count maps in and return which are blank."""
@@ -76,7 +77,7 @@ def measure(
                 into.correlations.append(trust.rank_correlation(trained[name].maps, other[name].maps))
 
 
-def _drop(detector: Deployed, seed: int, x: Tensor, maps: Maps, verdict: Tensor, ids: Tensor) -> NDArray[np.float64]:
+def _drop(detector: Deployed, seed: int, x: Tensor, maps: Maps, verdict: Tensor, ids: Tensor) -> Floats:
     said = verdict.cpu().numpy().astype(np.int8)
     return trust.extra_drop(lambda images: answers(detector, images)[0], x, maps, said, ids, seed)
 
