@@ -7,7 +7,7 @@ The verdict here is the logit margin towards one class, one target per image.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -24,8 +24,8 @@ from robustbench_df.models.layers import FeatureMap, feature_map
 
 Maps = NDArray[np.float32]
 M = TypeVar("M", bound=nn.Module)
-Known = dict[nn.Module, tuple[Tensor, Maps]]
-"""What detectors have been found to look at in one batch: the classes explained and the maps."""
+Judge = Callable[[Tensor], Tensor]
+"""Logits ``[N, 2]`` to verdicts int64 ``[N]``, 1 = fake."""
 
 CAMS = {
     "gradcam": "GradCAM",
@@ -51,6 +51,26 @@ class MarginTarget:
         return self.sign * (logits[1] - logits[0])
 
 
+@dataclass(frozen=True)
+class VerdictTarget:
+    """The margin towards the detector's own verdict."""
+
+    judge: Judge
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return the margin, a scalar, of one image's logits ``[2]``."""
+        return MarginTarget(1.0 if self.judge(logits.detach()[None])[0] else -1.0)(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A detector's logits ``[N, 2]`` and verdicts ``[N]`` on a batch, and the maps of these verdicts."""
+
+    logits: Tensor
+    verdict: Tensor
+    maps: Maps
+
+
 def check_cam(name: str) -> None:
     """Refuse a name that is not in `CAMS`.
 
@@ -61,7 +81,7 @@ def check_cam(name: str) -> None:
         raise UsageError(f"unknown cam '{name}'{nearest(name, CAMS)}; choose from {', '.join(CAMS)}")
 
 
-def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam", known: Known | None = None) -> Maps:
+def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam") -> Maps:
     """Return maps float32 ``[N, H, W]`` of the images' size, each from 0 to 1; a blank one is 0 everywhere.
 
     The map of an `Ensemble` is the mean of its members' maps for the same class, each by what the member adds to the
@@ -72,33 +92,52 @@ def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam"
         x: images ``[N, 3, H, W]`` in [0, 1].
         target: ``[N]``, the class that is explained, 1 = fake.
         cam: one of `CAMS`.
-        known: maps of the same batch; those of an ensemble's members are taken from there where the class is the same.
 
     Raises:
         UsageError: unknown cam.
         ModelError: a network without a usable feature map.
     """
     check_cam(cam)
+    if isinstance(detector, Ensemble):
+        return _mean(detector, x, _members_logits(detector, x, {}), target, cam, {})
+    return _single(detector, x, [MarginTarget(1.0 if said else -1.0) for said in target.tolist()], cam)[1]
+
+
+def verdict_maps(detector: Detector, x: Tensor, judge: Judge, cam: str, known: Mapping[nn.Module, Seen]) -> Seen:
+    """Map a detector's own verdicts, as `cam_maps` does, in a single forward.
+
+    Args:
+        judge: makes verdicts of the detector's logits.
+        known: what was seen of this very batch; an ensemble asks members that are there only where they disagree.
+    """
+    check_cam(cam)
     if not isinstance(detector, Ensemble):
-        return _single(detector, x, target, cam)
-    members = heard(detector)
-    with torch.no_grad(), frozen(detector):
-        shares = voices(detector, torch.stack([member(x).float() for member in members]), target)
+        logits, maps = _single(detector, x, [VerdictTarget(judge)] * len(x), cam)
+        return Seen(logits, judge(logits), maps)
+    members = _members_logits(detector, x, known)
+    whole = detector.combine(members)
+    return Seen(whole, judge(whole), _mean(detector, x, members, judge(whole), cam, known))
+
+
+@torch.no_grad()
+def _members_logits(ensemble: Ensemble, x: Tensor, known: Mapping[nn.Module, Seen]) -> Tensor:
+    with frozen(ensemble):
+        return torch.stack([known[m].logits if m in known else m(x).float() for m in heard(ensemble)])
+
+
+def _mean(
+    ensemble: Ensemble, x: Tensor, logits: Tensor, target: Tensor, cam: str, known: Mapping[nn.Module, Seen]
+) -> Maps:
     total = np.zeros((len(x), *x.shape[2:]), np.float32)
-    for member, share in zip(members, shares, strict=True):
-        total += share[:, None, None] * _member_maps(member, x, target, cam, known or {})
+    for member, share in zip(heard(ensemble), voices(ensemble, logits, target), strict=True):
+        if member in known:
+            maps, other = known[member].maps.copy(), known[member].verdict != target
+            if bool(other.any()):
+                maps[other.cpu().numpy()] = cam_maps(member, x[other], target[other], cam)
+        else:
+            maps = cam_maps(member, x, target, cam)
+        total += share[:, None, None] * maps
     return _to_one(total)
-
-
-def _member_maps(member: Detector, x: Tensor, target: Tensor, cam: str, known: Known) -> Maps:
-    if member not in known:
-        return cam_maps(member, x, target, cam)
-    said, maps = known[member]
-    other = said != target
-    if bool(other.any()):
-        maps = maps.copy()
-        maps[other.cpu().numpy()] = cam_maps(member, x[other], target[other], cam)
-    return maps
 
 
 def heard(ensemble: Ensemble) -> list[Detector]:
@@ -154,20 +193,23 @@ def randomised(module: M, seed: int, draw: int = 0) -> M:
     return twin
 
 
-def _single(detector: Detector, x: Tensor, target: Tensor, cam: str) -> Maps:
+def _single(
+    detector: Detector, x: Tensor, targets: Sequence[Callable[[Tensor], Tensor]], cam: str
+) -> tuple[Tensor, Maps]:
+    """Logits ``[N, 2]`` and maps of one network, by the library."""
     import pytorch_grad_cam
 
     layer = feature_map(detector, (x.shape[2], x.shape[3]))
-    targets = [MarginTarget(1.0 if said else -1.0) for said in target.tolist()]
     with _untouched(detector), _cut(layer.module), torch.enable_grad():
         maker = getattr(pytorch_grad_cam, CAMS[cam])(detector, [layer.module], reshape_transform=layer.reshape)
         try:
             with np.errstate(all="ignore"):  # what is not finite becomes a blank map below
-                found = np.asarray(maker(x, targets=targets), np.float32)
+                found = np.asarray(maker(x, targets=list(targets)), np.float32)
         finally:
             maker.activations_and_grads.release()
+        logits = maker.outputs.detach().float()
     found[~np.isfinite(found).all(axis=(1, 2))] = 0
-    return _to_one(found)
+    return logits, _to_one(found)
 
 
 def _to_one(maps: Maps) -> Maps:

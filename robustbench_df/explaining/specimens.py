@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from robustbench_df.attacks.fgsm import fgsm
+from robustbench_df.attacks.fgsm import input_gradient
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
 from robustbench_df.explaining.subjects import Clean, answers, as_input, as_pixels, some
 from robustbench_df.models.deployed import Deployed
+from robustbench_df.models.detector import frozen
 from robustbench_df.robustness import Index
 from robustbench_df.run import Run
 
@@ -105,10 +106,12 @@ def attacked(
     """Images uint8 ``[N, 3, H, W]`` under FGSM of each detector at `EPSILONS`, with the P(fake) of what is shown."""
     x, entries = as_input(pixels), []
     for name, detector in team.items():
+        with frozen(detector):
+            direction = input_gradient(detector, x, y).sign()  # FGSM's, which does not depend on eps
         for eps in EPSILONS:
-            shown = as_pixels(fgsm(detector, x, y, eps)) if eps else pixels
+            shown = as_pixels(x + eps * direction)
             for image_id, label, p, key in zip(
-                image_ids, y.tolist(), answers(detector, as_input(shown))[0], keep(shown), strict=True
+                image_ids, y.tolist(), answers(detector, as_input(shown)), keep(shown), strict=True
             ):
                 entries.append(
                     {

@@ -9,10 +9,10 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.explaining.cams import Known, Maps, cam_maps
+from robustbench_df.explaining.cams import Judge, Maps, Seen, verdict_maps
 from robustbench_df.metrics.scores import Floats, margins, probability
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector, Ensemble
@@ -118,10 +118,23 @@ def bare(detector: Deployed) -> Detector:
 
 
 @torch.no_grad()
-def answers(detector: Deployed, x: Tensor) -> tuple[Floats, Tensor]:
-    """Return the calibrated P(fake), float64 ``[N]``, and the verdicts that users see, int64 ``[N]``, 1 = fake."""
-    logits = detector(x)
-    return probability(margins(logits.cpu().numpy()) + detector.offset), (logits[:, 1] >= logits[:, 0]).long()
+def answers(detector: Deployed, x: Tensor) -> Floats:
+    """Return the calibrated P(fake), float64 ``[N]``, of images ``[N, 3, H, W]`` in [0, 1]."""
+    return _p_fake(detector, detector(x))
+
+
+def _p_fake(detector: Deployed, shifted: Tensor) -> Floats:
+    """P(fake) from deployed logits ``[N, 2]``: without their shift by the threshold."""
+    return probability(margins(shifted.cpu().numpy()) + detector.offset)
+
+
+def _said(shifted: Tensor) -> Tensor:
+    """Verdicts that users see, int64 ``[N]``, from deployed logits ``[N, 2]``."""
+    return (shifted[:, 1] >= shifted[:, 0]).long()
+
+
+def _judge(detector: Deployed) -> Judge:
+    return lambda own: _said(detector.shifted(own))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +148,13 @@ class Look:
 
 def looks(team: Mapping[str, Deployed], names: Iterable[str], x: Tensor, cam: str) -> dict[str, Look]:
     """Let detectors explain their own verdicts on images ``[N, 3, H, W]`` in [0, 1]."""
-    known: Known = {}
+    known: dict[nn.Module, Seen] = {}
     found = {}
     for name in names:
-        p, verdict = answers(team[name], x)
-        maps = cam_maps(bare(team[name]), x, verdict, cam, known)
-        known[bare(team[name])] = verdict, maps
-        found[name] = Look(p, verdict, maps)
+        detector = team[name]
+        seen = verdict_maps(bare(detector), x, _judge(detector), cam, known)
+        known[bare(detector)] = seen
+        found[name] = Look(_p_fake(detector, detector.shifted(seen.logits)), seen.verdict, seen.maps)
     return found
 
 

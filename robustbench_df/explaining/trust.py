@@ -20,7 +20,7 @@ the map of one that has learnt nothing. Our choice: Adebayo et al. 2018 (arXiv:1
 REMOVED = 0.2
 """Share of the pixels that are painted over."""
 
-MOVES = 3
+MOVES = 2
 """Other places for the same shape, per image."""
 
 NAME = "extra drop without the hottest 20%"

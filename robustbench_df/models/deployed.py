@@ -23,6 +23,9 @@ class Deployed(Detector):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, 2]`` for images ``[N, 3, H, W]`` in [0, 1]."""
-        logits = self.net(x).float()
+        return self.shifted(self.net(x).float())
+
+    def shifted(self, logits: Tensor) -> Tensor:
+        """Return what is deployed of the detector's own logits, both ``[N, 2]``."""
         margin = (logits[:, 1] - logits[:, 0]) / self.temperature - self.offset
         return torch.stack([-margin / 2, margin / 2], dim=1)

@@ -97,7 +97,10 @@ class Ensemble(Detector):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities ``[N, 2]`` of the combination for images ``[N, 3, H, W]`` in [0, 1]."""
-        logits = torch.stack([self.members[k](x).float() for k in self.used])
+        return self.combine(torch.stack([self.members[k](x).float() for k in self.used]))
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Return log-probabilities ``[N, 2]`` from the logits ``[U, N, 2]`` of the `used` members."""
         weights = self.member_weights[self.used]
         if self.stacked:
             margins = logits[..., 1] - logits[..., 0]
