@@ -65,9 +65,14 @@ def _section(results: Mapping[str, Any], own: Path) -> str:
     name = results["name"]
     more = f"More: [experiments/{name}](experiments/{name})."
     # A bench has a row for everything it times: its own README holds them, here stands what they say.
-    table = "" if name.startswith(BENCH) else measured(results)
-    parts = [f"**{name}.** {results['question']}", table, _paragraph(own, "What it says"), more]
+    table = said(results) if name.startswith(BENCH) else folded("the table", measured(results))
+    parts = [f"**{name}.** {results['question']}", _paragraph(own, "What it says"), table, more]
     return "\n\n".join(part for part in parts if part)
+
+
+def folded(title: str, text: str) -> str:
+    """Return Markdown that shows a title and opens on a click; the blank lines make it Markdown inside, too."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _paragraph(path: Path, title: str) -> str:
@@ -93,5 +98,9 @@ def measured(results: Mapping[str, Any]) -> str:
     head, *lines = table_of(dict(results))
     table = [head, ["---"] * len(head), *lines]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in table)
-    said = "".join(f"\n- {line}" for line in results["said"])
-    return f"{' · '.join(facts)}\n\n{rows}" + (f"\n{said}" if said else "")
+    return "\n\n".join(part for part in (" · ".join(facts), rows, said(results)) if part)
+
+
+def said(results: Mapping[str, Any]) -> str:
+    """Return the experiment's own sentences about its numbers, as a list in Markdown; empty where it has none."""
+    return "\n".join(f"- {line}" for line in results["said"])
