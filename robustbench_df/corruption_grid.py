@@ -2,13 +2,14 @@
 
 A cell is one detector under one corruption at one severity, or under a chain. Detectors are judged as deployed, with
 their decision; with folds, each image meets the detectors that have not seen it. A batch is corrupted once for all of
-them, and what a member answers serves the ensemble too: the time goes into forwards that cannot be saved.
+them, and what a member answers serves the ensemble too: the time goes into forwards that cannot be saved, and those
+run in the faster precision where it gives the same verdicts (`robustbench_df.corruption_precision`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import cast
@@ -19,31 +20,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustbench_df import corruption_precision
 from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, Damage, constants_of, plan_cells
+from robustbench_df.corruption_precision import Choice, Network, Pair
 from robustbench_df.corruption_summary import CLEAN
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.evaluate import predictions_table
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
+from robustbench_df.metrics.scores import margins
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Ensemble
 from robustbench_df.records import Predictions
 from robustbench_df.robustness import Index, choose_part, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import DTYPES, choose_device, synchronize
+from robustbench_df.train.speed import PROBE_BATCH, choose_device, synchronize
 
 PIXELS = 2**21
 """Most pixels of a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
 
-Pair = tuple[str, str]
-"""A detector, or ``ensemble``, and its phase."""
-
 
 @dataclass(frozen=True, eq=False)
 class Team:
-    """The detectors that may be shown some images: a fold's own, or the deployed ones."""
+    """The detectors that may be shown some images: a fold's own, or the deployed ones.
 
-    detectors: dict[Pair, nn.Module]
+    ``networks`` are theirs, each once: a member that is also judged alone is one network of two detectors.
+    """
+
+    detectors: dict[Pair, Deployed]
+    networks: dict[Pair, Network]
     index: Index
     part: str
     fold: int
@@ -56,46 +61,33 @@ class Collected:
     tables: list[pd.DataFrame] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, table: pd.DataFrame, seconds: float) -> None:
+        """Add the answers to a batch."""
+        self.tables.append(table)
+        self.seconds += seconds
 
-class Once(nn.Module):
-    """A detector that keeps its answer to the last batch, because the ensemble asks it the same again."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[N, 2]``; the very same tensor is not computed twice."""
-        if self._last is None or self._last[0] is not x:
-            self._last = x, self.net(x)
-        return self._last[1]
+    @property
+    def table(self) -> pd.DataFrame:
+        """All of it."""
+        return pd.concat(self.tables, ignore_index=True)
 
 
 def corrupt_run(run: Run, plan: CorruptionPlan, reporter: Reporter | None = None) -> list[CorruptionCell]:
     """Judge a run's detectors on corrupted images; each cell is written as it ends, only missing ones are computed.
 
-    The clean cell of every detector is among the cells: the same images, untouched.
+    The clean cell of every detector is among the cells: the same images, untouched, in fp32.
 
     Raises:
         UsageError: a model, corruption, chain, constant set or part that is not there.
         RunError: the run is not finished, or its images have changed.
     """
-    reporter = reporter or Reporter()
     cells = plan_cells(run, plan)
-    missing = [cell for cell in cells if not cell.path.exists()]
-    if missing:
+    pairs = list(dict.fromkeys(cell.pair for cell in cells if not cell.path.exists()))
+    if pairs:
         images = run.images()
         with run.lock():
             keep_freed_memory()
-            teams = _teams(run, list(dict.fromkeys((c.model, c.phase) for c in missing)), images, plan)
-            count = sum(len(team.index) for team in teams)
-            for name, some in groupby(missing, key=lambda cell: cell.damage.name):
-                same = [list(group) for _, group in groupby(some, key=lambda cell: cell.damage)]
-                reporter.start(f"{name} · {max(map(len, same))} detectors", count * len(same))
-                for group in same:
-                    _compute(group, teams, images, run, plan, reporter)
-                reporter.finish()
+            _Grid(run, plan, images, _teams(run, pairs, images, plan), reporter or Reporter()).compute(cells)
     return cells
 
 
@@ -104,91 +96,193 @@ def _teams(run: Run, pairs: Sequence[Pair], images: ImageSet, plan: CorruptionPl
     found = {pair: works(run, *pair, images, part, plan.places) for pair in pairs}
     teams = []
     for k, work in enumerate(found[pairs[0]]):
-        detectors = {pair: found[pair][k].detector for pair in pairs}
-        _share(detectors, run.models)
-        teams.append(Team(detectors, work.index, work.part, work.fold))
+        detectors = {pair: cast(Deployed, found[pair][k].detector) for pair in pairs}
+        networks = _share(detectors, run.models)
+        teams.append(Team(detectors, networks, work.index, work.part, work.fold))
     return teams
 
 
-def _share(detectors: dict[Pair, nn.Module], models: Sequence[str]) -> None:
+def _share(detectors: Mapping[Pair, Deployed], models: Sequence[str]) -> dict[Pair, Network]:
     """Let an ensemble use the very members that are judged beside it, where their phase is its own."""
-    for (name, phase), whole in detectors.items():
-        if name != "ensemble":
-            continue
-        members = cast(Ensemble, cast(Deployed, whole).net).members
-        for k, model in enumerate(models):
-            if (model, phase) in detectors:
-                alone = cast(Deployed, detectors[model, phase])
-                alone.net = members[k] = Once(alone.net)
+    networks: dict[Pair, Network] = {}
+    for pair, detector in detectors.items():
+        if pair[0] != "ensemble":
+            detector.net = networks[pair] = Network(detector.net)
+    for (name, phase), detector in detectors.items():
+        if name == "ensemble":
+            whole = cast(Ensemble, detector.net)
+            for k in whole.used:
+                member = networks.get((models[k], phase)) or Network(whole.members[k])
+                whole.members[k] = networks[models[k], phase] = member
+    return networks
 
 
-def _compute(
-    cells: Sequence[CorruptionCell],
-    teams: Sequence[Team],
-    images: ImageSet,
-    run: Run,
-    plan: CorruptionPlan,
-    reporter: Reporter,
-) -> None:
-    """Judge the detectors of ``cells``, all of one damage, on every image, and write the cells."""
-    damage, constants = cells[0].damage, constants_of(run, plan)
-    collected = {(cell.model, cell.phase): Collected() for cell in cells}
-    corrupting = 0.0
-    size = max(min(plan.batch, PIXELS // (images.size[0] * images.size[1])), 1)
-    for team in teams:
-        done = 0
-        while done < len(team.index):
-            index = team.index[done : done + size]
-            try:
-                x, seconds = _damaged(damage, images, index, plan, constants)
-                answers = {pair: _answer(team.detectors[pair], x, plan.precision) for pair in collected}
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-                size //= 2
-                continue
-            corrupting += seconds
-            for (model, phase), (logits, spent) in answers.items():
-                names = {"model": model, "phase": phase, "condition": damage.condition}
-                some = predictions_table(images, index, logits, **names, part=team.part, fold=team.fold)
-                collected[model, phase].tables.append(some.table)
-                collected[model, phase].seconds += spent
-            done += len(index)
-            reporter.advance(len(index))
-    notes = {
-        "corruption": damage.name,
-        "severity": damage.severity,
-        "constants": constants if damage.name != CLEAN else None,
-        "made_with": damage.made_with(constants),
-        "seed": plan.seed,
-        "precision": plan.precision,
-        "corrupting_seconds": round(corrupting, 4),  # once for all detectors
-    }
-    for cell in cells:
-        own = collected[cell.model, cell.phase]
-        table = pd.concat(own.tables, ignore_index=True)
-        Predictions(table, run.fingerprint, {**notes, "seconds": round(own.seconds, 4)}).save(cell.path)
+def members_of(pair: Pair, detector: Deployed, models: Sequence[str]) -> list[Pair]:
+    """Name the networks that a detector asks: itself, or an ensemble's members."""
+    if pair[0] != "ensemble":
+        return [pair]
+    return [(models[k], pair[1]) for k in cast(Ensemble, detector.net).used]
 
 
-def _damaged(
-    damage: Damage, images: ImageSet, index: Index, plan: CorruptionPlan, constants: str
-) -> tuple[Tensor, float]:
-    """Return images as a detector takes them, damaged as 8-bit pixels, and the seconds that took."""
-    device = torch.device(choose_device(plan.device))
-    pixels = torch.from_numpy(images.pixels(index)).to(device)
-    ids = torch.from_numpy(images.keys(index)).to(device)
-    started = time.perf_counter()
-    # As in `evaluate`: channels last is the faster layout for convolutions in fp32.
-    x = damage.apply(pixels, ids, plan.seed, constants).float().div_(255)
-    x = x.contiguous(memory_format=torch.channels_last)
-    synchronize(device)
-    return x, time.perf_counter() - started
+@dataclass(eq=False)
+class _Grid:
+    """A run's detectors, the images they may be shown, and what their forwards have cost so far."""
+
+    run: Run
+    plan: CorruptionPlan
+    images: ImageSet
+    teams: list[Team]
+    reporter: Reporter
+    forwards: float = 0.0
+    """Seconds."""
+
+    def compute(self, cells: Sequence[CorruptionCell]) -> None:
+        """Compute what is missing, the clean cells first, and say how long it took."""
+        started = time.perf_counter()
+        missing = [cell for cell in cells if not cell.path.exists()]
+        damaged = [cell for cell in missing if cell.damage.name != CLEAN]
+        self._all([cell for cell in missing if cell.damage.name == CLEAN], {})
+        choices = self._choose(cells, damaged) if damaged else {}
+        for pair, choice in choices.items():
+            if choice.n:
+                self.reporter.say(f"{' '.join(pair)}: {choice.said}")
+        self._all(damaged, choices)
+        seconds = time.perf_counter() - started
+        self.reporter.say(
+            f"{len(missing)} cells in {seconds:.0f} s, {1 - self.forwards / seconds:.0%} of it outside the forwards"
+        )
+
+    def _all(self, cells: Sequence[CorruptionCell], choices: Mapping[Pair, Choice]) -> None:
+        """Judge and write cell after cell, those of one damage together; in fp32 where nothing was chosen."""
+        self._answer_in({pair: choice.precision for pair, choice in choices.items()})
+        count = sum(len(team.index) for team in self.teams)
+        for name, some in groupby(cells, key=lambda cell: cell.damage.name):
+            same = [list(group) for _, group in groupby(some, key=lambda cell: cell.damage)]
+            self.reporter.start(f"{name} · {max(map(len, same))} detectors", count * len(same))
+            for group in same:
+                self._write(group, *self._judge(group[0].damage, [cell.pair for cell in group]), choices)
+            self.reporter.finish()
+
+    # --- precision --------------------------------------------------------------------------------
+
+    def _choose(self, cells: Sequence[CorruptionCell], damaged: Sequence[CorruptionCell]) -> dict[Pair, Choice]:
+        """Choose how the detectors of ``damaged`` answer: as asked for, as before, or as measured now."""
+        pairs = list(dict.fromkeys(cell.pair for cell in damaged))
+        members = {pair: members_of(pair, self.teams[0].detectors[pair], self.run.models) for pair in pairs}
+        asked = self.plan.precision
+        n = sum(len(team.index) for team in self.teams)
+        known = self._remembered(cells, pairs) if asked == "auto" else {}
+        if known:
+            return known
+        if asked != "auto" or n * len({cell.damage for cell in damaged}) < corruption_precision.WORTH:
+            chosen = "fp32" if asked == "auto" else asked
+            return {pair: corruption_precision.given(chosen, (name for name, _ in members[pair])) for pair in pairs}
+        self.reporter.start("choosing a precision", n)
+        x, _ = self._damaged(Damage(CLEAN), self.teams[0].index[:PROBE_BATCH])
+        used = {net for pair in pairs for net in members[pair]}
+        rates = {net: corruption_precision.timed(self.teams[0].networks[net], x) for net in used}
+        self._answer_in({net: {net[0]: corruption_precision.faster(own)} for net, own in rates.items()})
+        exact = {cell.pair: cell.load(self.run) for cell in cells if cell.damage.name == CLEAN and cell.pair in pairs}
+        fast, _ = self._judge(Damage(CLEAN), pairs)
+        self.reporter.finish()
+        differences = {
+            pair: corruption_precision.apart(
+                margins(exact[pair].logits),
+                margins(fast[pair].table[["logit_real", "logit_fake"]].to_numpy()),
+                self.teams[0].detectors[pair].offset,
+            )
+            for pair in pairs
+        }
+        return corruption_precision.settle(pairs, members, rates, differences, n)
+
+    def _remembered(self, cells: Sequence[CorruptionCell], pairs: Sequence[Pair]) -> dict[Pair, Choice]:
+        """Return what the finished cells of all detectors were made with; nothing where one has none or two differ."""
+        known: dict[Pair, Choice] = {}
+        for cell in cells:
+            if cell.pair in pairs and cell.pair not in known and cell.damage.name != CLEAN and cell.path.exists():
+                found = corruption_precision.remembered(cell.load(self.run).notes)
+                known |= {cell.pair: found} if found else {}
+        said = {(net, pair[1], how) for pair, choice in known.items() for net, how in choice.precision.items()}
+        return known if len(known) == len(pairs) and len(said) == len({net[:2] for net in said}) else {}
+
+    def _answer_in(self, precision: Mapping[Pair, Mapping[str, str]]) -> None:
+        """Set the precision of every network: ``precision`` maps detectors to their networks' own; fp32 elsewhere."""
+        found = {(name, pair[1]): how for pair, own in precision.items() for name, how in own.items()}
+        for team in self.teams:
+            for net, network in team.networks.items():
+                network.precision = found.get(net, "fp32")
+
+    # --- cells ------------------------------------------------------------------------------------
+
+    def _judge(self, damage: Damage, pairs: Sequence[Pair]) -> tuple[dict[Pair, Collected], float]:
+        """Judge detectors on every image, damaged; returns what they said and the seconds that the damage took."""
+        collected = {pair: Collected() for pair in pairs}
+        corrupting = 0.0
+        size = max(min(self.plan.batch, PIXELS // (self.images.size[0] * self.images.size[1])), 1)
+        for team in self.teams:
+            done = 0
+            while done < len(team.index):
+                index = team.index[done : done + size]
+                try:
+                    x, seconds = self._damaged(damage, index)
+                    answers = {pair: _answer(team.detectors[pair], x) for pair in pairs}
+                except RuntimeError as error:
+                    if not is_out_of_memory(error) or size == 1:
+                        raise
+                    size //= 2
+                    continue
+                corrupting += seconds
+                for (model, phase), (logits, spent) in answers.items():
+                    names = {"model": model, "phase": phase, "condition": damage.condition}
+                    some = predictions_table(self.images, index, logits, **names, part=team.part, fold=team.fold)
+                    collected[model, phase].add(some.table, spent)
+                    self.forwards += spent
+                done += len(index)
+                self.reporter.advance(len(index))
+        return collected, corrupting
+
+    def _damaged(self, damage: Damage, index: Index) -> tuple[Tensor, float]:
+        """Return images as a detector takes them, damaged as 8-bit pixels, and the seconds that took."""
+        device = torch.device(choose_device(self.plan.device))
+        pixels = torch.from_numpy(self.images.pixels(index)).to(device)
+        ids = torch.from_numpy(self.images.keys(index)).to(device)
+        started = time.perf_counter()
+        # As in `evaluate`: channels last is the faster layout for convolutions.
+        x = damage.apply(pixels, ids, self.plan.seed, constants_of(self.run, self.plan)).float().div_(255)
+        x = x.contiguous(memory_format=torch.channels_last)
+        synchronize(device)
+        return x, time.perf_counter() - started
+
+    def _write(
+        self,
+        cells: Sequence[CorruptionCell],
+        collected: Mapping[Pair, Collected],
+        corrupting: float,
+        choices: Mapping[Pair, Choice],
+    ) -> None:
+        """Write the cells of one damage."""
+        damage, constants = cells[0].damage, constants_of(self.run, self.plan)
+        notes = {
+            "corruption": damage.name,
+            "severity": damage.severity,
+            "constants": constants if damage.name != CLEAN else None,
+            "made_with": damage.made_with(constants),
+            "seed": self.plan.seed,
+            "corrupting_seconds": round(corrupting, 4),  # once for all detectors
+        }
+        for cell in cells:
+            own, choice = collected[cell.pair], choices.get(cell.pair)
+            precision = {
+                "precision": choice.text if choice else "fp32",
+                "choice": choice.to_dict() if choice and choice.n else None,
+            }
+            found = {**notes, **precision, "seconds": round(own.seconds, 4)}
+            Predictions(own.table, self.run.fingerprint, found).save(cell.path)
 
 
 @torch.no_grad()
-def _answer(detector: nn.Module, x: Tensor, precision: str) -> tuple[NDArray[np.float32], float]:
+def _answer(detector: nn.Module, x: Tensor) -> tuple[NDArray[np.float32], float]:
     """Return deployed logits ``[N, 2]`` and the seconds they took."""
     started = time.perf_counter()
-    with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"):
-        logits: NDArray[np.float32] = detector(x).float().cpu().numpy()
+    logits: NDArray[np.float32] = detector(x).float().cpu().numpy()
     return logits, time.perf_counter() - started

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from robustbench_df.errors import DataError, UsageError, nearest
 from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band, score_cross_fitted
 from robustbench_df.metrics.compare import CorruptionErrors, corruption_errors
-from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
+from robustbench_df.metrics.intervals import Interval, auc_interval, percentile_interval, wilson
+from robustbench_df.metrics.resampling import Outcomes, bootstrap_auc, method_of
 from robustbench_df.metrics.scores import Floats, confusion
 from robustbench_df.metrics.thresholds import threshold_gap
 
@@ -62,10 +64,11 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Score:
-    """One cell: accuracy (Wilson) and AUC (DeLong) with 95% intervals, and the threshold gap, all as shares.
+    """One cell: accuracy and AUC with 95% intervals, and the threshold gap, all as shares.
 
     They are those after calibration, as deployed; ``uncalibrated`` is the accuracy of P(fake) >= .5 before it. ``band``
-    says what the abstention band does, None where none was fitted.
+    says what the abstention band does, None where none was fitted. Intervals are Wilson's and DeLong's, or where there
+    are groups a cluster bootstrap's.
     """
 
     accuracy: Interval
@@ -73,16 +76,17 @@ class Score:
     threshold_gap: float
     uncalibrated: float = math.nan
     band: BandScores | None = None
+    outcomes: Outcomes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Row:
     """One detector under one corruption: means over the severities.
 
-    ``accuracy`` carries the Wilson interval of one severity's number of images: the severities show the same images, so
-    they add nothing to how sure the mean is (at worst nothing; the interval is never too narrow). ``lost`` is clean
-    accuracy minus this one, ``by_severity`` the accuracies it is the mean of. ``uncalibrated`` is the accuracy before
-    calibration; ``covered`` and ``set_size`` are those of the abstention band, nan where none was fitted.
+    The severities show the same images, so ``accuracy`` has a bootstrap interval that draws images, not cells (without
+    `Outcomes` Wilson's of one severity's images, which is never too narrow). ``lost`` is clean accuracy minus this one,
+    ``by_severity`` the accuracies it is the mean of. ``uncalibrated`` is the accuracy before calibration; ``covered``
+    and ``set_size`` are those of the abstention band, nan where none was fitted.
     """
 
     model: str
@@ -101,30 +105,49 @@ class Row:
 
 
 class DetectorErrors(NamedTuple):
-    """A detector's clean error and its errors under corruption against the reference."""
+    """A detector's clean error and its errors under corruption against the reference.
+
+    ``mean_error`` and ``mce`` are those of ``errors`` with intervals that draw images; None without `Outcomes`.
+    """
 
     model: str
     phase: str
     clean_error: float
     errors: CorruptionErrors
+    mean_error: Interval | None = None
+    mce: Interval | None = None
 
 
-def score(table: pd.DataFrame, fitted: Calibrated | None = None, clean: pd.DataFrame | None = None) -> Score:
+def score(
+    table: pd.DataFrame,
+    fitted: Calibrated | None = None,
+    clean: pd.DataFrame | None = None,
+    groups: Mapping[str, str] | None = None,
+) -> Score:
     """Score one cell's predictions table, whose logits are the deployed ones: fake from a margin of 0 on.
 
     Args:
         table: `Predictions.table` of the cell.
         fitted: what it was deployed with; without it nothing is said of before calibration, nor of abstention.
         clean: the same detector's table on clean images, on which out-of-fold bands are fitted; None: ``table`` is it.
+        groups: group of each image id, "" for none; images of one group err together and are drawn together.
     """
     margin, label = _margin(table), table["label"].to_numpy()
     counts = confusion(margin, label)
+    names = [(groups or {}).get(str(name), "") for name in table.get("image_id", ())]
+    outcomes = Outcomes(np.where((margin >= 0) == (label == 1), 1.0, 0.0), label, names if any(names) else None)
+    if outcomes.groups is None:
+        accuracy, area = wilson(counts.tn + counts.tp, counts.n), auc_interval(margin, label)
+    else:
+        accuracy = outcomes.interval(counts.accuracy, outcomes.resampled(outcomes.right[:, None])[:, 0])
+        area = bootstrap_auc(margin, label, groups=outcomes.groups)
     return Score(
-        accuracy=wilson(counts.tn + counts.tp, counts.n),
-        auc=auc_interval(margin, label),
+        accuracy=accuracy,
+        auc=area,
         threshold_gap=threshold_gap(margin, label),
         uncalibrated=confusion(margin + fitted.decision.offset, label).accuracy if fitted else math.nan,
         band=_abstained(table, table if clean is None else clean, fitted) if fitted else None,
+        outcomes=outcomes,
     )
 
 
@@ -164,17 +187,14 @@ def rows(scores: Mapping[Key, Score]) -> list[Row]:
 
 
 def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean: Score) -> Row:
-    n = next(iter(cells.values())).accuracy.n
     mean = _mean(cell.accuracy.value for cell in cells.values())
-    # A share of all cells, on the images of one: per image it varies by no more than a single verdict would.
-    accuracy = replace(wilson(round(mean * n), n), value=mean)
     gap = _mean(cell.threshold_gap for cell in cells.values())
     lost = clean.accuracy.value - mean
     return Row(
         model=model,
         phase=phase,
         corruption=corruption,
-        accuracy=accuracy,
+        accuracy=_mean_accuracy(mean, list(cells.values())),
         auc=_mean(cell.auc.value for cell in cells.values()),
         threshold_gap=gap,
         lost=lost,
@@ -184,6 +204,23 @@ def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean
         set_size=_mean(cell.band.size if cell.band else math.nan for cell in cells.values()),
         failure=_failure(lost, gap - clean.threshold_gap),
     )
+
+
+def _mean_accuracy(mean: float, cells: Sequence[Score]) -> Interval:
+    """Return the mean accuracy over cells of the same images, with its interval."""
+    first = cells[0]
+    if len(cells) == 1:
+        return first.accuracy
+    if first.outcomes is None:
+        # A share of all cells, on the images of one: per image it varies by no more than a single verdict would.
+        return replace(wilson(round(mean * first.accuracy.n), first.accuracy.n), value=mean)
+    return first.outcomes.interval(mean, first.outcomes.resampled(_right(cells)[:, None])[:, 0])
+
+
+def _right(cells: Iterable[Score]) -> Floats:
+    """Return in how many of the cells each image was called rightly, as a share ``[N]``."""
+    share: Floats = np.mean([cell.outcomes.right for cell in cells if cell.outcomes], axis=0)
+    return share
 
 
 def _failure(lost: float, won_back: float) -> str:
@@ -221,8 +258,31 @@ def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[Dete
     out = []
     for pair in pairs:
         own = of(pair)
-        out.append(DetectorErrors(*pair, own[1], corruption_errors(*own, *base, " ".join(reference))))
+        found = corruption_errors(*own, *base, " ".join(reference))
+        out.append(DetectorErrors(*pair, own[1], found, *_error_intervals(scores, names, pair, reference, found)))
     return sorted(out, key=lambda found: -found.errors.mean_error)
+
+
+def _error_intervals(
+    scores: Mapping[Key, Score],
+    names: Sequence[str],
+    pair: tuple[str, str],
+    reference: tuple[str, str],
+    found: CorruptionErrors,
+) -> tuple[Interval | None, Interval | None]:
+    """Return mean error and mCE with intervals that draw the same images for the detector and the reference."""
+    outcomes = next(score.outcomes for key, score in scores.items() if key[:2] == pair)
+    if outcomes is None:
+        return None, None
+
+    def wrong(who: tuple[str, str]) -> Floats:
+        cells = [[score for key, score in scores.items() if key[:3] == (*who, name)] for name in names]
+        return 1 - np.stack([_right(some) for some in cells], axis=1)
+
+    own, base = np.split(outcomes.resampled(np.hstack([wrong(pair), wrong(reference)])), 2, axis=1)
+    ratio = np.divide(own, base, out=np.full(own.shape, np.nan), where=base > 0).mean(1)
+    mce = percentile_interval(found.mce, ratio, len(outcomes.labels), method_of(outcomes.groups))
+    return outcomes.interval(found.mean_error, own.mean(1)), mce
 
 
 def counted(scores: Iterable[Key]) -> tuple[str, ...]:

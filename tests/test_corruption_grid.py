@@ -215,13 +215,15 @@ def test_numbers_do_not_depend_on_the_batch(fresh: Run, monkeypatch: pytest.Monk
         np.testing.assert_allclose(table["logit_fake"], tables[key]["logit_fake"], atol=1e-4)
 
 
-def test_bf16_moves_margins_a_little_and_says_so(fresh: Run) -> None:
+def test_bf16_moves_margins_a_little_says_so_and_leaves_clean_images_to_fp32(fresh: Run) -> None:
     exact = by_name(corrupt_run(fresh, PLAN))
     fast = by_name(corrupt_run(fresh, PLAN.model_copy(update={"precision": "bf16"})))
-    cells = [(cell.load(fresh), fast[key].load(fresh)) for key, cell in exact.items() if key[0] == "resnet_se_small"]
-    assert {own.notes["precision"] for own, _ in cells} == {"fp32"}
-    assert {other.notes["precision"] for _, other in cells} == {"bf16"}
-    margins = [np.concatenate([np.diff(part.logits) for part in parts]) for parts in zip(*cells, strict=True)]
+    own = {key[1]: cell for key, cell in exact.items() if key[0] == "resnet_se_small"}
+    other = {key[1]: cell for key, cell in fast.items() if key[0] == "resnet_se_small"}
+    assert own.pop("clean").path == other.pop("clean").path
+    assert {cell.load(fresh).notes["precision"] for cell in own.values()} == {"fp32"}
+    assert {cell.load(fresh).notes["precision"] for cell in other.values()} == {"bf16"}
+    margins = [np.concatenate([np.diff(part[key].load(fresh).logits)[:, 0] for key in own]) for part in (own, other)]
     assert 0 < np.abs(margins[1] - margins[0]).max() < 0.1 * np.abs(margins[0]).max() + 0.1
 
 
@@ -233,6 +235,10 @@ def test_a_cell_is_kept_apart_by_all_that_changes_its_numbers(runs: dict[int, Ru
     assert own.parent == runs[1].file("corruptions")
     others = [path(seed=1), path(images=10), path(constants="imagenet"), path(part="val"), path(phase="final")]
     assert len({own, *others, path(precision="bf16")}) == 7
+    assert (
+        by_name(plan_cells(runs[1], PLAN))["mlp", "clean"].path
+        == by_name(plan_cells(runs[1], PLAN.model_copy(update={"precision": "bf16"})))["mlp", "clean"].path
+    )
     assert own == path(constants="cifar")  # what auto means at 16 px
     assert own == path(batch=3) == path(models=("mlp",)) == path(severities=(1,))
     chains = [

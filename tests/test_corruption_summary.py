@@ -24,7 +24,7 @@ from robustbench_df.corruption_summary import (
 )
 from robustbench_df.errors import UsageError
 from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band
-from robustbench_df.metrics.intervals import auc_interval, wilson
+from robustbench_df.metrics.intervals import auc_interval, bootstrap, wilson
 
 
 def table(margin: list[float], label: list[int]) -> pd.DataFrame:
@@ -136,6 +136,64 @@ def test_rows_average_what_the_band_does() -> None:
     }
     (row,) = rows(scores)
     assert (row.covered, row.set_size, row.uncalibrated) == pytest.approx((0.8, 1.4, 0.8))
+
+
+def judged(severity: int, n: int = 60, size: int = 1) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Predictions on the same images at every severity, worse with it, and the images' groups of some size."""
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(n // size) % 2, size)
+    margin = np.repeat(rng.normal(size=n // size), size) + 0.2 * rng.normal(size=n) - 0.3 * severity
+    ids = [f"{k}.png" for k in range(n)]
+    found = table(list(np.where(label == 1, 1, -1) * (margin + 1.2)), list(label)).assign(image_id=ids, fold=-1)
+    return found, {name: f"g{k // size}" for k, name in enumerate(ids)} if size > 1 else {}
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_mean_over_severities_draws_images_or_their_groups(size: int) -> None:
+    tables, groups = zip(*(judged(severity, size=size) for severity in range(4)), strict=True)
+    scores = {
+        Key("a", "base", "fog" if severity else CLEAN, severity): score(some, groups=groups[0])
+        for severity, some in enumerate(tables)
+    }
+    (row,) = rows(scores)
+    share = np.mean([(some["logit_fake"] >= some["logit_real"]) == (some["label"] == 1) for some in tables[1:]], axis=0)
+    label, names = tables[0]["label"].to_numpy(), [groups[0].get(str(name), "") for name in tables[0]["image_id"]]
+    wanted = bootstrap(lambda x, _: float(x.mean()), share, label, groups=names if size > 1 else None)
+    assert (row.accuracy.value, row.accuracy.low, row.accuracy.high) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high)
+    )
+    assert row.accuracy.n == 60
+    clean = scores[Key("a", "base", CLEAN, 0)]
+    assert row.accuracy.method == ("bootstrap" if size == 1 else "cluster bootstrap")
+    assert clean.accuracy.method == ("wilson" if size == 1 else "cluster bootstrap")
+    assert clean.auc.method == ("delong" if size == 1 else "cluster bootstrap")
+    alone = score(tables[1])
+    (one,) = rows({Key("a", "base", CLEAN, 0): clean, Key("a", "base", "chain grey", 0): alone})
+    assert one.accuracy == alone.accuracy
+
+
+def test_whole_groups_make_an_interval_wider_than_their_images_would() -> None:
+    some, groups = judged(1, n=200, size=10)
+    grouped, plain = score(some, groups=groups), score(some)
+    assert grouped.accuracy.value == plain.accuracy.value
+    assert grouped.accuracy.high - grouped.accuracy.low > 1.5 * (plain.accuracy.high - plain.accuracy.low)
+    assert grouped.auc.high - grouped.auc.low > 1.2 * (plain.auc.high - plain.auc.low)
+
+
+def test_errors_against_the_reference_are_drawn_in_pairs() -> None:
+    scores = {Key(m, "base", CLEAN, 0): score(judged(0)[0]) for m in "ab"}
+    scores |= {Key("a", "base", "fog", k): score(judged(k)[0]) for k in (1, 2)}
+    scores |= {Key("b", "base", "fog", k): score(judged(k + 1)[0]) for k in (1, 2)}
+    worse, reference = errors(scores, ("a", "base"))
+    assert worse.mean_error is not None
+    assert worse.mce is not None
+    assert worse.mean_error.low < worse.mean_error.value < worse.mean_error.high
+    assert worse.mean_error.value == pytest.approx(worse.errors.mean_error)
+    assert 1 < worse.mce.low < worse.mce.value < worse.mce.high  # every draw of images is harder for the worse one
+    assert reference.mce is not None
+    assert np.isnan(reference.mce.low)  # it is 1 by definition
+    (unknown,) = errors(grid(a={CLEAN: [90], "fog": [80]}), ("a", "base"))
+    assert unknown.mean_error is None
 
 
 @pytest.mark.parametrize(

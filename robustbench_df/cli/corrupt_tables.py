@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
@@ -20,16 +21,22 @@ from robustbench_df.run import Run
 
 def scores_of(run: Run, cells: Sequence[CorruptionCell]) -> dict[Key, Score]:
     """Score every cell; the clean one of each detector must be among them."""
-    pairs = {(cell.model, cell.phase): cell for cell in cells if cell.damage.name == CLEAN}
+    pairs = {cell.pair: cell for cell in cells if cell.damage.name == CLEAN}
     clean = {pair: cell.load(run).table for pair, cell in pairs.items()}
-    alpha = run.config.ensemble.alpha
+    alpha, groups = run.config.ensemble.alpha, _groups(run)
     fitted = {pair: summary.Calibrated(run.decision(*pair), run.band(*pair), alpha) for pair in pairs}
 
     def scored(cell: CorruptionCell) -> Score:
-        pair = cell.model, cell.phase
-        return summary.score(cell.load(run).table, fitted[pair], clean[pair])
+        return summary.score(cell.load(run).table, fitted[cell.pair], clean[cell.pair], groups)
 
     return {_key(cell): scored(cell) for cell in cells}
+
+
+def _groups(run: Run) -> dict[str, str]:
+    """Return the group of each image id; empty where the run has recorded none."""
+    path = run.file("images.parquet")
+    known = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    return dict(zip(known["image_id"], known["group"], strict=True)) if "group" in known else {}
 
 
 def _key(cell: CorruptionCell) -> Key:
@@ -46,6 +53,10 @@ def reference_of(scores: dict[Key, Score], named: str | None) -> tuple[str, str]
     if named is None:
         return pairs[0]
     return next((pair for pair in pairs if pair[0] == named), (named, pairs[0][1]))
+
+
+_NOTES = ("constants", "seconds", "corrupting_seconds", "precision", "choice")
+"""What a cell's file says of how it was made."""
 
 
 def _no_nan(value: Any) -> Any:
@@ -74,7 +85,7 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
                 "threshold_gap": found.threshold_gap,
                 "uncalibrated_accuracy": found.uncalibrated,
                 "abstention": found.band and asdict(found.band),
-                **{name: predictions.notes[name] for name in ("constants", "seconds", "corrupting_seconds")},
+                **{name: predictions.notes.get(name) for name in _NOTES},
                 "file": str(cell.path),
             }
         )
@@ -111,6 +122,8 @@ def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str 
     for line in _words(severities, run.config.ensemble.alpha):
         out.print(Text(line))
     _print_errors(found, summary.counted(scores), severities)
+    for line in _made(run, cells):
+        out.print(Text(line))
     out.print(Text(f"Cells: {run.file('corruptions')}"))
 
 
@@ -155,7 +168,8 @@ def _abstention(covered: float, size: float) -> tuple[str, str]:
 
 
 def _share(value: Interval) -> str:
-    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
+    known = value.low == value.low
+    return _percent(value.value) + (f" [{value.low:.1%}, {value.high:.1%}]" if known else "")
 
 
 def _area(value: float) -> str:
@@ -170,12 +184,32 @@ def _percent(value: float) -> str:
     return "undefined" if value != value else f"{value:.1%}"
 
 
+def _made(run: Run, cells: Sequence[CorruptionCell]) -> list[str]:
+    """Say in which precision the cells were computed, and what that took."""
+    notes = {cell: cell.load(run).notes for cell in cells}
+    found: dict[str, list[str]] = {}
+    for pair in dict.fromkeys(cell.pair for cell in cells):
+        used = {
+            str(own.get("precision", "fp32"))
+            for cell, own in notes.items()
+            if cell.pair == pair and cell.damage.name != CLEAN
+        }
+        found.setdefault(" and ".join(sorted(used)) or "fp32", []).append(" ".join(pair))
+    corrupting = {cell.damage: float(own["corrupting_seconds"]) for cell, own in notes.items()}
+    forwards = sum(float(own["seconds"]) for own in notes.values())
+    said = "; ".join(f"{how} {', '.join(names)}" for how, names in found.items())
+    return [
+        f"Precision: {said}; clean images always fp32. Computing took {forwards:.0f} s in forwards and "
+        f"{sum(corrupting.values()):.0f} s to corrupt."
+    ]
+
+
 def _words(severities: Sequence[int], alpha: float) -> list[str]:
     means = f"means over severity {', '.join(map(str, severities))}, " if severities else ""
     return [
-        f"Accuracy, AUC and threshold gap: {means}as deployed, after calibration on clean images. The interval "
-        "(Wilson) is that of the number of images, for the severities show the same ones. before: accuracy of P(fake) "
-        ">= .5 before calibration. lost: points below clean.",
+        f"Accuracy, AUC and threshold gap: {means}as deployed, after calibration on clean images. Intervals of means "
+        "draw images (whole groups where there are any), not cells, for the severities show the same ones; that of one "
+        "cell is Wilson's. before: accuracy of P(fake) >= .5 before calibration. lost: points below clean.",
         "threshold gap: points of accuracy that the best threshold for that corruption would win back. Large beside a "
         "high AUC: the threshold failed, the ranking stands. Small beside a low AUC: the ranking failed. It is read "
         "off these very images, which flatters it: compare it with the clean row's.",
@@ -199,11 +233,15 @@ def _print_errors(found: Sequence[DetectorErrors], names: Sequence[str], severit
     )
     table.add_column("detector", no_wrap=True)
     table.add_column("phase")
-    for heading in ("clean error", "mean error", "mCE", "relative mCE"):
-        table.add_column(heading, justify="right")
+    for heading in ("clean error", "mean error (95%)", "mCE (95%)", "relative mCE"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in found:
         e = row.errors
-        table.add_row(row.model, row.phase, *map(_percent, (row.clean_error, e.mean_error, e.mce, e.relative_mce)))
+        sure = (
+            _percent(value) if interval is None else _share(interval)
+            for value, interval in ((e.mean_error, row.mean_error), (e.mce, row.mce))
+        )
+        table.add_row(row.model, row.phase, _percent(row.clean_error), *sure, _percent(e.relative_mce))
     out.print(table)
     lines = [
         f"mCE: errors as a share of {reference}'s, so 100% is as bad as that one; relative mCE: the same for the rise "

@@ -168,6 +168,13 @@ def _same(*settings: Setting) -> dict[str, tuple[Setting, ...]]:
 
 _SCALES = _same((0.9,), (0.75,), (0.6,), (0.5,), (0.35,))
 
+# The ladders are ours; what they hold on to:
+# - JPEG: 95 is the most that Pillow's documentation advises, 85 what Google's PageSpeed asked of web pages, 75 the
+#   default of libjpeg; double_jpeg goes down the same ladder twice;
+# - WebP: 75 is the default of libwebp's cwebp;
+# - social_media: .5 to .9 of the size and quality 70 to 85, divided evenly over the severities;
+# - grey: 1 is ITU-R BT.601's luma alone; posterise: 2 values per channel are 8 colours;
+# - gamma: 2 to 2.5 lie about the 2.2 of sRGB, a picture that was encoded once too little.
 WEB: dict[str, Corruption] = {
     "jpeg_quality": Corruption("JPEG", jpeg_quality, _same((95,), (85,), (70,), (50,), (30,)), "web", codec=True),
     "webp": Corruption("lossy WebP", webp_quality, _same((90,), (75,), (60,), (40,), (20,)), "web", codec=True),

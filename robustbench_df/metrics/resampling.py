@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.metrics.intervals import NAN, Groups, Interval, percentile_interval, units
+from robustbench_df.metrics.intervals import NAN, Groups, Interval, percentile_interval, units, wilson
 from robustbench_df.metrics.scores import Floats, Ints, checked, eer_of, tpr_of
 
 BLOCK = 2**21
 """Counts held at a time: some 50 MB of intermediate results, however many images there are."""
+
+KEPT = 2**25
+"""Counts kept for the next score of the same images, a byte each: drawing them takes longer than most scores."""
+
+Counts = NDArray[np.float64]
+"""How often each image is drawn, ``[r, N]``."""
 
 
 def bootstrap_scores(
@@ -35,22 +44,84 @@ def bootstrap_scores(
     """
     margin, labels = checked(margin, labels)
     whole = _scores(np.ones((1, len(labels))), margin, verdict, labels)
-    blocks = [_scores(counts, margin, verdict, labels) for counts in _counts(labels, groups, resamples, seed)]
-    method = "bootstrap" if groups is None else "cluster bootstrap"
+    blocks = [_scores(counts, margin, verdict, labels) for counts in drawn(labels, groups, resamples, seed)]
     return {
         name: percentile_interval(
             float(value[0]) if len(labels) else NAN,
             np.concatenate([block[name] for block in blocks]) if len(labels) else np.full(resamples, NAN),
             len(labels),
-            method,
+            method_of(groups),
             level,
         )
         for name, value in whole.items()
     }
 
 
-def _counts(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def bootstrap_auc(
+    margin: Floats,
+    labels: Ints,
+    *,
+    groups: Groups | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return the AUC with the interval of `intervals.bootstrap`; arguments as in `bootstrap_scores`."""
+    margin, labels = checked(margin, labels)
+
+    def area(counts: Counts) -> Floats:
+        fpr, tpr = _curve(counts, margin, labels)
+        # Ties are straight pieces of the curve, and count half by the trapezoid below them.
+        found: Floats = (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1]) / 2).sum(1)
+        return found
+
+    if not len(labels):
+        return Interval(NAN, NAN, NAN, 0, method_of(groups))
+    replicates = np.concatenate([area(counts) for counts in drawn(labels, groups, resamples, seed)])
+    value = float(area(np.ones((1, len(labels))))[0])
+    return percentile_interval(value, replicates, len(labels), method_of(groups), level)
+
+
+def resampled_means(
+    values: Floats, labels: Ints, *, groups: Groups | None = None, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """Return bootstrap replicates ``[resamples, K]`` of the means of ``values`` ``[N, K]``, a number per image each.
+
+    All K share the images that were drawn, so that their sums, differences and ratios stay paired. A mean over
+    conditions that showed the same images is such a number: its values are each image's mean over the conditions.
+    Arguments as in `bootstrap_scores`; nan without images.
+    """
+    values = np.asarray(values, np.float64)
+    if not len(labels):
+        return np.full((resamples, values.shape[1]), NAN)
+    blocks = (counts @ values / counts.sum(1, keepdims=True) for counts in drawn(labels, groups, resamples, seed))
+    return np.concatenate(list(blocks))
+
+
+def method_of(groups: Groups | None) -> str:
+    """Name the method, for an `Interval`."""
+    return "bootstrap" if groups is None else "cluster bootstrap"
+
+
+def drawn(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> Iterator[Counts]:
     """Yield how often each image is drawn, ``[r, N]``, in blocks of resamples; units within their stratum."""
+    if resamples * len(labels) > KEPT:
+        yield from _counts(labels, groups, resamples, seed)
+        return
+    names = None if groups is None else tuple(map(str, groups))
+    for block in _kept(np.asarray(labels, np.int8).tobytes(), names, resamples, seed):
+        yield block.astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _kept(
+    labels: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int
+) -> tuple[NDArray[np.unsignedinteger], ...]:
+    blocks = list(_counts(np.frombuffer(labels, np.int8), groups, resamples, seed))
+    return tuple(block.astype(np.min_scalar_type(int(block.max()))) for block in blocks)
+
+
+def _counts(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> Iterator[Counts]:
     drawn, rng, n = units(labels, groups), np.random.default_rng(seed), len(labels)
     size = max(BLOCK // max(n, 1), 1)
     for begin in range(0, resamples if n else 0, size):
@@ -61,23 +132,55 @@ def _counts(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> I
         yield counts
 
 
-def _scores(counts: NDArray[np.float64], margin: Floats, verdict: Ints, labels: Ints) -> dict[str, NDArray[np.float64]]:
-    """Score images that are there ``counts`` ``[r, N]`` times; each score is ``[r]``."""
-    if not counts.shape[1]:
-        return {name: np.full(len(counts), NAN) for name in ("f1", "eer", "tpr_at_1pct_fpr")}
+def _curve(counts: Counts, margin: Floats, labels: Ints) -> tuple[Floats, Floats]:
+    """Return FPR and TPR ``[r, K]`` of images that are there ``counts`` times, from (0, 0) to (1, 1)."""
     order = np.argsort(-margin, kind="stable")
     falling = margin[order]
     last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(order) - 1)  # of each distinct margin
 
-    def rate(label: int) -> NDArray[np.float64]:
+    def rate(label: int) -> Floats:
         below = np.cumsum(counts[:, order] * (labels[order] == label), axis=1)[:, last]
         with np.errstate(invalid="ignore"):
-            share: NDArray[np.float64] = np.concatenate([np.zeros((len(counts), 1)), below], axis=1) / below[:, -1:]
+            share: Floats = np.concatenate([np.zeros((len(counts), 1)), below], axis=1) / below[:, -1:]
         return share
 
-    fpr, tpr = rate(0), rate(1)
+    return rate(0), rate(1)
+
+
+def _scores(counts: Counts, margin: Floats, verdict: Ints, labels: Ints) -> dict[str, Floats]:
+    """Score images that are there ``counts`` ``[r, N]`` times; each score is ``[r]``."""
+    if not counts.shape[1]:
+        return {name: np.full(len(counts), NAN) for name in ("f1", "eer", "tpr_at_1pct_fpr")}
+    fpr, tpr = _curve(counts, margin, labels)
     fake, called = labels == 1, np.asarray(verdict) == 1
     hit = counts @ (fake & called)
     with np.errstate(invalid="ignore"):
         f1 = 2 * hit / (counts @ fake.astype(float) + counts @ called.astype(float))
     return {"f1": f1, "eer": eer_of(fpr, tpr), "tpr_at_1pct_fpr": tpr_of(fpr, tpr, 0.01)}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What came of each image: 1 where it was called rightly, else 0, its class, and its group (None: there are none).
+
+    Means over cells that show the same images are resampled by these: images, or whole groups, never cells.
+    """
+
+    right: Floats
+    labels: Ints
+    groups: Groups | None
+
+    def interval(self, value: float, replicates: Floats) -> Interval:
+        """Return a mean's interval by its replicates.
+
+        Where these tell nothing, for all images came out alike, it is Wilson's of as many trials as units were drawn.
+        """
+        found = percentile_interval(value, replicates, len(self.labels), method_of(self.groups))
+        if not math.isnan(found.low) or not len(self.labels):
+            return found
+        count = len(units(self.labels, self.groups).size)
+        return replace(wilson(round(value * count), count), value=value, n=len(self.labels))
+
+    def resampled(self, values: Floats) -> Floats:
+        """Return replicates ``[R, K]`` of the means of ``values`` ``[N, K]``, the same draws every time."""
+        return resampled_means(values, self.labels, groups=self.groups)

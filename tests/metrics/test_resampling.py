@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from robustbench_df.metrics import resampling
-from robustbench_df.metrics.intervals import bootstrap
-from robustbench_df.metrics.resampling import bootstrap_scores
-from robustbench_df.metrics.scores import eer, f1, tpr_at_fpr
+from robustbench_df.metrics.intervals import bootstrap, percentile_interval, wilson
+from robustbench_df.metrics.resampling import Outcomes, bootstrap_auc, bootstrap_scores, resampled_means
+from robustbench_df.metrics.scores import Floats, Ints, auc, eer, f1, tpr_at_fpr
 
 
 def some(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,3 +44,64 @@ def test_what_is_undefined_is_nan() -> None:
     perfect = bootstrap_scores(2.0 * labels - 1, labels, labels, resamples=20)
     assert perfect["f1"].value == 1
     assert np.isnan(perfect["f1"].low)  # no image with an error can be drawn: resampling cannot tell
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kept", [0, resampling.KEPT])
+def test_auc_and_means_are_those_of_the_plain_bootstrap(
+    grouped: bool, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "KEPT", kept)
+    margin, verdict, labels = some(90)
+    options: dict[str, Any] = {
+        "groups": [f"g{k // 4}" if k % 5 else "" for k in range(90)] if grouped else None,
+        "resamples": 60,
+        "seed": 5,
+    }
+    got, wanted = bootstrap_auc(margin, labels, **options), bootstrap(auc, margin, labels, **options)
+    assert (got.value, got.low, got.high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=1e-12)
+    assert (got.n, got.method) == (wanted.n, wanted.method)
+    columns = np.stack([verdict == labels, margin], axis=1).astype(float)
+    for k, replicates in enumerate(resampled_means(columns, labels, **options).T):
+        wanted = bootstrap(lambda x, _: float(x.mean()), columns[:, k], labels, **options)
+        found = percentile_interval(wanted.value, replicates, 90, wanted.method)
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+def test_one_class_has_no_auc_and_no_images_have_no_mean() -> None:
+    assert np.isnan(bootstrap_auc(np.arange(4.0), np.zeros(4, int)).value)
+    assert np.isnan(bootstrap_auc(np.zeros(0), np.zeros(0, int)).value)
+    assert np.isnan(resampled_means(np.zeros((0, 2)), np.zeros(0, int), resamples=3)).all()
+
+
+def severities(rng: np.random.Generator, groups: int, size: int) -> tuple[Floats, Ints, list[str]]:
+    """Verdicts ``[N, 5]`` of five severities on the same images, which are alike within a group and over severities."""
+    labels = np.repeat(np.arange(groups) % 2, size)
+    ease = np.repeat(rng.normal(size=groups), size) + 0.5 * rng.normal(size=groups * size)
+    right = ease[:, None] + 0.3 * rng.normal(size=(groups * size, 5)) > -1 + 0.2 * np.arange(5)
+    return right.astype(float), labels, [f"g{k // size}" for k in range(groups * size)]
+
+
+@pytest.mark.parametrize(("groups", "size"), [(150, 1), (50, 4)])
+def test_a_mean_over_severities_is_covered_by_drawing_images_and_not_by_drawing_cells(groups: int, size: int) -> None:
+    truth = np.mean([float(severities(np.random.default_rng(1), 40_000, 1)[0].mean())])
+    rng, hits, cells = np.random.default_rng(2), [], []
+    for seed in range(100):
+        right, labels, names = severities(rng, groups, size)
+        outcomes = Outcomes(right[:, 0], labels, names if size > 1 else None)
+        replicates = resampled_means(right.mean(1)[:, None], labels, groups=outcomes.groups, resamples=120, seed=seed)
+        found = outcomes.interval(float(right.mean()), replicates[:, 0])
+        hits.append(found.low <= truth <= found.high)
+        naive = wilson(int(right.sum()), right.size)  # as if five severities were five times the images
+        cells.append(naive.low <= truth <= naive.high)
+    assert 0.87 <= np.mean(hits) <= 0.99
+    assert np.mean(cells) < 0.75
+
+
+def test_where_all_came_out_alike_as_many_trials_count_as_units_were_drawn() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    alone = Outcomes(np.ones(6), labels, None)
+    together = Outcomes(np.ones(6), labels, ["a", "a", "b", "c", "c", "c"])
+    for outcomes, units in ((alone, 6), (together, 3)):
+        found = outcomes.interval(1.0, outcomes.resampled(outcomes.right[:, None])[:, 0])
+        assert (found.low, found.high, found.n) == (wilson(units, units).low, 1.0, 6)

@@ -1,0 +1,192 @@
+"""In which precision a grid's forwards run: bf16 where it is faster here and says what fp32 says.
+
+No setting wins everywhere, as in `robustbench_df.train.speed`: on one two-core CPU bf16 made ResNet-SE three times as
+fast and EfficientNet-B0 hardly. Clean images are always judged in fp32, as in ``results.json``; they are what bf16 is
+held against.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_df.metrics.scores import Floats, probability
+from robustbench_df.train.speed import DTYPES, PROBE_BATCH, PROBE_STEPS, synchronize
+
+Pair = tuple[str, str]
+"""A detector, or ``ensemble``, and its phase."""
+
+MOST_CHANGED, MOST_MOVED = 0.005, 0.01
+"""Share of the clean verdicts that bf16 may change, and mean distance by which it may move P(fake)."""
+
+GAIN = 1.1
+"""bf16 must be this much faster: a tie is fp32's."""
+
+FEW = 8
+"""Images of a first try, so that a processor that only emulates bf16 does not waste minutes on a whole probe."""
+
+CACHED = 64
+"""Images per forward on a CPU, whose caches 256 of them overflow: up to 1.8 times as fast in bf16 at 32 px."""
+
+WORTH = 4000
+"""Images to be judged per detector from which on a probe, some hundred forwards, earns more than it costs."""
+
+
+class Network(nn.Module):
+    """A network in some precision, fp32 until told otherwise; it answers in float32.
+
+    It keeps its answer to the last batch, because the ensemble asks it the same again.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.precision = "fp32"
+        self._last: tuple[Tensor, str, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, 2]``; the very same tensor is not computed twice."""
+        if self._last is None or self._last[0] is not x or self._last[1] != self.precision:
+            self._last = x, self.precision, self.answer(x, self.precision)
+        return self._last[2]
+
+    def answer(self, x: Tensor, precision: str) -> Tensor:
+        """Compute logits ``[N, 2]`` anew."""
+        size = CACHED if x.device.type == "cpu" else len(x)
+        with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"):
+            return torch.cat([self.net(part) for part in x.split(size)]).float()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a detector's networks answer, and what that was decided by.
+
+    ``precision`` is one per network; ``rates`` images per second of each network in each precision, and ``changed`` and
+    ``moved`` what bf16 did to ``n`` clean images (`apart`): all empty, or None, where nothing was measured.
+    """
+
+    precision: Mapping[str, str]
+    rates: Mapping[str, Mapping[str, float]]
+    changed: float | None = None
+    moved: float | None = None
+    n: int = 0
+    machine: str = ""
+
+    @property
+    def text(self) -> str:
+        """``fp32`` or ``bf16``, or both for an ensemble whose members differ."""
+        return "+".join(sorted(set(self.precision.values())))
+
+    @property
+    def said(self) -> str:
+        """The choice and its reasons, for whoever watches."""
+        times = ", ".join(f"{own['bf16'] / own['fp32']:.1f} times as fast ({name})" for name, own in self.rates.items())
+        return (
+            f"{self.text}: bf16 is {times}, changes {self.changed:.1%} of {self.n} clean verdicts and moves P(fake) by "
+            f"{self.moved:.4f} on average"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
+
+
+def given(precision: str, names: Iterable[str]) -> Choice:
+    """Return the choice that was made by whoever asked."""
+    return Choice(dict.fromkeys(names, precision), {})
+
+
+def remembered(notes: Mapping[str, Any]) -> Choice | None:
+    """Return what an earlier cell of the same plan was made with, so that a resumed grid goes on in the same way.
+
+    None where it says nothing, or was made on another machine.
+    """
+    found = notes.get("choice")
+    return Choice(**found) if found and found.get("machine") == machine() else None
+
+
+def machine() -> str:
+    """Name what a measured rate depends on besides the network."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return f"{platform.node()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {device}, {torch.__version__}"
+
+
+@torch.no_grad()
+def timed(net: Network, x: Tensor) -> dict[str, float]:
+    """Return images per second of fp32 and bf16, on some of the images ``x``."""
+    rates: dict[str, float] = {}
+    for some in (x[:FEW], x[:PROBE_BATCH]):
+        rates = {precision: round(_rate(net, some, precision), 1) for precision in ("fp32", "bf16")}
+        if rates["bf16"] < rates["fp32"] / 2:
+            break
+    return rates
+
+
+def _rate(net: Network, x: Tensor, precision: str) -> float:
+    """Images per second of a forward: the best of some, after one that allocates and chooses kernels."""
+    seconds = []
+    for _ in range(1 + PROBE_STEPS):
+        synchronize(x.device)
+        started = time.perf_counter()
+        net.answer(x, precision)
+        synchronize(x.device)
+        seconds.append(time.perf_counter() - started)
+    return len(x) / min(seconds[1:])
+
+
+def faster(rates: Mapping[str, float]) -> str:
+    """Choose by images per second alone."""
+    return "bf16" if rates["bf16"] >= GAIN * rates["fp32"] else "fp32"
+
+
+def apart(exact: Floats, fast: Floats, offset: float) -> tuple[float, float]:
+    """Return the share of verdicts that differ, and by how much P(fake) does on average.
+
+    Args:
+        exact, fast: deployed margins ``[N]``: fake from 0 on.
+        offset: log-odds of the deployed threshold, which turns a margin back into P(fake).
+    """
+    changed = (exact >= 0) != (fast >= 0)
+    return float(changed.mean()), float(np.abs(probability(exact + offset) - probability(fast + offset)).mean())
+
+
+def settle(
+    pairs: Sequence[Pair],
+    members: Mapping[Pair, Sequence[Pair]],
+    rates: Mapping[Pair, Mapping[str, float]],
+    differences: Mapping[Pair, tuple[float, float]],
+    n: int,
+) -> dict[Pair, Choice]:
+    """Decide for every detector: a network stays in bf16 if no detector that it belongs to is changed too much.
+
+    Args:
+        pairs: the detectors that are judged.
+        members: the networks of each: itself, or an ensemble's members.
+        rates: images per second of each network; those that are `faster` in bf16 are up for it.
+        differences: what `apart` says of each detector with these networks in bf16.
+        n: number of images that were compared.
+    """
+    precision = {net: faster(own) for net, own in rates.items()}
+    for pair in pairs:
+        changed, moved = differences[pair]
+        if changed > MOST_CHANGED or moved > MOST_MOVED:
+            precision |= dict.fromkeys(members[pair], "fp32")
+    where = machine()
+    return {
+        pair: Choice(
+            {name: precision[name, phase] for name, phase in members[pair]},
+            {name: rates[name, phase] for name, phase in members[pair]},
+            *differences[pair],
+            n,
+            where,
+        )
+        for pair in pairs
+    }
