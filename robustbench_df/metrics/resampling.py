@@ -35,7 +35,9 @@ def bootstrap_scores(
 ) -> dict[str, Interval]:
     """Return ``f1`` of the verdicts, ``eer`` and ``tpr_at_1pct_fpr`` with the intervals of `intervals.bootstrap`.
 
-    The same images are drawn as there for the same seed, so the intervals are the same too, many times sooner.
+    The same images are drawn as there for the same seed, so the intervals are the same too, many times sooner. That of
+    the TPR at 1% hangs on the few highest reals: with 100 of them it holds the truth in 84% of cases, with 200 in 93%
+    (simulated, normal margins).
 
     Args:
         margin, verdict, labels: of N images; a verdict of 1 says fake.

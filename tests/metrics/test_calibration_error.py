@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
 from robustbench_df import metrics as m
 
@@ -30,6 +31,17 @@ def test_ece_by_hand():
     np.testing.assert_allclose(table.accuracy, [0.25, 0.75])
     np.testing.assert_array_equal(table.n, [4, 4])
     assert m.ece(margin, labels, bins=2) == pytest.approx((0.35 + 0.05) / 2)
+
+
+def test_reliability_is_sklearns_of_the_top_label():
+    margin, labels = believable(1500, seed=3, temperature=0.6)
+    confidence = m.probability(np.abs(margin))
+    right = (margin >= 0) == (labels == 1)
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
+    table = m.reliability(margin, labels, bins=15)
+    np.testing.assert_allclose(table.confidence, mean, atol=2e-3)  # their bins' edges are interpolated quantiles
+    np.testing.assert_allclose(table.accuracy, accuracy, atol=0.02)
+    assert m.ece(margin, labels) == pytest.approx(np.abs(accuracy - mean).mean(), abs=2e-3)
 
 
 def test_ece_does_not_depend_on_the_order_of_tied_images():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binomtest, norm
 
 from robustbench_df import metrics as m
@@ -95,11 +96,26 @@ def test_bootstrap_covers_and_keeps_the_class_balance():
 
     truth = norm.cdf(1.0)
     intervals = [
-        m.bootstrap(recall_and_record, *detector(rng, 20, 60, 1.0), resamples=200, seed=s)
-        for s in range(SIMULATIONS // 2)
+        m.bootstrap(recall_and_record, *detector(rng, 20, 60, 1.0), resamples=120, seed=s)
+        for s in range(SIMULATIONS // 3)
     ]
-    assert 0.9 <= covered(truth, intervals) <= 0.985
+    assert 0.88 <= covered(truth, intervals) <= 0.985
     assert seen == {60}
+
+
+def test_bootstrap_is_scipys_of_two_samples():
+    """Classes drawn apart from each other, percentile ends; only the random numbers differ."""
+    margin, labels = detector(np.random.default_rng(7), 90, 60, 1.0)
+    ours = m.bootstrap(m.balanced_accuracy, margin, labels, resamples=3000)
+    both = margin[labels == 0] < 0, margin[labels == 1] >= 0
+    theirs = stats.bootstrap(
+        both,
+        lambda real, fake, axis: (real.mean(axis=axis) + fake.mean(axis=axis)) / 2,
+        method="percentile",
+        n_resamples=3000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.008)
 
 
 def grouped(rng: np.random.Generator, groups: int = 40, size: int = 5):
@@ -113,10 +129,10 @@ def grouped(rng: np.random.Generator, groups: int = 40, size: int = 5):
 def test_cluster_bootstrap_covers_where_the_plain_one_is_overconfident():
     rng = np.random.default_rng(5)
     plain, cluster = [], []
-    for s in range(SIMULATIONS // 2):
+    for s in range(SIMULATIONS // 4):
         margin, labels, names = grouped(rng)
-        plain.append(m.bootstrap(m.accuracy, margin, labels, resamples=150, seed=s))
-        cluster.append(m.bootstrap(m.accuracy, margin, labels, groups=names, resamples=150, seed=s))
+        plain.append(m.bootstrap(m.accuracy, margin, labels, resamples=120, seed=s))
+        cluster.append(m.bootstrap(m.accuracy, margin, labels, groups=names, resamples=120, seed=s))
     truth = norm.cdf(1 / np.sqrt(1.09))
     assert 0.88 <= covered(truth, cluster) <= 0.985
     assert covered(truth, plain) < 0.75

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn import metrics as reference
 
 from robustbench_df import metrics as m
@@ -48,6 +49,14 @@ def test_agrees_with_sklearn(ties, seed):
     curve = m.precision_recall_curve(margin, labels)
     np.testing.assert_allclose(curve.precision, precision[-2::-1])
     np.testing.assert_allclose(curve.recall, recall[-2::-1])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_equal_error_rate_is_where_scipy_finds_the_root(ties):
+    margin, labels = sample(seed=4, ties=ties)
+    fpr, tpr, _ = reference.roc_curve(labels, margin, drop_intermediate=False)
+    root = brentq(lambda rate: 1 - rate - np.interp(rate, fpr, tpr), 0, 1, xtol=1e-12)
+    assert m.eer(margin, labels) == pytest.approx(root, abs=1e-9)
 
 
 def test_confusion_counts_by_hand_and_threshold_is_inclusive():
