@@ -131,6 +131,27 @@ def test_a_mean_over_severities_is_covered_by_drawing_images_and_not_by_drawing_
     assert np.mean(cells) < np.mean(hits) - 0.1
 
 
+def test_a_ratio_of_two_detectors_errors_is_covered_by_drawing_both_on_the_same_images() -> None:
+    """As mCE is: mean over two corruptions of error over the reference's."""
+
+    def wrong(rng: np.random.Generator, n: int) -> Floats:
+        ease = rng.normal(size=(n, 1)) + 0.6 * rng.normal(size=(n, 4))
+        return (ease < np.array([-0.3, 0.0, -0.6, -0.4])).astype(float)
+
+    def mce(errors: Floats) -> Floats:
+        found: Floats = (errors[:, :2] / errors[:, 2:]).mean(1)
+        return found
+
+    truth = float(mce(wrong(np.random.default_rng(1), 400_000).mean(0, keepdims=True))[0])
+    rng, labels, hits = np.random.default_rng(9), np.repeat([0, 1], 100), []
+    for seed in range(100):
+        errors = wrong(rng, 200)
+        replicates = mce(resampled_means(errors, labels, resamples=120, seed=seed))
+        found = percentile_interval(float(mce(errors.mean(0, keepdims=True))[0]), replicates, 200, "bootstrap")
+        hits.append(found.low <= truth <= found.high)
+    assert 0.87 <= np.mean(hits) <= 0.99
+
+
 def test_where_all_came_out_alike_as_many_trials_count_as_units_were_drawn() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     alone = Outcomes(np.ones(6), labels, None)
