@@ -74,8 +74,9 @@ def predict_logits(
     device = detector.mean.device
     keep_freed_memory()
     out = np.empty((len(index), 2), dtype=np.float32)
-    # An attack holds the activations of every member for its gradient: smaller batches keep memory flat.
-    done, size = 0, BATCH if transform is None else BATCH // 4
+    # An attack holds the activations of every member for its gradient: smaller batches keep memory flat. On a CPU they
+    # stay in its caches: EfficientNet-B0 is 1.4 times as fast with 64 images of 32 px as with 256.
+    done, size = 0, BATCH if transform is None and device.type != "cpu" else BATCH // 4
     with frozen(detector):
         while done < len(index):
             part = index[done : done + size]
