@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 FprRule = Annotated[str, Field(pattern=r"^fpr:0?\.\d+$")]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
-PRESETS = ("full", "quick", "seed")
+PRESETS = ("full", "quick", "robust", "seed")
 
 
 AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
@@ -158,12 +158,15 @@ class AdversarialConfig(PhaseConfig):
 
     epochs: Count = 6
     lr: Positive = 1e-4
-    objective: Literal["fgsm", "fast", "pgd", "trades"] = "fgsm"
+    objective: Literal["fgsm", "fast", "free", "pgd", "trades"] = "fgsm"
     """How images are attacked (`robustbench_df.train.objectives`): ``fgsm`` is the recipe, which does not make robust;
-    ``fast`` one step from a random start, with a guard; ``pgd`` several steps; ``trades`` several steps away from
-    the clean answer, with a loss of its own."""
+    ``fast`` one step from a random start; ``free`` by the gradient that trains the weights, each batch several times;
+    ``pgd`` several steps; ``trades`` several steps away from the clean answer, with a loss of its own. All but
+    ``fgsm`` have a guard that ends the phase when they collapse."""
     attack_steps: Annotated[int, Field(ge=1)] = 5
     """Steps of ``pgd`` and ``trades``."""
+    replays: Annotated[int, Field(ge=1)] = 4
+    """Steps of ``free`` on each batch; an epoch has as many steps as ever, so it meets fewer batches."""
     beta: Annotated[float, Field(ge=0)] = 6.0
     """Weight of robustness against accuracy in ``trades`` (6 in Zhang et al. 2019)."""
     ratio: Fraction = 0.3
@@ -172,10 +175,23 @@ class AdversarialConfig(PhaseConfig):
     """One is drawn per image, L∞ in pixels of [0, 1]."""
     mix: Literal["sample", "batch"] = "sample"
     """sample: that share of every batch; batch: that share of the batches, whole."""
+    separate_norm: bool = False
+    """Attacked images pass through batch normalisations of their own while training (AdvProp, Xie et al. 2020). What is
+    deployed has the clean ones: accuracy is kept, and robustness too only as far as the other weights carry it."""
     adversarial_copies: Count = 0
     """Fixed FGSM copies of train images, crafted against phase 1's checkpoint, added under their source's label."""
     select_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The strength at which val is attacked to choose the checkpoint: by FGSM under ``fgsm``, else by PGD."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AdversarialConfig:
+        if self.separate_norm and self.objective in ("trades", "free"):
+            raise ValueError(f"separate_norm goes with fgsm, fast and pgd, not with {self.objective}")
+        if self.separate_norm and (self.ratio == 1 or self.freeze_backbone):
+            raise ValueError("separate_norm deploys what clean images train: ratio must be below 1, nothing frozen")
+        if (self.mixup or self.cutmix) and (self.separate_norm or self.objective == "free"):
+            raise ValueError("mixup and cutmix blend clean and attacked images: not with separate_norm or free")
+        return self
 
 
 class SpeedConfig(Settings):

@@ -27,6 +27,17 @@ def test_the_seed_preset_is_the_published_recipe() -> None:
     assert second.adversarial_copies == 400
 
 
+def test_the_robust_preset_attacks_every_image_on_colours_alone_and_ships_phase_two() -> None:
+    config = load_config("robust")
+    for name in config.models:
+        recipe = config.for_model(name)
+        assert recipe.model.frontend == "rgb"
+        assert (recipe.phase2.objective, recipe.phase2.ratio) == ("pgd", 1.0)
+        assert recipe.phase2.epsilons == (pytest.approx(4 / 255),)
+        assert 0 < recipe.phase2.ema < 1
+    assert config.ensemble.phase == "final"
+
+
 def test_precedence_is_preset_file_override_option(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[phase1]\nlr = 2e-3\nepochs = 7\nbatch_size = 32\n")

@@ -1,4 +1,4 @@
-"""The one training loop. Phase 1 learns clean images, phase 2 goes on with clean and FGSM images together.
+"""The one training loop. Phase 1 learns clean images, phase 2 goes on with clean and adversarial images together.
 
 Everything random is keyed by (seed, model, fold, phase, epoch, image), so a phase resumed from its last saved epoch
 ends in the same weights, bit for bit on a CPU, as one that was never stopped.
@@ -28,16 +28,9 @@ from robustbench_df.metrics.scores import accuracy, auc, log_loss, margins
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector, head_parameters
 from robustbench_df.rundir import write_json, write_text
+from robustbench_df.train.adversary import Adversary, Batch
 from robustbench_df.train.augment import augment, mix
-from robustbench_df.train.objectives import (
-    PGD_PATH,
-    SELECT_STEPS,
-    collapsed,
-    craft,
-    pgd,
-    start_noise,
-    trades_loss,
-)
+from robustbench_df.train.objectives import PGD_PATH, SELECT_STEPS, collapsed, pgd, trades_loss
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
 from robustbench_df.train.speed import Setting, apply_format, working
@@ -50,7 +43,7 @@ from robustbench_df.train.state import (
     save_weights,
     snapshot,
 )
-from robustbench_df.train.traindata import TrainData, draw_epsilons
+from robustbench_df.train.traindata import TrainData
 
 PHASES = ("base", "final")
 """The checkpoints kept: after clean training, and after adversarial fine-tuning."""
@@ -126,12 +119,14 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
         data.add_adversarial(adversarial, detector, rng.seed_of(*job.key(phase)))
     write_json(job.folder / f"{phase}-copies.json", data.provenance())
 
-    optimizer = _optimizer(detector, config, device)
+    adversary = Adversary(detector, adversarial, setting) if adversarial is not None else None
+    norms = adversary.norms if adversary is not None else None
+    optimizer = _optimizer(detector, norms, config, device)
     ema = copy.deepcopy(detector).requires_grad_(False) if config.ema else None
     # Only fp16 needs loss scaling; elsewhere the scaler passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16")
     state_path = job.folder / f"{phase}-state.pt"
-    progress = load_state(state_path, detector, ema, optimizer, scaler)
+    progress = load_state(state_path, detector, ema, optimizer, scaler, norms)
     saved_at = time.monotonic()
 
     epochs = planned_epochs(config, len(data))
@@ -141,6 +136,8 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
     if adversarial is not None and progress.epoch == 0 and len(split.val) and config.select == "best":
         # Where phase 2 sets out from is a candidate too: fine-tuning that only does harm is not kept.
         progress.best_score, progress.best = _validate(detector, split, adversarial)["score"], snapshot(detector)
+    if adversarial is not None and adversarial.separate_norm and norms is None:
+        reporter.warn(f"{title}: it has no batch normalisation to separate; separate_norm does nothing")
     reporter.start(title, epochs * steps * config.batch_size, progress.epoch * steps * config.batch_size)
 
     for epoch in range(progress.epoch, epochs):
@@ -155,9 +152,12 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
         generator = torch.Generator().manual_seed(rng.seed_of(*key, "order"))
         order = torch.randperm(len(data), generator=generator)
         _train_mode(detector, config)
+        if adversary is not None:
+            adversary.begin_epoch()
         losses: list[Tensor] = []
         for step in range(steps):
-            x, y, ids = data.batch(order[step * config.batch_size : (step + 1) * config.batch_size])
+            at = (step // (adversary.replays if adversary is not None else 1)) * config.batch_size
+            x, y, ids = data.batch(order[at : at + config.batch_size])
             x = augment(x, job.recipe.augment, ids, *key)
             done = (epoch * steps + step + 0.5) / (epochs * steps)
             rate = learning_rate(config, done) * progress.plateau
@@ -165,20 +165,11 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
                 group["lr"], group["betas"] = rate, (momentum(config, done), 0.999)
             while True:  # once, unless memory runs out
                 try:
-                    batch, target = x, _one_hot(y, config.label_smoothing)
-                    partner, beta = None, 0.0
-                    if adversarial is not None:
-                        budgets = draw_epsilons(adversarial, ids, *key)
-                        one_step = adversarial.objective == "fgsm"  # which starts at the image itself
-                        noise = torch.zeros_like(x) if one_step else start_noise(ids, x.shape[1:], *key)
-                        attacked = _attack_share(detector, x, y, budgets, noise, adversarial, setting, micro, generator)
-                        if adversarial.objective == "trades":
-                            partner, beta = attacked, adversarial.beta
-                        else:
-                            batch = attacked
-                    batch, target = mix(batch, target, config.mixup, config.cutmix, generator)
+                    batch = Batch(x) if adversary is None else adversary.attack(x, y, ids, key, micro, generator)
+                    target = _one_hot(y, config.label_smoothing)
+                    images, target = mix(batch.images, target, config.mixup, config.cutmix, generator)
                     optimizer.zero_grad(set_to_none=True)
-                    losses.append(_backward(detector, batch, target, setting, scaler, micro, partner, beta))
+                    losses.append(_backward(detector, images, target, setting, scaler, micro, batch))
                     break
                 except RuntimeError as error:
                     micro = _smaller(micro, error, reporter)
@@ -186,9 +177,11 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
                 _require_finite(losses, job, phase, epoch, step, rate)
             if config.clip_norm:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(detector.parameters(), config.clip_norm)
+                nn.utils.clip_grad_norm_(_trained(optimizer), config.clip_norm)
             scaler.step(optimizer)
             scaler.update()
+            if adversary is not None:
+                adversary.learn(batch)
             if ema is not None:
                 _average(ema, detector, config.ema, epoch * steps + step)
             reporter.advance(len(x))
@@ -216,7 +209,7 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
         write_text(job.folder / f"{phase}-history.jsonl", "".join(_lines(progress.history)))
         reporter.epoch(row)
         if time.monotonic() - saved_at >= job.save_every:
-            save_state(state_path, progress, detector, ema, optimizer, scaler)
+            save_state(state_path, progress, detector, ema, optimizer, scaler, norms)
             saved_at = time.monotonic()
 
     reporter.finish()
@@ -224,18 +217,25 @@ def run_phase(job: Job, phase: str, config: PhaseConfig, detector: Detector, spl
     state_path.unlink(missing_ok=True)
 
 
-def _optimizer(detector: Detector, config: PhaseConfig, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    detector: Detector, norms: nn.Module | None, config: PhaseConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) with no decay on biases, norms and scales."""
     if config.freeze_backbone:
         detector.requires_grad_(False)
         for parameter in head_parameters(detector):
             parameter.requires_grad_(True)
-    trained = [p for p in detector.parameters() if p.requires_grad]
+    parameters = [*detector.parameters(), *(norms.parameters() if norms is not None else ())]
+    trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, config.lr, fused=device.type != "mps")
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _train_mode(detector: Detector, config: PhaseConfig) -> None:
@@ -248,31 +248,6 @@ def _one_hot(y: Tensor, smoothing: float) -> Tensor:
     return F.one_hot(y, 2).float() * (1 - smoothing) + smoothing / 2
 
 
-def _attack_share(
-    detector: Detector,
-    x: Tensor,
-    y: Tensor,
-    eps: Tensor,
-    noise: Tensor,
-    config: AdversarialConfig,
-    setting: Setting,
-    micro: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Replace ``config.ratio`` of the (already shuffled) batch by images attacked on the detector as it is now."""
-    count = len(x) if config.objective == "trades" else round(config.ratio * len(x))
-    if config.mix == "batch" and config.objective != "trades":
-        count = len(x) if float(torch.rand((), generator=generator)) < config.ratio else 0
-    if not count:
-        return x
-    attacked = []
-    with setting.autocast():
-        for part in torch.arange(count, device=x.device).split(micro):
-            images = x[part].contiguous(memory_format=setting.format)
-            attacked.append(craft(detector, images, y[part], eps[part], config, noise[part]))
-    return torch.cat([*attacked, x[count:]])
-
-
 def _backward(
     detector: Detector,
     x: Tensor,
@@ -280,23 +255,23 @@ def _backward(
     setting: Setting,
     scaler: torch.amp.GradScaler,
     micro: int,
-    partner: Tensor | None = None,
-    beta: float = 0.0,
+    batch: Batch | None = None,
 ) -> Tensor:
     """Accumulate the gradient of the mean loss over micro-batches; returns the mean loss.
 
-    The loss is the cross-entropy; with a ``partner``, the attacked twin of every image, it is that of TRADES.
+    The loss is the cross-entropy of ``x``, the images of ``batch`` after mixing; where that has partners, of TRADES.
     """
+    batch = batch or Batch(x)
     total = torch.zeros((), device=x.device)
-    for part in torch.arange(len(x), device=x.device).split(micro):
-        images = x[part] if partner is None else torch.cat([x[part], partner[part]])
-        with setting.autocast():
+    for part, norms in batch.parts(micro):
+        images = x[part] if batch.partner is None else torch.cat([x[part], batch.partner[part]])
+        with setting.autocast(), norms:
             logits = detector(images.contiguous(memory_format=setting.format))
         clean, wanted = logits[: len(part)].float(), target[part]
-        if partner is None:
+        if batch.partner is None:
             loss = F.cross_entropy(clean, wanted, reduction="sum") / len(x)
         else:
-            loss = trades_loss(clean, logits[len(part) :].float(), wanted, beta) / len(x)
+            loss = trades_loss(clean, logits[len(part) :].float(), wanted, batch.beta) / len(x)
         scaler.scale(loss).backward()
         total += loss.detach()
     return total

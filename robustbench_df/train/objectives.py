@@ -1,7 +1,7 @@
 """What phase 2 crafts its adversarial images with, and the loss it puts on them.
 
-``fgsm`` is the published recipe; it is known to collapse (catastrophic overfitting). ``fast``, ``pgd`` and ``trades``
-are the objectives that work.
+``fgsm`` is the published recipe; it is known to collapse (catastrophic overfitting). ``fast``, ``pgd``, ``trades`` and
+``free``, whose images are a by-product of training (`robustbench_df.train.adversary`), are the objectives that work.
 """
 
 from __future__ import annotations

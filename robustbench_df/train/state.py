@@ -52,14 +52,16 @@ def save_state(
     ema: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    norms: nn.Module | None = None,
 ) -> None:
-    """Write everything the next epoch depends on, whole or not at all."""
+    """Write everything the next epoch depends on, whole or not at all; ``norms`` are trained beside the detector."""
     state = {
         "progress": asdict(progress),
         "detector": detector.state_dict(),
         "ema": ema.state_dict() if ema is not None else {},
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
+        "norms": norms.state_dict() if norms is not None else {},
     }
     # Through memory: where the disk is full, torch and safetensors hide the system's error behind one of their own.
     buffer = io.BytesIO()
@@ -73,6 +75,7 @@ def load_state(
     ema: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    norms: nn.Module | None = None,
 ) -> Progress:
     """Restore a phase in place; returns a fresh `Progress` where nothing was saved."""
     if not path.exists():
@@ -82,6 +85,8 @@ def load_state(
         detector.load_state_dict(state["detector"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
+        if norms is not None:
+            norms.load_state_dict(state["norms"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         return Progress(**state["progress"])
