@@ -45,6 +45,7 @@ from robustbench_df.rundir import (
 from robustbench_df.train.fit import PHASES, Job, fit
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
+from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting, choose_device, device_name, setting_for
 from robustbench_df.train.state import load_checkpoint
 
@@ -54,6 +55,7 @@ def train_all(
     path: Path | None = None,
     *,
     resume: bool = False,
+    jobs: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Audit the images, train every detector of ``config``, weigh and judge them, and return the finished run.
@@ -62,6 +64,8 @@ def train_all(
         config: all settings; on ``resume`` they must be the run's own.
         path: the run folder; None makes one under ``runs/``.
         resume: go on with an existing run.
+        jobs: how many trainings run at the same time on a CPU, with a share of the cores each; None decides by their
+            number, the cores and the memory (`robustbench_df.train.side_by_side.how_many`).
         reporter: receives progress.
 
     Raises:
@@ -91,20 +95,21 @@ def train_all(
         with run.lock():
             _begin(run, images, splits, config, reporter)
             _keep_audit(run, images, copies, audited, reporter)
-            _train_all(run, images, splits, config, reporter)
+            _train_all(run, images, splits, config, jobs, reporter)
     except KeyboardInterrupt as error:
         how = f"finished work is kept, go on with: {run.resume_command}" if run else "nothing had been written"
         raise Interrupted(f"stopped; {how}") from error
     return run
 
 
-def _train_all(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
-    settings = _settings(run, images, config, reporter)
+def _train_all(
+    run: Run, images: ImageSet, splits: list[Split], config: RunConfig, jobs: int | None, reporter: Reporter
+) -> None:
+    at_once = jobs or how_many(len(config.models) * len(splits), choose_device(config.speed.device))
+    settings = _settings(run, images, config, at_once, reporter)
     clock = Durations(run)
-    for name in config.models:
-        with clock.stage(f"train {name}"):
-            for job, split in _jobs(run, name, splits, settings[name], config):
-                fit(job, split, reporter)
+    tasks = [task for name in config.models for task in _tasks(run, name, splits, settings[name], config)]
+    fit_all(tasks, splits, at_once, reporter, lambda job, seconds: clock.add(f"train {job.name}", seconds))
     with clock.stage("evaluate"):
         _evaluate(run, splits, config, reporter)
         fit_ensembles(run, images, PHASES)
@@ -170,8 +175,12 @@ def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | Non
             reporter.warn(f"training in spite of {name}: {audited[name].detail}")
 
 
-def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter) -> dict[str, Setting]:
+def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, reporter: Reporter) -> dict[str, Setting]:
     """Probe each model's fastest setting once per run; a resumed run computes as it began."""
+    speed = config.speed
+    if at_once > 1 and speed.threads is None:
+        speed = speed.model_copy(update={"threads": max(1, cores() // at_once)})
+        reporter.say(f"{at_once} detectors are trained at a time, with {speed.threads} of {cores()} threads each")
     path = run.file("speed.json")
     known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
     for name in config.models:
@@ -183,7 +192,7 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter)
 
             batch = recipe.phase1.micro_batch or recipe.phase1.batch_size
             identity = recipe.model.model_dump(mode="json")
-            chosen = setting_for(build, images.size, batch, config.speed, identity, default_cache_dir() / "speed")
+            chosen = setting_for(build, images.size, batch, speed, identity, default_cache_dir() / "speed")
             known[name] = asdict(chosen)
             write_json(path, known)
             reporter.say(
@@ -192,9 +201,9 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, reporter: Reporter)
     return {name: Setting(**known[name]) for name in config.models}
 
 
-def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[tuple[Job, Split]]:
+def _tasks(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[Task]:
     recipe = _share_budget(config.for_model(name), len(splits), setting)
-    for k, split in enumerate(splits):
+    for k in range(len(splits)):
         fold = k if len(splits) > 1 else None
         yield (
             Job(
@@ -206,7 +215,7 @@ def _jobs(run: Run, name: str, splits: list[Split], setting: Setting, config: Ru
                 fold=-1 if fold is None else fold,
                 save_every=config.speed.save_every,
             ),
-            split,
+            k,
         )
 
 

@@ -259,7 +259,10 @@ class Durations:
         try:
             yield
         finally:
-            record = self._run.read_json("provenance.json")
-            spent = record["durations"].get(name, 0.0) + time.perf_counter() - start
-            record["durations"][name] = round(spent, 3)
-            write_json(self._run.file("provenance.json"), record)
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        record = self._run.read_json("provenance.json")
+        record["durations"][name] = round(record["durations"].get(name, 0.0) + seconds, 3)
+        write_json(self._run.file("provenance.json"), record)

@@ -50,6 +50,10 @@ class PlainReporter(Reporter):
     def __init__(self) -> None:
         self._title, self._last, self._row = "", 0.0, ""
 
+    def beside(self) -> PlainReporter:
+        """Return one that keeps its own stage and time."""
+        return PlainReporter()
+
     def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
         """Name the stage."""
         self._title, self._last, self._row = title, time.monotonic(), ""
@@ -91,6 +95,10 @@ class RichReporter(Reporter):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: Any = None
+
+    def beside(self) -> RichReporter:
+        """Return one that has a bar of its own below this one's."""
+        return RichReporter(self._progress)
 
     def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
         """Open a bar."""

@@ -33,6 +33,9 @@ def train_all(
         str | None, typer.Option(help="corruption: noise and JPEG in half of the images; blur stays held out.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Detectors trained at the same time on a CPU; decided if not given.")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="auto, folders, challenge or manifest.")] = None,
     labels: Annotated[str | None, typer.Option(help="Learn 'folder' labels or a black box's 'predictions'.")] = None,
     fake_is: FakeIs = None,
@@ -79,15 +82,17 @@ def train_all(
             raise UsageError("--resume goes on with the run's own settings; leave out --preset, --set and --config")
         if found.finished:
             raise RunError(f"run '{found.path}' is finished; predict with: rdf predict SOURCE --run {found.path}")
-        _work(resume_config(found, values), found.path, quiet=quiet, as_json=as_json, resume=True)
+        _work(resume_config(found, values), found.path, jobs, quiet=quiet, as_json=as_json, resume=True)
         return
     settings = load_config(preset or "full", config, overrides or (), **values)
     if settings.model.weights is not None and len(settings.models) > 1:
         raise UsageError("--weights starts one model; name it with --models")
-    _work(settings, run, quiet=quiet, as_json=as_json)
+    _work(settings, run, jobs, quiet=quiet, as_json=as_json)
 
 
-def _work(config: Any, path: Path | None, *, quiet: bool, as_json: bool, resume: bool = False) -> None:
+def _work(
+    config: Any, path: Path | None, jobs: int | None, *, quiet: bool, as_json: bool, resume: bool = False
+) -> None:
     import json
 
     from robustbench_df.cli.console import reporting
@@ -95,7 +100,7 @@ def _work(config: Any, path: Path | None, *, quiet: bool, as_json: bool, resume:
     from robustbench_df.pipeline import train_all as train
 
     with reporting(quiet or as_json) as reporter:
-        run = train(config, path, resume=resume, reporter=reporter)
+        run = train(config, path, resume=resume, jobs=jobs, reporter=reporter)
     if as_json:
         typer.echo(json.dumps(summary_json(run), indent=2))
     else:

@@ -8,6 +8,10 @@ from typing import Any
 class Reporter:
     """Receives progress. Every method does nothing here; override what is wanted."""
 
+    def beside(self) -> Reporter:
+        """Return a reporter for stages that run at the same time as this one's; here, the same."""
+        return self
+
     def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
         """Announce a stage of ``steps`` units, of which ``done`` are behind us."""
 

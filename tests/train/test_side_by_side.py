@@ -1,0 +1,177 @@
+"""Detectors trained at the same time: the same weights, the same errors, and no process left behind."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import signal
+import subprocess
+import sys
+import warnings
+from collections import deque
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustbench_df.config import SplitConfig, load_config
+from robustbench_df.data.split import Split, make_folds
+from robustbench_df.errors import RunError, TrainError
+from robustbench_df.train import side_by_side
+from robustbench_df.train.fit import Job
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
+from robustbench_df.train.speed import Setting
+from robustbench_df.train.worker import DONE, FAILED, send, serve
+from tests.conftest import learnable_set
+
+FOLDS = 2
+
+
+@pytest.fixture(scope="module")
+def splits() -> list[Split]:
+    return make_folds(learnable_set(60), SplitConfig(near_copies=False), FOLDS)
+
+
+def tasks(folder: Path, **phase: Any) -> list[Task]:
+    config = load_config(
+        "full",
+        per_model={},
+        model={"name": "mlp", "frontend": "rgb", "pretrained": "never"},
+        phase1={"epochs": 1, "image_budget": 0, **phase},
+        phase2={"epochs": 0},
+    )
+    recipe = config.for_model("mlp")
+    return [(Job("mlp", recipe, folder / f"{k}", Setting(threads=1), fold=k), k) for k in range(FOLDS)]
+
+
+class Log(Reporter):
+    def __init__(self) -> None:
+        self.parts: list[Log] = []
+        self.heard: list[str] = []
+
+    def beside(self) -> Reporter:
+        self.parts.append(Log())
+        return self.parts[-1]
+
+    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
+        self.heard.append(title)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.heard.append(f"epoch {row['epoch']}")
+
+
+def test_weights_are_those_of_one_after_the_other(splits: list[Split], tmp_path: Path) -> None:
+    alone, together, log = tmp_path / "alone", tmp_path / "together", Log()
+    spent: dict[int, float] = {}
+    fit_all(tasks(alone), splits, 1, Reporter())
+    fit_all(tasks(together), splits, 2, log, lambda job, seconds: spent.__setitem__(job.fold, seconds))
+    for k in range(FOLDS):
+        for name in ("base.safetensors", "final.safetensors", "base-copies.json"):
+            assert (alone / f"{k}" / name).read_bytes() == (together / f"{k}" / name).read_bytes()
+    titles = sorted(title for part in log.parts for title in part.heard if "base" in title)
+    assert titles == ["mlp fold 1 · base", "mlp fold 2 · base"]
+    assert sum(part.heard.count("epoch 1") for part in log.parts) == FOLDS
+    assert not log.heard
+    assert min(spent[0], spent[1]) > 0
+
+
+def test_an_error_is_told_and_the_next_job_is_taken(splits: list[Split], tmp_path: Path) -> None:
+    source, channel = io.BytesIO(), io.BytesIO()
+    send(splits, source)
+    send(tasks(tmp_path / "bad", lr=1e30, batch_size=8, clip_norm=0.0)[0], source)
+    send(tasks(tmp_path / "good")[1], source)
+    source.seek(0)
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        serve(source, channel)
+    assert warnings.showwarning is before
+    channel.seek(0)
+    events = []
+    while channel.tell() < len(channel.getvalue()):
+        events.append(pickle.load(channel))
+    ends = [(name, arguments) for name, arguments in events if name in (DONE, FAILED)]
+    assert [name for name, _ in ends] == [FAILED, DONE]
+    assert isinstance(ends[0][1][0], TrainError)
+    assert "the loss is not finite at epoch 1" in str(ends[0][1][0])
+
+
+def test_an_error_in_one_is_raised_and_ends_all(splits: list[Split], monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    class Failing(side_by_side._Worker):
+        def __init__(self, _: list[Split], heard: SimpleQueue[Any], reporter: Reporter) -> None:
+            self.reporter, self.job, self._heard, self._since = reporter, None, heard, 0.0
+
+        def take(self, waiting: deque[Task]) -> None:
+            self.job = waiting.popleft()[0]
+            self._heard.put((self, FAILED, (TrainError(f"fold {self.job.fold}"),)))
+
+        def end(self) -> None:
+            ended.append(self.job)
+
+    monkeypatch.setattr(side_by_side, "_Worker", Failing)
+    with pytest.raises(TrainError, match="fold 0"):
+        fit_all(tasks(Path("nowhere")), splits, 2, Reporter())
+    assert len(ended) == FOLDS
+
+
+def test_a_killed_process_is_one_line(splits: list[Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    class Doomed(side_by_side._Worker):
+        def take(self, waiting: Any) -> None:
+            super().take(waiting)
+            started.append(self._process)
+            self._process.send_signal(signal.SIGKILL)
+
+    monkeypatch.setattr(side_by_side, "_Worker", Doomed)
+    with pytest.raises(RunError, match=r"trained mlp came to an end .*--resume --jobs 1"):
+        fit_all(tasks(tmp_path), splits, 2, Reporter())
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_process_ends_with_whoever_started_it(splits: list[Split], tmp_path: Path) -> None:
+    """The end of its input and a closed output are all that a process learns of its parent's death by SIGKILL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustbench_df.train.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    send(splits, process.stdin)  # type: ignore[arg-type]
+    send(tasks(tmp_path, epochs=100_000)[0], process.stdin)  # type: ignore[arg-type]
+    assert pickle.load(process.stdout)[0] == "start"
+    for pipe in (process.stdin, process.stdout):
+        pipe.close()
+    complaint = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) != 0
+    assert complaint == b""
+
+
+def test_pixels_on_disk_travel_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", learnable_set(60).data)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    for array, by_name in ((mapped, True), (mapped[5:], False), (np.array(mapped), False)):
+        pipe = io.BytesIO()
+        send(array, pipe)
+        assert (len(pipe.getvalue()) < 1000) is by_name
+        assert np.array_equal(pickle.loads(pipe.getvalue()), array)
+
+
+def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: 4)
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 64 << 30)
+    assert [how_many(n, "cpu") for n in (1, 3, 8, 30)] == [1, 1, 2, 4]
+    assert how_many(30, "cuda") == 1
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 5 << 30)
+    assert how_many(30, "cpu") == 2
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 1)
+    assert how_many(30, "cpu") == 1
+    assert cores() >= 1
