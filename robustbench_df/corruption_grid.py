@@ -265,7 +265,7 @@ class _Grid:
         notes = {
             "corruption": damage.name,
             "severity": damage.severity,
-            "constants": constants if damage.name != CLEAN else None,
+            "constants": damage.constants(constants),
             "made_with": damage.made_with(constants),
             "seed": self.plan.seed,
             "corrupting_seconds": round(corrupting, 4),  # once for all detectors

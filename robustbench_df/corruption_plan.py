@@ -91,6 +91,12 @@ class Damage:
             return library_corrupt(x, self.name, self.severity, seed, ids)
         return corrupt(x, self.name, self.severity, ids=ids, seed=seed, constants=constants)
 
+    def constants(self, chosen: str) -> str | None:
+        """Name the constant set, where the run's own corruptions take ``chosen``; the library has one, at any size."""
+        if self.name == CLEAN:
+            return None
+        return f"imagenet, by {LIBRARY}" if self.backend == LIBRARY else chosen
+
     def made_with(self, constants: str) -> list[Any]:
         """The constants behind it: a corruption's own numbers, so that a cell made with others is another cell."""
         if self.chain is not None:

@@ -273,6 +273,14 @@ def test_notes_say_how_a_cell_was_made(runs: dict[int, Run]) -> None:
     assert notes["corrupting_seconds"] > 0
 
 
+def test_the_librarys_cells_are_not_taken_for_our_own() -> None:
+    own, library = corruption_plan.Damage("fog", 3), corruption_plan.Damage("fog", 3, backend="imagecorruptions")
+    assert (own.constants("cifar"), own.constants("imagenet")) == ("cifar", "imagenet")
+    assert library.constants("cifar") == library.constants("imagenet") == "imagenet, by imagecorruptions"
+    assert corruption_plan.Damage("clean").constants("cifar") is None
+    assert own.made_with("imagenet") != library.made_with("imagenet")
+
+
 def test_the_default_is_every_detector_after_clean_training_and_the_ensemble_as_shipped(runs: dict[int, Run]) -> None:
     pairs = {(cell.model, cell.phase) for cell in plan_cells(runs[1], CorruptionPlan())}
     assert pairs == {("mlp", "base"), ("resnet_se_small", "base"), ("ensemble", runs[1].shipped["phase"])}
