@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BROWSER := $(VENV)/.browser
 
 .PHONY: demo test setup format clean
 
 demo: setup
 	$(BIN)/rdf demo
 
-test: setup
+test: setup $(BROWSER)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,9 +24,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+# What the tests of the report in a browser need, where this machine lets us have it: Debian's chromium, and axe-core from
+# npm for the accessibility scan. Tried once, in silence; without them those tests skip and say so.
+$(BROWSER): tests/report/package.json | $(READY)
+	@$(BIN)/python -c 'import sys, robustbench_df.report.browser as b; sys.exit(b.find_browser() is None)' || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get && timeout 60 apt-get -qq update && \
+	    timeout 300 apt-get -qq -y --no-install-recommends install chromium; } >/dev/null 2>&1 || true
+	@{ command -v npm && timeout 60 npm install --prefix tests/report --no-package-lock --no-audit --no-fund; } \
+	  >/dev/null 2>&1 || true
+	@touch $(BROWSER)
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) tests/report/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
