@@ -36,7 +36,7 @@ def flip_right(part: str) -> Callable[[pd.DataFrame], None]:
     def change(rows: pd.DataFrame) -> None:
         margin = (rows["logit_fake"] - rows["logit_real"]) * (2 * rows["label"] - 1)
         row = margin[rows["part"] == part].idxmax()
-        rows.loc[row, ["logit_real", "logit_fake"]] = rows.loc[row, ["logit_fake", "logit_real"]].to_numpy()
+        rows.loc[row, ["logit_real", "logit_fake"]] *= -1
 
     return change
 

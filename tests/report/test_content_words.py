@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from robustbench_df.report.content.corruptions import CHAINS, family_of
+from robustbench_df.report.content.families import CHAINS, family_of
 from robustbench_df.report.content.words import keys_of, listed, pixels
 
 
