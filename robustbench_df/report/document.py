@@ -175,6 +175,8 @@ class Text:
 
     text: str
     id: str = ""
+    head: bool = False
+    """A heading over the blocks that follow it: figures below one begin a row of their own."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,8 @@ class Document:
     provenance: Mapping[str, Any]
     exports: Mapping[str, Sequence[str]]
     """File name of a composed figure -> ids of the blocks drawn in it, side by side (`rdf report --figures`)."""
+    exhibits: Sequence[Block] = ()
+    """Blocks that only composed figures show: on the page others say the same."""
 
 
 def as_json(document: Document) -> dict[str, Any]:

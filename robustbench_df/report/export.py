@@ -49,7 +49,8 @@ def draw_export(document: Document, name: str, blocks: Sequence[str], directory:
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"--figures '{directory}' is a file; name a folder")
-    known = {block.id: block for section in document.sections for block in section.blocks}
+    shown = [block for section in document.sections for block in section.blocks]
+    known = {block.id: block for block in (*shown, *document.exhibits)}
     missing = [id for id in blocks if not isinstance(known.get(id), Figure | Gallery)]
     if missing:
         raise ValueError(f"figure '{name}' asks for {', '.join(missing)}, which cannot be drawn")
@@ -93,9 +94,13 @@ def _compose(blocks: Sequence[Block], document: Document) -> Drawing:
 def _size(block: Block) -> tuple[float, float]:
     if isinstance(block, Gallery):
         columns = max((len(pictures) for _, pictures in block.rows), default=0)
-        return LABEL + columns * (THUMBNAIL + 8), HEAD + len(block.rows) * (THUMBNAIL + CAPTION)
+        return LABEL + columns * (THUMBNAIL + 8), _head(block) + len(block.rows) * (THUMBNAIL + CAPTION)
     assert isinstance(block, Figure)
     return size(block)
+
+
+def _head(gallery: Gallery) -> float:
+    return HEAD if gallery.head else 0
 
 
 def _titled(block: Block, canvas: Canvas, document: Document, look: Look) -> None:
@@ -115,7 +120,7 @@ def _gallery(gallery: Gallery, canvas: Canvas, pictures: Mapping[str, bytes]) ->
         text = _folded(visible(label), THUMBNAIL + 6, HEAD_SIZE)
         canvas.drawing.text(x, y, text, fontsize=HEAD_SIZE, va="bottom")
     for i, (label, row) in enumerate(gallery.rows):
-        top = HEAD + i * (THUMBNAIL + CAPTION)
+        top = _head(gallery) + i * (THUMBNAIL + CAPTION)
         x, y = canvas.share(0, top + THUMBNAIL / 2)
         canvas.drawing.text(x, y, _folded(visible(label), LABEL, FONT_SIZE), fontsize=FONT_SIZE, va="center")
         for j, picture in enumerate(row):

@@ -345,7 +345,10 @@ def write_explained(run: Run, images: ImageSet) -> None:
             "state": state,
             "condition": condition,
             "picture": shown[k],
-            "maps": [{"model": name, "phase": phase, "p_fake": 0.75, "picture": shown[k + 4]} for name in names],
+            "maps": [
+                {"model": name, "phase": phase, "p_fake": 0.75, "picture": shown[k + j + 4]}
+                for j, name in enumerate(names)
+            ],
         }
         for k, (state, condition) in enumerate(states)
     ]

@@ -30,6 +30,8 @@ def test_runs_about_the_same_images_are_tested_on_those_both_judged(finished_run
     test = mcnemar([right[0][name] for name in sorted(common)], [right[1][name] for name in sorted(common)])  # type: ignore[arg-type]
     assert row["p"] == pytest.approx(test.p_value, rel=1e-5)
     assert table(document, "paired-attacked").rows
+    seeds = [row for row in table(document, "compared-settings").rows if row["key"] == "seed"]
+    assert seeds == [{"key": "seed", "example": "0", "other": "1"}]  # a default is named, not left empty
 
 
 def test_the_leaderboard_is_sorted_by_what_is_left_under_attack(finished_run: Path, other_run: Path) -> None:

@@ -244,16 +244,30 @@ def test_the_figures_of_the_recipe_are_made_of_blocks_that_are_there(whole: Docu
         kinds = ("base_evaluation", "final_evaluation", "adv_BEFORE", "adv_AFTER", "comparison", "gradcam")
         wanted |= {f"{name}_{kind}" for kind in kinds}
     assert wanted == set(whole.exports)
-    known = blocks(whole)
+    known = {**blocks(whole), **{block.id: block for block in whole.exhibits}}
     for ids in whole.exports.values():
         assert ids
         assert all(id in known for id in ids)
 
 
+def test_the_figure_of_a_detector_s_maps_shows_its_own_maps_alone(whole: Document) -> None:
+    exhibits = {block.id: block for block in whole.exhibits}
+    maps = {}
+    for name in (*MODELS, "ensemble"):
+        (id,) = whole.exports[f"{name}_gradcam"]
+        gallery = exhibits[id]
+        assert isinstance(gallery, Gallery)
+        assert name in gallery.title
+        assert [label for label, _ in gallery.rows] == ["right", "wrong", "attacked", "corrupted"]
+        maps[name] = [row[1].key for _, row in gallery.rows if row[1] is not None]
+        assert len(maps[name]) == 4
+    assert len({tuple(keys) for keys in maps.values()}) == len(maps)
+
+
 def test_every_picture_shown_is_there_and_none_besides(whole: Document) -> None:
     shown = {
         picture.key
-        for block in blocks(whole).values()
+        for block in (*blocks(whole).values(), *whole.exhibits)
         if isinstance(block, Gallery)
         for _, row in block.rows
         for picture in row

@@ -8,7 +8,7 @@ from robustbench_df.metrics.intervals import wilson
 from robustbench_df.report.content.attacks import worst_at_least_budget
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import disagreements
-from robustbench_df.report.content.words import OPTIMISTIC, PARTS, counted, listed
+from robustbench_df.report.content.words import OPTIMISTIC, PARTS, counted, listed, said, threat
 from robustbench_df.report.document import Alert, Severity
 
 ORDER = ("fail", "warn", "info")
@@ -85,17 +85,21 @@ def _files(facts: Facts) -> Iterator[Alert]:
 
 
 def _checks(facts: Facts) -> Iterator[Alert]:
-    """Failed and warned checks: those of one kind together, since they say the same of several detectors."""
+    """Failed and warned checks, those of what ships first; of one kind together, saying what the first one's saw."""
+    shipped = f"ensemble · {facts.shipped.phase}" if facts.shipped else ""
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     for name, checks in facts.material.checks.items():
         for check in checks:
             if check["status"] in ("fail", "warn"):
                 kind = (str(check["status"]), str(check["id"]))
                 found.setdefault(kind, []).append((name, str(check["detail"]), str(check.get("remedy", ""))))
-    for (status, id), seen in found.items():
-        names = listed(list(dict.fromkeys(name for name, _, _ in seen)))
-        _, detail, remedy = seen[0]
-        text = f"{names}. {_ended(detail)} {_ended(remedy)}"
+    for seen in found.values():
+        seen.sort(key=lambda one: one[0] != shipped)
+    for (status, id), seen in sorted(found.items(), key=lambda item: item[1][0][0] != shipped):
+        first, detail, remedy = seen[0]
+        others = [name for name in dict.fromkeys(name for name, _, _ in seen) if name != first]
+        also = f" Also: {listed(others)}." if others else ""
+        text = f"{first}: {_ended(detail)} {_ended(remedy)}{also}"
         yield Alert(status, f"Attack check: {id}", text, "checks-table")  # type: ignore[arg-type]
 
 
@@ -112,13 +116,26 @@ def _numbers(facts: Facts) -> Iterator[Alert]:
         yield Alert("warn", f"Judged on {counted(len(shipped.labels), 'image')} only", text, "detectors-table")
     worst = worst_at_least_budget(facts)
     if worst is not None and (worst.accuracy.high or 1.0) < 0.5:
-        text = f"{worst.cell.attack} leaves less than a coin would. Do not use it where somebody may attack it."
+        text = (
+            f"Under {worst.cell.attack}, {threat(worst.cell.norm, worst.cell.eps)}, {said(worst.accuracy)} are still "
+            "right: a coin does better. Do not use it where somebody may attack it."
+        )
         yield Alert("fail", "No defence against an attacker", text, "attacks-table")
-    explained = facts.material.explained
-    insane = [str(d["model"]) for d in (explained or {}).get("detectors", ()) if not d["sanity"]["passed"]]
+    yield from _maps(facts)
+
+
+def _maps(facts: Facts) -> Iterator[Alert]:
+    """Say which maps must not be read as reasons."""
+    detectors = (facts.material.explained or {}).get("detectors", ())
+    insane = [str(d["model"]) for d in detectors if not d["sanity"]["passed"]]
     if insane:
         text = f"{listed(insane)}: the map hardly depends on what the network has learnt. Do not read it as a reason."
         yield Alert("warn", "Maps that prove nothing", text, "trust-table")
+    lows = {str(d["model"]): d["faithfulness"]["low"] for d in detectors}
+    unfaithful = [name for name, low in lows.items() if low is None or not low > 0]
+    if unfaithful:
+        text = f"{listed(unfaithful)}: where the map is hot is not shown to matter more for the verdict than elsewhere."
+        yield Alert("warn", "Maps that may mislead", text, "trust-table")
 
 
 def _missing(facts: Facts) -> Iterator[Alert]:

@@ -32,7 +32,7 @@ def attacks_section(facts: Facts) -> Piece:
         command = facts.material.command("attack --suite standard --eps 8/255")
         tables.append(Text(f"Not run. Make it with: {command}"))
     tabs = [
-        Tab("Accuracy over ε", [*_overview(facts), *(curve for _, curve in curves)]),
+        Tab("Accuracy over ε", [*_overview(facts), *_by_detector(curves)]),
         Tab("Every attack", [*tables, *_one_step(facts), *_parts(facts)]),
         Tab("Transfer", transfer(facts)),
         Tab("Checks", checks(facts)),
@@ -112,6 +112,14 @@ def _curves(facts: Facts) -> list[tuple[Pair, Curves]]:
                 if rows:
                     key = f"over-eps-{facts.keys[model]}-{phase}" + (f"-{norm}" if norm != norms[0] else "")
                     found.append(((model, phase), _curve(key, model, phase, norm, rows)))
+    return found
+
+
+def _by_detector(curves: Sequence[tuple[Pair, Curves]]) -> list[Block]:
+    """Put each detector's figures under its name, so that before stands beside after."""
+    found: list[Block] = []
+    for model in dict.fromkeys(model for (model, _), _ in curves):
+        found += [Text(model, head=True), *(curve for pair, curve in curves if pair[0] == model)]
     return found
 
 

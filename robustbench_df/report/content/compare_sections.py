@@ -19,7 +19,7 @@ from robustbench_df.report.content.comparable import (
 from robustbench_df.report.content.evaluation import roc_of
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.pieces import Tab, tabbed
-from robustbench_df.report.content.reproduce import settings_of
+from robustbench_df.report.content.reproduce import default_settings, settings_of
 from robustbench_df.report.content.words import SYMBOLS, counted, defined, difference, keys_of, said
 from robustbench_df.report.document import (
     Block,
@@ -217,9 +217,10 @@ def differ(all_facts: Mapping[str, Facts]) -> Section:
     """Commands, and settings that are not the same in all runs."""
     keys = keys_of(all_facts)
     settings = {name: dict(settings_of(facts.material.config)) for name, facts in all_facts.items()}
+    default = default_settings()
     rows: list[Mapping[str, Cell]] = []
     for key in sorted({key for own in settings.values() for key in own}):
-        values = {name: own.get(key, "") for name, own in settings.items()}
+        values = {name: own.get(key, default.get(key, "")) for name, own in settings.items()}
         if len(set(values.values())) > 1:
             rows.append({"key": key, **{keys[name]: value for name, value in values.items()}})
     columns = [Column("key", "Setting"), *(Column(keys[name], name) for name in all_facts)]

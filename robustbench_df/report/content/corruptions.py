@@ -35,7 +35,9 @@ def corruptions_section(facts: Facts) -> Piece:
         "ranking failed."
     )
     shown = _mapped(facts, pairs)
-    heats: list[Block] = [heat for pair in shown for heat in _heats(facts, pair)]
+    heats: list[Block] = []
+    for pair in shown:
+        heats += [Text(label_of(*pair), head=True), *_heats(facts, pair)]
     if len(shown) < len(pairs):
         left = ", ".join(label_of(*pair) for pair in pairs if pair not in shown)
         heats.append(Text(f"Not drawn, to keep the page small: {left}. The table beside this has their means."))
@@ -116,7 +118,7 @@ def _heats(facts: Facts, pair: Pair) -> list[Heat]:
         heats.append(
             Heat(
                 id=f"severity-{label.lower()}-{facts.keys[pair[0]]}-{pair[1]}",
-                title=f"{label} of {label_of(*pair)} by severity",
+                title=f"{label[0].upper()}{label[1:]} of {label_of(*pair)} by severity",
                 alt=f"{label} by corruption and severity"
                 + (f"; the lowest is {lowest:.1%}." if lowest is not None else ""),
                 rows=names,

@@ -40,9 +40,11 @@ def evaluation(facts: Facts) -> tuple[list[Tab], Exports]:
         own = {phase: facts.subjects[model, phase] for phase in PHASES if (model, phase) in facts.subjects}
         key = facts.keys[model]
         both = {label_of(model, phase): subject for phase, subject in own.items()}
-        each.append(roc_of(f"roc-{key}", f"ROC of {model}", both))
-        for phase, subject in own.items():
-            each += [_confusion(f"confusion-{key}-{phase}", subject), _histogram(f"scores-{key}-{phase}", subject)]
+        # Before beside after: the verdicts in the row of the ROC, the scores below them.
+        each += [Text(model, head=True), roc_of(f"roc-{key}", f"ROC of {model}", both)]
+        each += [_confusion(f"confusion-{key}-{phase}", subject) for phase, subject in own.items()]
+        each += [_histogram(f"scores-{key}-{phase}", subject) for phase, subject in own.items()]
+        for phase in own:
             exports[f"{key}_{phase}_evaluation"] = [f"confusion-{key}-{phase}", f"roc-{key}", f"scores-{key}-{phase}"]
     calibrated: list[Block] = [
         _reliability(phase, _of_phase(facts, phase)) for phase in PHASES if _of_phase(facts, phase)

@@ -70,4 +70,6 @@ def families(facts: Facts, pair: Pair) -> list[Family]:
 def worst_family(facts: Facts, pair: Pair) -> str:
     """Say under which family a detector does worst, for the verdict; empty where nothing was run."""
     found = families(facts, pair)
-    return f"of the corruptions, {found[0].name} hurts it most and leaves {said(found[0].accuracy)}" if found else ""
+    return (
+        f"of the corruptions, {found[0].name} hurts it most and leaves {said(found[0].accuracy)} right" if found else ""
+    )

@@ -54,6 +54,7 @@ def document_of(run: Path) -> Document:
         pictures={key: data for piece in pieces for key, data in sorted(piece.pictures.items())},
         provenance=dict(facts.material.provenance),
         exports=composed(facts, pieces),
+        exhibits=[block for piece in pieces for block in piece.exhibits],
     )
     return rounded(document)
 

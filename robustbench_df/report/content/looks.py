@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed
+from robustbench_df.report.content.pieces import ACROSS, Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed
 from robustbench_df.report.content.words import LABELS, bounded, defined, label_of
-from robustbench_df.report.document import Block, Cell, Column, Estimate, Gallery, Table, Text
+from robustbench_df.report.document import Cell, Column, Estimate, Gallery, Table, Text
 
 STATES = {
     "right": "images that the ensemble calls rightly",
@@ -17,6 +18,9 @@ STATES = {
     "attacked": "attacked images",
     "corrupted": "corrupted images",
 }
+
+FIGURE_ROOM = 4_000_000
+"""Bytes of pictures for figures as files, which need not be as small as a page."""
 
 
 def looks_section(facts: Facts) -> Piece:
@@ -31,13 +35,27 @@ def looks_section(facts: Facts) -> Piece:
         f"Maps ({found['cam']}) of what each verdict rests on, laid over the image: grey is cold, bright is hot. "
         "A map is a hint and no proof; the table says what each one is worth."
     )
-    block: list[Block] = [_trust(found)]
-    exports: dict[str, list[str]] = {}
-    for model in dict.fromkeys(str(detector["model"]) for detector in found["detectors"]):
-        if galleries:
-            # The gallery shows all detectors side by side: it is each one's.
-            exports[f"{facts.keys[model]}_gradcam"] = [galleries[0].id]
-    return Piece(tabbed("looks", "Where it looks", lead, [Tab("", [*galleries, *block])]), shelf.pictures, exports)
+    own = {f"{facts.keys[model]}_gradcam": gallery for model, gallery in _alone(facts, found, shelf)}
+    section = tabbed("looks", "Where it looks", lead, [Tab("", [*galleries, _trust(found)])])
+    return Piece(section, shelf.pictures, {name: [gallery.id] for name, gallery in own.items()}, list(own.values()))
+
+
+def _alone(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> Iterator[tuple[str, Gallery]]:
+    """Yield each detector with its own maps alone, for a figure: a row per state, image and map in turn."""
+    folder = facts.material.run.file("explain", "pictures")
+    shelf = replace(shelf, room=FIGURE_ROOM)  # shares the pictures: most of these are on the page already
+    for model, phase in dict.fromkeys((str(d["model"]), str(d["phase"])) for d in found["detectors"]):
+        rows: dict[str, list[Shot]] = {}
+        for image in found["images"]:
+            shots = rows.setdefault(str(image["state"]), [])
+            for shown in image["maps"]:
+                if (shown["model"], shown["phase"]) == (model, phase) and len(shots) < ACROSS:
+                    plain = _plain(folder, image)._replace(caption=LABELS[int(image["label"])])
+                    shots += [plain, _map(facts, folder, image, shown)]
+        title = f"Where {label_of(model, phase)} looks ({found['cam']})"
+        note = "Each image beside the map of its verdict; below them the truth and P(fake)."
+        wanted = Rows(f"looks-{facts.keys[model]}", title, (), [*rows.items()], note)
+        yield from ((model, gallery) for gallery in shelf.gallery(wanted))
 
 
 def _galleries(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> list[Gallery]:

@@ -27,11 +27,12 @@ ACROSS = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """A section, its pictures by key, and the blocks that composed figures are made of."""
+    """A section, its pictures by key, the blocks that composed figures are made of, and those not on the page."""
 
     section: Section
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     exports: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    exhibits: Sequence[Block] = ()
 
 
 class Tab(NamedTuple):

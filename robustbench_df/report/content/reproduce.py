@@ -32,7 +32,7 @@ def reproduce_section(facts: Facts) -> Piece:
         columns = [Column("stage", "Stage"), Column("seconds", "Time", "seconds")]
         blocks.append(Table("durations-table", "How long it took", columns, durations))
     settings = [Column("key", "Setting"), Column("value", "Value"), Column("default", "Default")]
-    default = dict(_shown(RunConfig()))
+    default = default_settings()
     title = "Settings that differ from the defaults"
     rows: list[Mapping[str, Cell]] = [
         {"key": key, "value": value, "default": default.get(key, "")} for key, value in settings_of(material.config)
@@ -67,9 +67,14 @@ def _record(facts: Facts) -> Iterator[Mapping[str, Cell]]:
         yield {"what": what, "value": None if value is None else str(value)}
 
 
+def default_settings() -> dict[str, str]:
+    """Return every setting's default by dotted key."""
+    return dict(_shown(RunConfig()))
+
+
 def settings_of(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, value) of the settings that are not the default; of a path only its last part."""
-    default = dict(_shown(RunConfig()))
+    default = default_settings()
     for key, value in _shown(config):
         if default.get(key) != value:
             yield key, value

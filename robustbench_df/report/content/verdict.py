@@ -9,8 +9,11 @@ from robustbench_df.report.content.attacks import after_one_step, worst_at_least
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.families import worst_family
 from robustbench_df.report.content.judging import Subject
-from robustbench_df.report.content.words import PARTS, PHASE, counted, listed, said, threat
+from robustbench_df.report.content.words import PARTS, PHASE, counted, listed, pixels, said, threat
 from robustbench_df.report.document import Alert
+
+SUITES = {"standard": "AutoAttack for two classes", "quick": "FGSM and 20 steps of PGD"}
+"""What the names of suites stand for."""
 
 ALPHA = 0.05
 """A difference with a larger p is not told apart from chance."""
@@ -63,7 +66,7 @@ def _beside(facts: Facts, shipped: Subject) -> str:
     p = f"exact McNemar p = {test.p_value:.2g}"
     if test.p_value >= ALPHA:
         return (
-            f"; on clean images it cannot be told apart from its best member, {best.model} ({accuracy}; {p}), which "
+            f"; its accuracy cannot be told apart from that of its best member, {best.model} ({accuracy}; {p}), which "
             "costs less"
         )
     better = "better" if test.difference > 0 else "worse"
@@ -81,12 +84,11 @@ def _attacked(facts: Facts) -> str:
     if worst is None:
         return _one_step(facts)
     cell = worst.cell
-    budget = threat(cell.norm, cell.eps)
-    who = (
-        f"An attacker who may change every pixel by {budget}" if cell.norm == "linf" else f"An attacker within {budget}"
-    )
+    may = f"who may change every pixel by up to {pixels(cell.eps)}"
+    who = f"An attacker {may if cell.norm == 'linf' else f'within {threat(cell.norm, cell.eps)}'}"
+    how = f"{cell.attack} ({SUITES[cell.attack]})" if cell.attack in SUITES else cell.attack
     n = counted(worst.accuracy.n or 0, "image")
-    return f"{who} leaves {said(worst.accuracy)} of {n} right ({cell.attack}; {said(worst.clean)} when clean)"
+    return f"{who} leaves {said(worst.accuracy)} of {n} right, {said(worst.clean)} when clean, with {how}"
 
 
 def _one_step(facts: Facts) -> str:

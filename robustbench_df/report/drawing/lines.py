@@ -95,7 +95,8 @@ def _x_axis(axes: Axes, figure: Curves) -> None:
     elif 1 < len(x) <= FEW and np.diff(x).min() > 0.07 * np.ptp(x):
         axes.set_xticks(x, [f"{value:g}" for value in x])
     else:
-        axes.locator_params(axis="x", nbins=6)
+        whole = len(x) > 2 and bool((x == np.round(x)).all())  # epochs: there is no half of one
+        axes.locator_params(axis="x", nbins=6, integer=whole)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if len(x) > 1:
         room = 0.03 * np.ptp(x) if len(x) <= FEW and not log else 0
