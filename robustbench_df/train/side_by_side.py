@@ -86,9 +86,10 @@ def fit_all(
         return
     waiting = deque(tasks)
     heard: SimpleQueue[tuple[_Worker, str, tuple[Any, ...]]] = SimpleQueue()
-    workers = [_Worker(list(splits), heard, reporter.beside()) for _ in range(min(at_once, len(tasks)))]
+    workers = [_Worker(heard, reporter.beside()) for _ in range(min(at_once, len(tasks)))]
     try:
-        for worker in workers:
+        for worker in workers:  # all of them are starting by now
+            worker.send(list(splits))
             worker.take(waiting)
         while any(worker.job for worker in workers):
             worker, name, arguments = heard.get()
@@ -116,7 +117,7 @@ def fit_all(
 class _Worker:
     """A process of `robustbench_df.train.worker` and the thread that listens to it."""
 
-    def __init__(self, splits: list[Split], heard: SimpleQueue[Any], reporter: Reporter) -> None:
+    def __init__(self, heard: SimpleQueue[Any], reporter: Reporter) -> None:
         self.reporter = reporter
         self.job: Job | None = None
         self._since = 0.0
@@ -124,9 +125,12 @@ class _Worker:
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "robustbench_df.train.worker"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for this process, which sees to the others
         )
-        self._send(splits)
         self._listener = threading.Thread(target=self._listen, args=(heard,), daemon=True)
         self._listener.start()
 
@@ -136,7 +140,7 @@ class _Worker:
         if waiting:
             task = waiting.popleft()
             self.job, self._since = task[0], time.perf_counter()
-            self._send(task)
+            self.send(task)
 
     @property
     def seconds(self) -> float:
@@ -153,7 +157,8 @@ class _Worker:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _send(self, value: Any) -> None:
+    def send(self, value: Any) -> None:
+        """Hand the process what it waits for: the splits first, then tasks."""
         with contextlib.suppress(OSError):  # gone: the listener notices
             send(value, cast(BinaryIO, self._process.stdin))
 

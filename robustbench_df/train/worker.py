@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-import signal
 import sys
 import warnings
 from functools import partial
@@ -42,13 +41,12 @@ class _Pickler(pickle.Pickler):
 
 def main() -> None:
     """Read the splits, then jobs until there are no more; train each and say how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that started us sees to it
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no event
     try:
         serve(sys.stdin.buffer, channel)
-    except BrokenPipeError:
-        os._exit(1)  # nobody listens any more: no traceback, nothing to be flushed
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        os._exit(1)  # nobody listens, or speaks, any more: no traceback, nothing to be flushed
 
 
 def serve(source: BinaryIO, channel: BinaryIO) -> None:

@@ -102,12 +102,15 @@ def test_an_error_in_one_is_raised_and_ends_all(splits: list[Split], monkeypatch
     ended = []
 
     class Failing(side_by_side._Worker):
-        def __init__(self, _: list[Split], heard: SimpleQueue[Any], reporter: Reporter) -> None:
+        def __init__(self, heard: SimpleQueue[Any], reporter: Reporter) -> None:
             self.reporter, self.job, self._heard, self._since = reporter, None, heard, 0.0
 
         def take(self, waiting: deque[Task]) -> None:
             self.job = waiting.popleft()[0]
             self._heard.put((self, FAILED, (TrainError(f"fold {self.job.fold}"),)))
+
+        def send(self, value: Any) -> None:
+            pass
 
         def end(self) -> None:
             ended.append(self.job)
