@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -19,17 +19,28 @@ from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
 
 
-def scores_of(run: Run, cells: Sequence[CorruptionCell]) -> dict[Key, Score]:
-    """Score every cell; the clean one of each detector must be among them."""
+@dataclass(frozen=True)
+class Read:
+    """What a table says of a cell: its score, how it was made, and the part its images are of."""
+
+    score: Score
+    notes: Mapping[str, Any]
+    part: str
+
+
+def read_cells(run: Run, cells: Sequence[CorruptionCell]) -> dict[CorruptionCell, Read]:
+    """Read and score every cell, once; the clean one of each detector must be among them."""
     pairs = {cell.pair: cell for cell in cells if cell.damage.name == CLEAN}
     clean = {pair: cell.load(run).table for pair, cell in pairs.items()}
     alpha, groups = run.config.ensemble.alpha, _groups(run)
     fitted = {pair: summary.Calibrated(run.decision(*pair), run.band(*pair), alpha) for pair in pairs}
 
-    def scored(cell: CorruptionCell) -> Score:
-        return summary.score(cell.load(run).table, fitted[cell.pair], clean[cell.pair], groups)
+    def read(cell: CorruptionCell) -> Read:
+        found = cell.load(run)
+        scored = summary.score(found.table, fitted[cell.pair], clean[cell.pair], groups)
+        return Read(scored, found.notes, str(found.table["part"].iloc[0]))
 
-    return {_key(cell): scored(cell) for cell in cells}
+    return {cell: read(cell) for cell in cells}
 
 
 def _groups(run: Run) -> dict[str, str]:
@@ -71,24 +82,23 @@ def _no_nan(value: Any) -> Any:
 
 def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> dict[str, Any]:
     """Everything the tables show, and every cell, as plain values; undefined is null."""
-    scores = scores_of(run, cells)
-    rows = []
-    for cell in cells:
-        predictions, found = cell.load(run), scores[_key(cell)]
-        rows.append(
-            {
-                **_key(cell)._asdict(),
-                "condition": cell.damage.condition,
-                "part": str(predictions.table["part"].iloc[0]),
-                "accuracy": found.accuracy,
-                "auc": found.auc,
-                "threshold_gap": found.threshold_gap,
-                "uncalibrated_accuracy": found.uncalibrated,
-                "abstention": found.band and asdict(found.band),
-                **{name: predictions.notes.get(name) for name in _NOTES},
-                "file": str(cell.path),
-            }
-        )
+    read = read_cells(run, cells)
+    scores = {_key(cell): found.score for cell, found in read.items()}
+    rows = [
+        {
+            **_key(cell)._asdict(),
+            "condition": cell.damage.condition,
+            "part": found.part,
+            "accuracy": found.score.accuracy,
+            "auc": found.score.auc,
+            "threshold_gap": found.score.threshold_gap,
+            "uncalibrated_accuracy": found.score.uncalibrated,
+            "abstention": found.score.band and asdict(found.score.band),
+            **{name: found.notes.get(name) for name in _NOTES},
+            "file": str(cell.path),
+        }
+        for cell, found in read.items()
+    ]
     base = reference_of(scores, reference)
     errors = [{**e._asdict(), "errors": asdict(e.errors)} for e in summary.errors(scores, base)]
     facts: dict[str, Any] = _no_nan(
@@ -108,10 +118,11 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
 
 def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> None:
     """Print a table per detector, the worst corruption first, then the errors against the reference."""
-    scores = scores_of(run, cells)
+    read = read_cells(run, cells)
+    scores = {_key(cell): found.score for cell, found in read.items()}
     found = summary.errors(scores, reference_of(scores, reference))
     rows = summary.rows(scores)
-    part = str(cells[0].load(run).table["part"].iloc[0])
+    part = read[cells[0]].part
     shipped = ("ensemble", run.shipped["phase"])
     for pair in summary.detectors(scores):
         clean = scores[Key(*pair, CLEAN, 0)]
@@ -122,7 +133,7 @@ def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str 
     for line in _words(severities, run.config.ensemble.alpha):
         out.print(Text(line))
     _print_errors(found, summary.counted(scores), severities)
-    for line in _made(run, cells):
+    for line in _made(read):
         out.print(Text(line))
     out.print(Text(f"Cells: {run.file('corruptions')}"))
 
@@ -184,11 +195,11 @@ def _percent(value: float) -> str:
     return "undefined" if value != value else f"{value:.1%}"
 
 
-def _made(run: Run, cells: Sequence[CorruptionCell]) -> list[str]:
-    """Say in which precision the cells were computed, and what that took."""
-    notes = {cell: cell.load(run).notes for cell in cells}
+def _made(read: Mapping[CorruptionCell, Read]) -> list[str]:
+    """Say with what the cells were made, in which precision, and what that took."""
+    notes = {cell: own.notes for cell, own in read.items()}
     found: dict[str, list[str]] = {}
-    for pair in dict.fromkeys(cell.pair for cell in cells):
+    for pair in dict.fromkeys(cell.pair for cell in notes):
         used = {
             str(own.get("precision", "fp32"))
             for cell, own in notes.items()
@@ -198,9 +209,12 @@ def _made(run: Run, cells: Sequence[CorruptionCell]) -> list[str]:
     corrupting = {cell.damage: float(own["corrupting_seconds"]) for cell, own in notes.items()}
     forwards = sum(float(own["seconds"]) for own in notes.values())
     said = "; ".join(f"{how} {', '.join(names)}" for how, names in found.items())
+    constants = sorted({str(own["constants"]) for own in notes.values() if own.get("constants")})
+    seeds = sorted({str(own.get("seed")) for own in notes.values()})
     return [
+        f"Constants: {'; '.join(constants) or 'none'}. Seed {', '.join(seeds)}.",
         f"Precision: {said}; clean images always fp32. Computing took {forwards:.0f} s in forwards and "
-        f"{sum(corrupting.values()):.0f} s to corrupt."
+        f"{sum(corrupting.values()):.0f} s to corrupt.",
     ]
 
 
