@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robustbench_df.cli import main
@@ -61,6 +62,29 @@ def test_every_title_says_before_or_after_calibration(rdf: Rdf) -> None:
     assert "before calibration, fitted on clean images" in " ".join(out.split())
 
 
+def test_it_says_how_the_cells_were_made(rdf: Rdf) -> None:
+    _, out, err = rdf("corrupt", *FEW, "--precision", "fp32", "--seed", "3")
+    assert "cells in" in err
+    assert "outside the forwards" in err
+    words = " ".join(out.split())
+    assert "Constants: cifar. Seed 3." in words
+    assert "Precision: fp32 mlp base, ensemble" in words
+
+
+def test_where_images_have_groups_whole_groups_are_drawn(place: Path, rdf: Rdf) -> None:
+    file = place / "runs" / "one" / "images.parquet"
+    known = pd.read_parquet(file)
+    try:
+        known.assign(group=[f"g{k % 9}" for k in range(len(known))]).to_parquet(file, index=False)
+        facts = json.loads(rdf("corrupt", *FEW, "--json")[1])
+    finally:
+        known.to_parquet(file, index=False)
+    methods = {cell[name]["method"] for cell in facts["cells"] for name in ("accuracy", "auc")}
+    assert "cluster bootstrap" in methods
+    assert "delong" not in methods
+    assert {row["accuracy"]["method"] for row in facts["rows"]} <= {"cluster bootstrap", "wilson"}
+
+
 def test_json_holds_every_cell_and_the_errors_against_the_reference(rdf: Rdf) -> None:
     code, out, err = rdf("corrupt", *FEW, "--reference", "ensemble", "--json")
     assert code == 0, err
@@ -78,6 +102,23 @@ def test_json_holds_every_cell_and_the_errors_against_the_reference(rdf: Rdf) ->
     assert own["errors"]["mce"] in (None, pytest.approx(1))
     accuracies = [row["accuracy"]["value"] for row in facts["rows"]]
     assert accuracies == sorted(accuracies)
+
+
+FGSM = ("attack", "--attack", "fgsm", "--suite", "none", "--eps", "0.05", "--n", "12", "--checks", "none", "--quiet")
+
+
+@pytest.mark.parametrize("command", [("corrupt", *FEW, "--quiet"), FGSM], ids=["corrupt", "attack"])
+def test_a_run_made_in_spite_of_the_audit_is_marked(place: Path, rdf: Rdf, command: tuple[str, ...]) -> None:
+    said = "in spite of a failing audit (label-conflicts)"
+    assert said not in rdf(*command)[1]
+    path = place / "runs" / "one" / "provenance.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"audit": {"found": "1 fail", "allowed": ["label-conflicts"]}}))
+    try:
+        assert said in " ".join(rdf(*command)[1].split())
+        assert json.loads(rdf(*command, "--json")[1])["allowed_findings"] == ["label-conflicts"]
+    finally:
+        path.write_text(before)
 
 
 def test_a_run_without_a_band_says_not_run(place: Path, rdf: Rdf) -> None:
