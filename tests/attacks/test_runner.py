@@ -13,6 +13,7 @@ from robustbench_df.attacks.runner import run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY, NORMS
 from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.models.detector import Detector
 from tests.attacks.detectors import Linear, Small, images, labels_of
 
 
@@ -229,3 +230,21 @@ def test_momentum_and_restarts_change_the_path_and_never_weaken_it() -> None:
     moved = run_attack(detector, x, y, AttackSpec(name="pgd", eps=0.02, steps=3, momentum=0.9, early_stop=False))
     still = run_attack(detector, x, y, AttackSpec(name="pgd", eps=0.02, steps=3, early_stop=False))
     assert not torch.equal(moved.x_adv, still.x_adv)
+
+
+def test_a_detector_of_ours_is_asked_in_the_layout_that_is_fast_and_anyone_elses_as_it_is() -> None:
+    seen: list[bool] = []
+
+    class Layout(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    x = images(6)
+    y, spec = labels_of(Linear(), x), AttackSpec(name="pgd", eps=0.001, steps=2)
+    plain = run_attack(Layout(), x, y, spec)
+    assert not any(seen)
+    seen.clear()
+    ours = run_attack(Detector(Layout(), mean=(0, 0, 0), std=(1, 1, 1)), x, y, spec)
+    assert all(seen)
+    torch.testing.assert_close(ours.x_adv, plain.x_adv)
