@@ -111,8 +111,9 @@ def test_without_noise_the_seed_does_not_matter(name: str) -> None:
     assert torch.equal(corrupt(x, name, 5, seed=1, ids=torch.tensor([1, 2])), corrupt(x, name, 5, seed=2))
 
 
-@pytest.mark.parametrize("constants", ["cifar", "imagenet"])
-@pytest.mark.parametrize(("n", "side"), [(60, 32), (6, 224)])
+@pytest.mark.parametrize(
+    ("constants", "n", "side"), [("cifar", 60, 32), ("imagenet", 60, 32), ("cifar", 2, 224), ("imagenet", 6, 224)]
+)
 @pytest.mark.parametrize("name", BENCHMARK)
 def test_each_severity_is_worse_than_the_last(name: str, constants: str, n: int, side: int) -> None:
     x, corruption = floats(n, side, side), CORRUPTIONS[name]
