@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def attack_external(
     rate: float | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Attack a detector by its answers; returns the numbers, which are also written beside the log of answers.
+    """Attack a detector by its answers; returns the numbers, which also join those of former calls beside the log.
 
     Answers are logged as they come: a stopped attack started again asks only what it has not asked yet.
 
@@ -76,8 +77,20 @@ def attack_external(
             rows.append(_transfer(run, detector, x, y, ids, eps, plan))
     facts = {"detector": address, "images": len(index), "asked": detector.asked, "served": detector.served}
     facts |= {"log": str(folder / "answers.jsonl"), "attacks": rows}
-    write_json(folder / "result.json", facts)
+    write_json(folder / "result.json", {**facts, "attacks": [*_other(folder / "result.json", rows), *rows]})
     return facts
+
+
+def _other(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what former calls found by other attacks or at other budgets: the newest result of each is kept."""
+    if not path.exists():
+        return []
+    now = {(row["attack"], row["threat"]) for row in rows}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["attacks"]
+        return [row for row in before if (row["attack"], row["threat"]) not in now]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"'{path}' is damaged ({error}); delete it and attack again") from error
 
 
 def _run(path: Path | None, *, needed: bool) -> Run | None:

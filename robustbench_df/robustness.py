@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -247,17 +247,11 @@ def _attack_group(
     first = cells[0]
     title = f"{first.model} · {first.phase} · {first.attack_name} {', '.join(str(c.threat) for c in cells)}"
     reporter.start(title, sum(len(w.index) for w in work))
-    tables: list[list[pd.DataFrame]] = [[] for _ in cells]
     started = time.perf_counter()
-    for some in work:
-        for begin in range(0, len(some.index), LOADED):
-            index = some.index[begin : begin + LOADED]
-            for k, found in enumerate(_attack(cells, some.detector, *tensors(images, index, plan), plan)):
-                tables[k].append(_rows(cells[k], found, images, index, some))
-            reporter.advance(len(index))
+    tables = attack_images(cells, work, images, plan, reporter.advance)
     seconds = (time.perf_counter() - started) / len(cells)
     reporter.finish()
-    for cell, parts in zip(cells, tables, strict=True):
+    for cell, table in zip(cells, tables, strict=True):
         notes = {
             "attack": cell.attack_name,
             "attacks": [spec.model_dump(mode="json") for spec in cell.specs()],
@@ -266,7 +260,30 @@ def _attack_group(
             "seed": plan.seed,
             "seconds": round(seconds, 3),
         }
-        Predictions(pd.concat(parts, ignore_index=True), run.fingerprint, notes).save(cell.path)
+        Predictions(table, run.fingerprint, notes).save(cell.path)
+
+
+def attack_images(
+    cells: list[Cell], work: Sequence[Work], images: ImageSet, plan: AttackPlan, advance: Callable[[int], None]
+) -> list[pd.DataFrame]:
+    """Attack the images of all ``work``, `LOADED` at a time; returns a table per cell, with a row per image.
+
+    The cells are of one detector and one attack, at several budgets. ``advance`` is told how many images are done.
+    """
+    tables: list[list[pd.DataFrame]] = [[] for _ in cells]
+    for some in work:
+        for begin in range(0, len(some.index), LOADED):
+            index = some.index[begin : begin + LOADED]
+            for table, rows in zip(tables, _attack_part(cells, some, images, index, plan), strict=True):
+                table.append(rows)
+            advance(len(index))
+    return [pd.concat(parts, ignore_index=True) for parts in tables]
+
+
+def _attack_part(cells: list[Cell], some: Work, images: ImageSet, index: Index, plan: AttackPlan) -> list[pd.DataFrame]:
+    """Attack a few images; what outlives the call is a row of numbers each, never an image."""
+    found = _attack(cells, some.detector, *tensors(images, index, plan), plan)
+    return [_rows(cell, one, images, index, some) for cell, one in zip(cells, found, strict=True)]
 
 
 def tensors(images: ImageSet, index: Index, plan: AttackPlan) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.suite import run_suite
 from robustbench_df.attacks.summary import robust
 from robustbench_df.attacks.transfer import right_on, transfer_matrix
+from robustbench_df.errors import RunError
 from robustbench_df.robustness import AttackPlan, Cell, choose_part, deployed, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
@@ -45,27 +47,58 @@ AMPLIFIED = 10
 def examine(
     run: Run, cells: Sequence[Cell], plan: AttackPlan, which: str, reporter: Reporter
 ) -> dict[str, list[dict[str, Any]]]:
-    """Check detectors (``shipped``, ``all`` or ``none``) and what the cells say of each other; kept in the run."""
+    """Check detectors (``shipped``, ``all`` or ``none``) and what the cells say of each other.
+
+    Returns what was found now. The run keeps it beside what was found before: of the same check, the newest outcome.
+
+    Raises:
+        RunError: the run's file of checks is damaged.
+    """
     if which == "none" or not max(plan.epsilons):
         return {}  # without a budget there was no attack to believe or not
     images, part = run.images(), choose_part(run, plan.part)
     found: dict[str, list[dict[str, Any]]] = {}
     pairs = list(dict.fromkeys((cell.model, cell.phase) for cell in cells))
     shipped = ("ensemble", run.shipped["phase"])
-    deep = pairs if which == "all" else [shipped] if shipped in pairs else pairs[:1]
+    looked_into = pairs if which == "all" else [shipped] if shipped in pairs else pairs[:1]
     for model, phase in pairs:
         own = [cell for cell in cells if (cell.model, cell.phase) == (model, phase)]
         checks = check_cells(run, own) + check_phases(run, [cell for cell in cells if cell.model == model], phase)
-        if (model, phase) in deep:
+        if (model, phase) in looked_into:
             work = works(run, model, phase, images, part, plan.model_copy(update={"images": 0}))[0]
             x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
             reporter.start(f"checks · {model} · {phase}", 1, unit="detector")
             eps = max(plan.epsilons)
-            checks += run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed)
+            deep = run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed)
+            checks += [replace(check, about=plan.norm) for check in deep]
             reporter.finish()
         found[f"{model} · {phase}"] = [asdict(check) for check in checks]
-    write_json(run.file("attacks", "checks.json"), found)
+    path = run.file("attacks", "checks.json")
+    write_json(path, _newest(_kept(path), found))
     return found
+
+
+def _kept(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the checks of former calls."""
+    try:
+        kept: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"'{path}' is damaged ({error}); delete it and check again") from error
+
+
+def _newest(
+    before: Mapping[str, list[dict[str, Any]]], now: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Add the checks found now to those of before, which they replace where detector, check and subject agree."""
+
+    def keyed(checks: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(check["id"], check.get("about", "")): check for check in checks}
+
+    names = dict.fromkeys([*before, *now])
+    return {name: list((keyed(before.get(name, [])) | keyed(now.get(name, []))).values()) for name in names}
 
 
 def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
@@ -83,6 +116,7 @@ def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
                     detail=f"{threat}: {robust(one_step).mean():.1%} survive FGSM, {robust(table).mean():.1%} {name}",
                     figures={"fgsm": float(robust(one_step).mean()), name: float(robust(table).mean())},
                     remedy="FGSM says little of this detector: quote the other number",
+                    about=f"{name}, {threat}",
                 )
             )
     for name in dict.fromkeys(name for name, _ in tables):
@@ -97,6 +131,7 @@ def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
                     detail=", ".join(f"{eps:g}: {rates[eps]:.1%}" for eps in sorted(rates)),
                     figures={f"{eps:g}": rate for eps, rate in rates.items()},
                     remedy="a larger budget holds every smaller one: the attack is too weak or its gradient is masked",
+                    about=next(threat.norm for other, threat in tables if other == name),
                 )
             )
     return checks
@@ -122,6 +157,7 @@ def check_phases(run: Run, cells: Sequence[Cell], phase: str) -> list[Check]:
                 f"{name} {before:.1%} → {after:.1%}",
                 figures={"fgsm before": weak_before, "fgsm after": weak_after, "before": before, "after": after},
                 remedy="phase 2 has learnt the attack itself: train with --objective pgd or trades",
+                about=f"{name}, {threat}",
             )
         )
     return checks

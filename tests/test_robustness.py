@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from torch import Tensor, nn
 
+from robustbench_df import robustness
+from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import cumulative, robust, summarise
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.pipeline import train_all
-from robustbench_df.robustness import AttackPlan, attack_run, thin
+from robustbench_df.robustness import AttackPlan, Cell, attack_run, thin
 from robustbench_df.run import Run
 from tests.conftest import learnable_set
 from tests.test_pipeline import settings, write_folder
@@ -48,6 +53,27 @@ def test_every_cell_is_written_once_and_again_only_when_it_is_gone(runs: dict[in
     pd.testing.assert_frame_equal(cells[3].load(run).table, before.table)
     assert before.notes["seconds"] >= 0
     assert before.notes["attacks"][0]["name"] == cells[3].attack_name
+
+
+def test_no_image_outlives_its_part_so_that_memory_stays_flat(
+    runs: dict[int, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    parts: list[int] = []
+    real = robustness._attack
+
+    def watched(cells: list[Cell], detector: nn.Module, x: Tensor, *rest: Any) -> list[Attacked]:
+        assert all(image() is None for image in alive)
+        parts.append(len(x))
+        found = real(cells, detector, x, *rest)
+        alive.extend(weakref.ref(images) for images in (x, *(one.x_adv for one in found)))
+        return found
+
+    monkeypatch.setattr(robustness, "LOADED", 5)
+    monkeypatch.setattr(robustness, "_attack", watched)
+    attack_run(runs[1], PLAN.model_copy(update={"seed": 3, "models": ("mlp",), "phases": ("base",)}))
+    assert max(parts) == 5
+    assert len(parts) >= 6
 
 
 @pytest.mark.parametrize("folds", [1, 2])

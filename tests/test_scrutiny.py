@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from robustbench_df import scrutiny
+from robustbench_df.attacks.checks import Check
 from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.threat import Threat
+from robustbench_df.errors import RunError
 from robustbench_df.pipeline import train_all
 from robustbench_df.robustness import AttackPlan, attack_run
 from robustbench_df.run import Run
@@ -43,6 +46,26 @@ def test_cells_are_compared_and_the_shipped_ensemble_is_checked(run: Run) -> Non
     assert sum(len(checks) for checks in found.values()) > 15  # the deep ones of one detector among them
     assert json.loads(run.file("attacks", "checks.json").read_text()) == json.loads(json.dumps(found))
     assert scrutiny.examine(run, cells, PLAN, "none", Reporter()) == {}
+
+
+def test_checks_of_several_calls_add_up_and_the_newest_counts(run: Run) -> None:
+    path = run.file("attacks", "checks.json")
+    path.unlink(missing_ok=True)
+    plan = PLAN.model_copy(update={"models": ("mlp",)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval mode", "fail", "as if", {})])
+        scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
+        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval mode", "pass", "again", {})])
+        more = plan.model_copy(update={"epsilons": (0.01, 0.05)})
+        scrutiny.examine(run, attack_run(run, more), more, "all", Reporter())
+        kept = json.loads(path.read_text())["mlp · base"]
+        path.write_text("{")
+        with pytest.raises(RunError, match="damaged"):
+            scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
+    path.unlink()
+    assert [check["detail"] for check in kept if check["id"] == "eval mode"] == ["again"]
+    subjects = [check["about"] for check in kept if check["id"] == "one step against many"]
+    assert subjects == [f"pgd, {Threat('linf', eps)}" for eps in (0.02, 0.05, 0.01)]
 
 
 def test_fgsm_far_above_many_steps_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

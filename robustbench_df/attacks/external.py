@@ -150,7 +150,7 @@ class External(nn.Module):
         kept = "; what it answered so far is in the log" if self._log is not None else ""
         times = f"{self._tries} tries" if self._tries > 1 else "1 try"
         raise ModelError(
-            f"{self.name} gave no answer in {times} ({_line(reason)}); see that it runs and start again{kept}"
+            f"{self.name} gave no answer in {times} ({_said(reason)}); see that it runs and start again{kept}"
         ) from reason
 
     def _wait_turn(self) -> None:
@@ -303,6 +303,11 @@ def _append_log(path: Path, found: dict[bytes, float]) -> None:
             file.write(lines.encode())
     except OSError as error:
         raise RunError(f"the log '{path}' cannot be written ({_line(error)}); name another file") from error
+
+
+def _said(reason: Exception | None) -> str:
+    """Why there was no answer; a busy service has said so itself."""
+    return str(reason) if isinstance(reason, _Busy) else _line(reason)
 
 
 def _line(error: BaseException | None) -> str:

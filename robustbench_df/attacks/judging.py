@@ -64,13 +64,17 @@ STILL_FALLING = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check: ``detail`` is one line with the figures, ``remedy`` what to do unless it passed."""
+    """The outcome of one check: ``detail`` is one line with the figures, ``remedy`` what to do unless it passed.
+
+    ``about`` tells several outcomes of the same check of a detector apart: the attack or the threat looked at.
+    """
 
     id: str
     status: Status
     detail: str
     figures: dict[str, float]
     remedy: str = ""
+    about: str = ""
 
 
 def limit(share: float, n: int) -> float:

@@ -62,6 +62,8 @@ def attack(
         raise UsageError(f"--checks takes shipped, all or none, not '{checks}'")
     if phase not in ("base", "final", "both"):
         raise UsageError(f"unknown phase '{phase}'; choose base, final or both")
+    if part not in ("auto", "test", "val", "oof"):
+        raise UsageError(f"--split takes auto, test, val or oof, not '{part}'")
     if detector is None and (rate is not None or source is not None):
         raise UsageError("--rate and --data go with --detector; a run has its own images")
     if detector is not None and (transfer or save_images or models):
@@ -99,8 +101,9 @@ def attack(
         matrix = scrutiny.transfer_of(opened, plan, reporter) if transfer else None
         kept = scrutiny.save_examples(opened, cells, plan, save_images, reporter) if save_images else []
     if as_json:
-        facts: dict[str, Any] = {"run": str(opened.path), "cells": rows_json(opened, cells), "checks": findings}
-        typer.echo(json.dumps({**facts, "transfer": matrix, "images": [str(p) for p in kept]}, indent=2))
+        facts: dict[str, Any] = {"run": str(opened.path), "allowed_findings": list(opened.allowed_findings)}
+        facts |= {"cells": rows_json(opened, cells), "checks": findings, "transfer": matrix}
+        typer.echo(json.dumps({**facts, "images": [str(p) for p in kept]}, indent=2))
         return
     if matrix is not None:
         print_transfer(matrix)
@@ -114,7 +117,9 @@ def _attacks(
 ) -> tuple[Any, ...]:
     """FGSM and the suite; or what is named. ``outside``: a black box, for which nothing named means Square."""
     from robustbench_df.attacks.catalogue import attack_named
+    from robustbench_df.attacks.spec import AttackSpec
     from robustbench_df.attacks.suite import SUITES
+    from robustbench_df.config import validated
     from robustbench_df.errors import UsageError, nearest
 
     if suite is not None and suite != "none" and suite not in SUITES:
@@ -128,9 +133,9 @@ def _attacks(
     chosen: list[Any] = []
     for name in names or []:
         attack_named(name)  # a misspelt name fails before anything is loaded
-        chosen.append({"name": name, **_settings(params, queries)})
+        chosen.append(validated(AttackSpec, {"name": name, **_settings(params, queries)}))
     if not names and not outside:
-        chosen.append({"name": "fgsm"})
+        chosen.append(AttackSpec(name="fgsm"))
     if suite is None and not names and not outside:
         suite = "quick"
     if suite not in (None, "none"):

@@ -72,7 +72,9 @@ def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
         (("--run", "runs/none"), 1, "not a run folder"),
         (("--attack", "pgd", "--param", "stepz=3"), 2, "stepz"),
         (("--attack", "fgsm", "--param", "steps=9"), 2, "fgsm knows no 'steps'"),
+        (("--attack", "pgd", "--param", "steps=x"), 2, "steps: Input should be a valid integer"),
         (("--phase", "bsae"), 2, "base, final or both"),
+        (("--split", "tset"), 2, "--split takes"),
         (("--rate", "5"), 2, "--detector"),
         (("--queries", "5"), 2, "--attack"),
         (("--detector", "python:blackbox:brightness", "--data", "images", "--attack", "fgsm"), 2, "gradient"),
@@ -97,7 +99,9 @@ def test_wrong_usage_is_one_line(
     assert seen.strip().splitlines()[-1].startswith("rdf: ")
 
 
-def test_a_black_box_is_attacked_by_its_answers(place: Path) -> None:
+def test_a_black_box_is_attacked_by_its_answers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--detector", "python:blackbox:brightness", "--data", "images", "--eps", "0.2", "--queries", "30")
     done = rdf("attack", *options, "--n", "10", "--quiet", cwd=place)
     assert done.returncode == 0, done.stderr
@@ -107,6 +111,13 @@ def test_a_black_box_is_attacked_by_its_answers(place: Path) -> None:
     again = json.loads(rdf("attack", *options, "--n", "10", "--quiet", cwd=place).stdout)
     assert again["asked"] == 0  # every answer was in the log
     assert again["attacks"] == facts["attacks"]
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.argv", ["rdf", "attack", *options, "--eps", "0.1", "--n", "10", "--quiet"])
+    with pytest.raises(SystemExit):
+        main()
+    more = json.loads(capsys.readouterr().out)
+    kept = json.loads(Path(place, more["log"]).with_name("result.json").read_text())["attacks"]
+    assert len({(row["attack"], row["threat"]) for row in kept}) == len(kept) == 2 * len(facts["attacks"])
     done = rdf("attack", "--detector", "python:blackbox:wrong", "--data", "images", "--n", "4", cwd=place)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
