@@ -59,13 +59,17 @@ def art_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, s
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
-def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 100, queries: int = 5000) -> Tensor:
     """The published components that make sense for two classes: APGD-CE, FAB, Square, with our suite's settings."""
     from pyautoattack import AutoAttack
 
     adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom")
     adversary.verbose = False
-    adversary.apgd.n_restarts, adversary.fab.n_restarts = 2, 1
+    adversary.apgd.n_restarts, adversary.fab.n_restarts, adversary.square.n_queries = 2, 1, queries
+    apgd = adversary.apgd
+    apgd.n_iter = adversary.fab.n_iter = steps
+    # It reckons the intervals between its checks once, when it is made.
+    apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (max(int(p * steps), 1) for p in (0.22, 0.06, 0.03))
     return adversary.run_standard_evaluation(x, y, batch_size=64)[0]
 
 
