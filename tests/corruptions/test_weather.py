@@ -17,9 +17,7 @@ from robustbench_df.corruptions.blur import gaussian
 from robustbench_df.corruptions.core import SEVERITIES, Draw
 from robustbench_df.corruptions.library import mended_library
 from robustbench_df.errors import UsageError
-from tests.corruptions.helpers import floats, given, psnr
-
-SIZES = [(32, 32), (33, 47), (70, 96)]
+from tests.corruptions.helpers import floats, given
 
 
 def draw(ids, setting=0):
@@ -44,19 +42,6 @@ def run(name, x, severity, constants="cifar", ids=None):
 
 @EACH
 @SETS
-@pytest.mark.parametrize("size", SIZES)
-def test_any_size_keeps_shape_and_type_and_changes_pixels(name, constants, size):
-    x = floats(4, *size)
-    for severity in SEVERITIES:
-        out = run(name, x, severity, constants)
-        assert out.shape == x.shape
-        assert out.dtype == torch.float32
-        assert out.isfinite().all()
-        assert not torch.equal(out, x)
-
-
-@EACH
-@SETS
 def test_alone_in_a_batch_and_in_another_order(name, constants):
     x, ids = floats(6, 33, 47), torch.tensor([5, 900, 2**40, 7, 1, 33])
     for severity in (1, 5):
@@ -72,22 +57,7 @@ def test_another_image_meets_other_weather(name):
     assert len(torch.unique(run(name, x, 5), dim=0)) == 8
 
 
-BY_SIZE = pytest.mark.parametrize(("constants", "size"), [("cifar", 32), ("imagenet", 128)])
-
-
-@BY_SIZE
-@pytest.mark.parametrize(
-    ("name", "severities"),
-    [("fog", (1, 2, 3, 5)), ("fog", (1, 2, 4, 5)), ("snow", SEVERITIES), ("spatter", (1, 2, 3)), ("spatter", (4, 5))],
-)
-def test_each_severity_is_farther_from_the_image(name, severities, constants, size):
-    """Spatter 1 to 3 is water, which adds light, 4 and 5 mud, which hides; ImageNet-C's fog 4 is 3, only rougher."""
-    x = floats(48, size, size)
-    distances = [psnr(x * 255, run(name, x, severity, constants) * 255) for severity in severities]
-    assert distances == sorted(distances, reverse=True), distances
-
-
-@BY_SIZE
+@pytest.mark.parametrize(("constants", "size"), [("cifar", 32), ("imagenet", 128)])
 def test_each_frost_leaves_less_of_the_image(constants, size):
     """In likeness, not in PSNR: from 3 on the sum is no brighter. 4 is left out: it is 3 with less of it clipped."""
     x = floats(48, size, size)
