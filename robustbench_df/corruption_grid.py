@@ -174,7 +174,8 @@ class _Grid:
         known = self._remembered(cells, pairs) if asked == "auto" else {}
         if known:
             return known
-        if asked != "auto" or n * len({cell.damage for cell in damaged}) < corruption_precision.WORTH:
+        small = n * len({cell.damage for cell in damaged}) < corruption_precision.WORTH
+        if asked != "auto" or small or choose_device(self.plan.device) == "mps":  # as in training, which knows no other
             chosen = "fp32" if asked == "auto" else asked
             return {pair: corruption_precision.given(chosen, (name for name, _ in members[pair])) for pair in pairs}
         self.reporter.start("choosing a precision", n)
