@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_df.attacks.summary import summarise
+from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
 from robustbench_df.metrics.intervals import Interval
 from robustbench_df.robustness import Cell
@@ -103,6 +104,7 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
                 "Detectors have not seen the images they are judged on; the decision is the shipped one, fitted on all."
             )
         )
+    print_allowed(run)
     out.print(Text(f"Cells: {run.file('attacks')}"))
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from robustbench_df.audit.finding import WORST_FIRST, Audit, AuditFinding, Example
 from robustbench_df.cli.console import out
+from robustbench_df.run import Run
 
 _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}
 _EXAMPLES = 3
@@ -41,6 +42,13 @@ def print_audit(audit: Audit) -> None:
         table.add_row(Text(finding.severity, style=style), Text(finding.id), _said(finding))
     out.print(table)
     out.print(Text(audit.said(), style=_STYLES[audit.severity]))
+
+
+def print_allowed(run: Run) -> None:
+    """Say under a run's numbers which failing findings it was trained in spite of; nothing where there are none."""
+    for name in run.allowed_findings:
+        said = f"Trained in spite of a failing audit ({name}): these numbers are not to be trusted, see"
+        out.print(Text(f"{said} {run.file('audit.json')}", style=_STYLES["fail"]))
 
 
 def _said(finding: AuditFinding) -> Text:

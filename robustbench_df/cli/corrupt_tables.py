@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_df import corruption_summary as summary
+from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
 from robustbench_df.corruption_plan import CorruptionCell
 from robustbench_df.corruption_summary import CLEAN, COMMON, DetectorErrors, Key, Row, Score
@@ -104,6 +105,7 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
     facts: dict[str, Any] = _no_nan(
         {
             "run": str(run.path),
+            "allowed_findings": list(run.allowed_findings),
             "reference": " ".join(base),
             "calibration": "after, but for uncalibrated_accuracy",
             "abstention_alpha": run.config.ensemble.alpha,
@@ -135,6 +137,7 @@ def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str 
     _print_errors(found, summary.counted(scores), severities)
     for line in _made(read):
         out.print(Text(line))
+    print_allowed(run)
     out.print(Text(f"Cells: {run.file('corruptions')}"))
 
 

@@ -83,6 +83,7 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from robustbench_df.cli.audit_tables import print_allowed
     from robustbench_df.cli.console import out
 
     shown = explained["images"]
@@ -116,6 +117,7 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
     out.print(Text("blank: maps that are zero everywhere, for nothing in the layer speaks for the verdict."))
     counts = Counter(image["state"] for image in shown)
     out.print(Text("Shown: " + ", ".join(f"{count} {state}" for state, count in counts.items())))
+    print_allowed(run)
     out.print(Text(f"Maps: {run.file('explain', 'explain.json')}   pictures: {run.file('explain', 'pictures')}"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
 from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.metrics.weights import WEIGHTINGS
@@ -174,9 +175,7 @@ def print_summary(run: Run) -> None:
         out.print(Text("Refitted on all labelled images for a submission: no validation number belongs to that one."))
     if without is not None:
         out.print(Text("twins: images of the given test part that have a copy, exact or near, outside it."))
-    for name in run.allowed_findings:
-        said = f"Trained in spite of a failing audit ({name}): these numbers are not to be trusted, see"
-        out.print(Text(f"{said} {run.file('audit.json')}", style="bold red"))
+    print_allowed(run)
     findings = run.read_json("findings.json")["findings"]
     if findings:
         out.print(Text(f"{len(findings)} findings in the data: {run.file('findings.json')}", style="yellow"))
