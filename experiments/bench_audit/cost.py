@@ -21,8 +21,7 @@ from PIL import Image
 import robustbench_df as rdf
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.duplicates import duplicate_findings
-from robustbench_df.audit.hashing import VIEWS
-from robustbench_df.audit.neighbours import candidates
+from robustbench_df.audit.neighbours import bands, candidates
 from robustbench_df.audit.shortcuts import shortcuts
 
 
@@ -34,8 +33,7 @@ def costs(config: dict[str, Any], data: Path | None) -> Iterator[dict[str, Any]]
             write_archive(archive, [data / name for name in config["archives"]], config["images"])
             child("load", str(archive))  # decodes into the cache, which is not the audit's time
             yield child("audit", str(archive))
-    for n in config["hashes"]:
-        yield child("hashes", str(n))
+    yield child("hashes", str(config["views"]), *map(str, config["hashes"]))
 
 
 def write_archive(path: Path, sources: list[Path], n: int) -> None:
@@ -68,14 +66,36 @@ def timed(row: dict[str, Any], name: str) -> Iterator[None]:
     row[f"{name} cpu s"] = round(time.process_time() - cpu, 2)
 
 
+def growth(views: int, sizes: list[int]) -> dict[str, Any]:
+    """Search among rising numbers of random hashes, so many views of each and their flips, and fit the exponents."""
+    rows: list[dict[str, Any]] = []
+    for n in sizes:
+        row: dict[str, Any] = {"n": n}
+        hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
+        with timed(row, "search"):
+            candidates(hashes, hashes[0], same=True)
+        row["look-ups"] = (2 * views + 2) * n * len(bands(n))
+        row["ns per look-up"] = round(row["search cpu s"] * 1e9 / row["look-ups"], 2)
+        row["n log2 n"] = n * math.log2(n)
+        row["ns per n log2 n"] = round(row["search cpu s"] * 1e9 / row["n log2 n"])
+        rows.append(row | {"peak MiB": peak()})
+        print(rows[-1], file=sys.stderr)
+    logs = {name: np.log([row[name] for row in rows]) for name in ("n", "search cpu s", "look-ups", "n log2 n")}
+    fitted = {f"exponent of {k}": round(float(np.polyfit(logs["n"], v, 1)[0]), 3) for k, v in logs.items() if k != "n"}
+    return {"views": views, "sizes": rows, **fitted}
+
+
+def peak() -> int:
+    """This process's peak of memory in MiB; getrusage's is also that of the process this one was forked from."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) // 1024
+
+
 def main(what: str, *arguments: str) -> None:
     row: dict[str, Any] = {"what": what}
     if what == "hashes":
-        n = int(arguments[0])
-        hashes = np.random.default_rng(0).integers(0, 2**64, (len(VIEWS), n), dtype=np.uint64)
-        with timed(row, "search"):
-            candidates(hashes, hashes[0], same=True)
-        row |= {"n": n, "ns per n log2 n": round(row["search cpu s"] * 1e9 / (n * math.log2(n)), 1)}
+        views, *sizes = map(int, arguments)
+        row |= growth(views, sizes)
     else:
         with timed(row, "load"):
             images = rdf.load_images(arguments[0])
@@ -86,9 +106,7 @@ def main(what: str, *arguments: str) -> None:
             row |= {f.id: f.detail for f in duplicate_findings(images, found)}
         with timed(row, "shortcuts"):
             row |= {f.id: f.detail for f in shortcuts(images)}
-    # Not getrusage: its peak is also that of the process this one was forked from.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    row["peak MiB"] = int(status["VmHWM"].split()[0]) // 1024
+    row["peak MiB"] = peak()
     print(json.dumps(row, ensure_ascii=False))
 
 

@@ -105,7 +105,10 @@ def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
         detail = f"no image to judge on: {counts.get('train', 0):,} labelled images, all of them in train"
         return AuditFinding(id="split-size", severity="not run", title=title, detail=detail, figures=figures)
     lines = [f"{part} ({counts[part]:,} images) {_points(detectable_difference(counts[part]))}" for part in judged]
-    detail = f"smallest difference detectable at {ACCURACY:.0%} accuracy with {POWER:.0%} power: {', '.join(lines)}"
+    detail = (
+        f"at an accuracy of {ACCURACY:.0%} a smaller difference than this cannot be told from chance (with {POWER:.0%} "
+        f"power): {', '.join(lines)}"
+    )
     # Test is what is reported; without one, whatever is judged on.
     worst = detectable_difference(counts[judged[0]])
     if worst <= COARSE:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.duplicates import LEAKED
+from robustbench_df.audit.duplicates import LEAKED, given_parts
 from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity, called
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
@@ -31,9 +31,11 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         copies: `find_copies` of that set.
 
     Returns:
-        A ``fail`` where the very same pixels carry both labels, since one of them is wrong, in `LEAKED` of the images;
-        a ``warn`` below that, and where near copies do: a fake made from a real picture of the set looks like that, and
-        so does a wrong label. Near pairs of one declared group are counted as ``declared`` and not held against it.
+        A ``fail`` where the very same pixels carry both labels, since one of them is wrong, in `LEAKED` of the images
+        of any given part: a large train part does not excuse a test part whose labels are wrong. A ``warn`` below that,
+        for a wrong label in a thousand moves no score by a point; and where near copies do: a fake made from a real
+        picture of the set looks like that, and so does a wrong label. Near pairs of one declared group are counted as
+        ``declared`` and not held against it.
     """
     title = "No picture is both real and fake"
     labels = images.labels
@@ -62,7 +64,9 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         f"{len(concerned):,} of {labelled:,} labelled images have a copy with the opposite label: "
         f"{figures['exact_pairs']:,} pixel-identical pairs, {figures['near_pairs']:,} near ones"
     )
-    wrong = len(np.unique(np.concatenate([a[exact], b[exact]]))) / labelled
+    contradicted = np.isin(np.flatnonzero(labels != UNLABELLED), np.concatenate([a[exact], b[exact]]))
+    parts = given_parts(images)[labels != UNLABELLED]
+    wrong = max(float(contradicted[parts == part].mean()) for part in set(parts))
     return AuditFinding(
         id="label-conflicts",
         severity="fail" if wrong >= LEAKED else "warn",

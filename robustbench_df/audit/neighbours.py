@@ -39,9 +39,9 @@ copies, against 10 to 20% for the others)."""
 _ROWS = 1 << 14  # what fits into a core's cache
 _PAIRS = 1 << 14  # thumbnails of so many pairs are held at once: 32 MiB
 _THREADS = min(4, os.cpu_count() or 1)  # beyond, memory is what is waited for
-_SIZE = (1 << 32) - 1  # the lower half of a cell
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-"""2⁶⁴ over the golden ratio: multiplicative hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
+_ONE, _SEVERAL = np.uint64(1), np.uint64(1 << 63)
+_PIECE_BITS = 10  # of the pool, looked up together
+_PIECE = (1 << _PIECE_BITS) - 1
 
 
 class Candidates(NamedTuple):
@@ -68,11 +68,10 @@ def candidates(queries: Hashes, index: Hashes, *, same: bool = False, radius: in
         the radius are found: the further apart, the fewer (see the tests for how many). Each image has at most `CROWD`
         candidates, which still links all that are alike.
     """
-    bits = math.ceil(math.log2(max(64, len(index)))) + 2
-    search = partial(_band, queries, index, same, radius, bits)
+    search = partial(_band, queries, index, same, radius)
     best = np.empty(0, np.uint64)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for packed in pool.map(search, _band_masks(bits)):
+        for packed in pool.map(search, bands(len(index))):
             best = _nearest(np.concatenate([best, packed]))
             if len(best) > 2 * CROWD * queries.shape[1]:
                 best = _closest(best, len(index))
@@ -99,60 +98,121 @@ def confirm(first: Pixels, second: Pixels, found: Candidates) -> tuple[NDArray[n
     return np.concatenate([alike for alike, _ in checked]), np.concatenate([score for _, score in checked])
 
 
-def _band_masks(bits: int) -> list[np.uint64]:
-    """The bits by which each band sorts: ``bits`` of the `_POOL` lowest frequencies, drawn once and for all."""
+def bands(n: int) -> list[np.uint64]:
+    """The bits by which each band sorts ``n`` images: some of the `_POOL` lowest frequencies, drawn once and for all.
+
+    Two more than the logarithm of ``n``, so that at most every fourth bucket holds an image; and half as many bands
+    again. Every view of an image is looked up once in each band, which is O(n log n) in all.
+    """
+    bits = math.ceil(math.log2(max(64, n))) + 2
     rng = np.random.default_rng(np.random.PCG64(0))
     draws = [rng.permutation(_POOL)[:bits] for _ in range(3 * bits // 2)]
     return [np.uint64(sum(1 << int(k) for k in draw)) for draw in draws]
 
 
-def _band(queries: Hashes, index: Hashes, same: bool, radius: int, bits: int, mask: np.uint64) -> Hashes:
+def _band(queries: Hashes, index: Hashes, same: bool, radius: int, mask: np.uint64) -> Hashes:
     """Return the pairs within ``radius`` that share a bucket of one band, packed."""
-    buckets = _Buckets(index, mask, bits)
+    buckets = _Buckets(index, mask)
+    negated = np.array([flip_mask(*flip) for flip in FLIPS])
     found = [np.empty(0, np.uint64)]
-    for view, row in enumerate(queries):
+    for view, hashes in enumerate(queries):
         # Upside down, images are only sought as a whole: no usual augmentation joins that to a crop.
-        for flip, (horizontal, vertical) in enumerate(FLIPS if view == 0 else FLIPS[:2]):
-            negated = flip_mask(horizontal, vertical)
-            for begin in range(0, len(row), _ROWS):
-                hashes = row[begin : begin + _ROWS] ^ negated
-                first, second = buckets.partners(hashes)
-                distance = np.bitwise_count(hashes.take(first) ^ index.take(second))
-                near = np.flatnonzero(distance <= radius)
-                first, second, distance = first[near] + begin, second[near], distance[near]
-                other = ~(same & (first == second))
-                found.append(_pack(first[other], second[other], len(index), flip, distance[other], view))
+        first, second, flip, distance = buckets.near(hashes, negated if view == 0 else negated[:2], radius)
+        other = ~(same & (first == second))
+        found.append(_pack(first[other], second[other], len(index), flip[other], distance[other], view))
     return _nearest(np.concatenate(found))
 
 
 class _Buckets:
-    """The images of an index, sorted by some bits of their hashes."""
+    """The images of an index, sorted by some bits of their hashes, which are the number of their bucket.
 
-    def __init__(self, index: Hashes, mask: np.uint64, bits: int) -> None:
-        self.mask, self.shift = mask, np.uint64(64 - bits)
-        number = self._number(index)
+    A look-up in memory takes the longer the larger the tables are. So most end at `occupied`, a bit for each bucket,
+    which stays in a core's cache for a million images. Of the others only who is there is kept, found by counting the
+    occupied buckets before (rank by words, Jacobson 1989).
+    """
+
+    def __init__(self, index: Hashes, mask: np.uint64) -> None:
+        self.tables = _extraction(mask)
+        number = self.number(index)
         self.order = _sorted(number)
-        size = np.bincount(number.take(self.order), minlength=1 << bits)  # in order, so that memory is walked through
-        self.occupied = size > 0  # an eighth of the cells' memory: it stays in the cache, and most look-ups end here
-        # Start and size side by side: one look-up in memory instead of two.
-        self.cells = (np.cumsum(size) - size) << 32 | size
+        number, self.hashes = number.take(self.order), index.take(self.order)  # from here memory is walked through
+        self.begin = np.flatnonzero(np.diff(number, prepend=-1))
+        self.size = np.diff(self.begin, append=len(index))
+        # The hash of who is alone there; its highest bit says instead that there are several.
+        self.lone = self.hashes.take(self.begin) & ~_SEVERAL | np.where(self.size > 1, _SEVERAL, np.uint64(0))
+        occupied = np.zeros(1 << int(mask).bit_count(), bool)
+        occupied[number] = True
+        self.occupied = np.packbits(occupied, bitorder="little")
+        self.words = self.occupied.view("<u8")
+        count = np.bitwise_count(self.words)
+        self.before = (np.cumsum(count, dtype=np.int64) - count).astype(np.int32)
 
-    def _number(self, hashes: Hashes) -> Index:
-        return ((hashes & self.mask) * _MIX >> self.shift).astype(np.intp)
+    def number(self, hashes: Hashes) -> Index:
+        """Return the bucket of each hash. It is linear: that of ``a ^ b`` is that of ``a`` ^ that of ``b``."""
+        bits = hashes.view(np.intp)
+        out = self.tables[0].take(bits & _PIECE)
+        for k, table in enumerate(self.tables[1:], start=1):
+            out |= table.take(bits >> k * _PIECE_BITS & _PIECE)
+        return out
 
-    def partners(self, hashes: Hashes) -> tuple[Index, Index]:
-        """Return (row of ``hashes``, place in the index) of all that share a bucket, `CROWD` per row at most."""
-        number = self._number(hashes)
-        row = np.flatnonzero(self.occupied.take(number))
-        cell = self.cells.take(number.take(row))
-        low, size = cell >> 32, cell & _SIZE
+    def near(self, hashes: Hashes, negated: Hashes, radius: int) -> tuple[Index, Index, Index, NDArray[np.uint8]]:
+        """Find who shares a bucket with ``hashes[row] ^ negated[flip]`` and is within ``radius`` of it.
+
+        Returns row, place in the index, flip and distance of each such pair.
+        """
+        turned = self.number(negated)
+        found = [np.empty((3, 0), np.intp)]
+        for begin in range(0, len(hashes), _ROWS):
+            chunk = hashes[begin : begin + _ROWS]
+            number = self.number(chunk)
+            for flip in range(len(negated)):
+                row, bucket = self._promising(chunk, negated[flip], number ^ turned[flip], radius)
+                found.append(np.stack([row + begin, bucket, np.full(len(row), flip)]))
+        row, bucket, flip_of = np.concatenate(found, axis=1)
+        which, place = self.partners(row, bucket)
+        sought = hashes.take(row) ^ negated.take(flip_of)
+        distance = np.bitwise_count(sought.take(which) ^ self.hashes.take(place))
+        kept = np.flatnonzero(distance <= radius)
+        which = which.take(kept)
+        return row.take(which), self.order.take(place.take(kept)), flip_of.take(which), distance.take(kept)
+
+    def _promising(self, hashes: Hashes, negated: np.uint64, number: Index, radius: int) -> tuple[Index, Index]:
+        """Rows whose bucket holds one near hash, or several at any distance; and which of the occupied ones it is."""
+        occupied = self.occupied.take(number >> 3) >> (number & 7).astype(np.uint8) & 1
+        row = np.flatnonzero(occupied.view(bool))  # four times as fast as for numbers
+        bucket = self.rank(number.take(row))
+        lone = self.lone.take(bucket)
+        near = np.bitwise_count((lone ^ hashes.take(row) ^ negated) & ~_SEVERAL) <= radius
+        promising = np.flatnonzero(near | (lone >= _SEVERAL))
+        return row.take(promising), bucket.take(promising)
+
+    def rank(self, number: Index) -> Index:
+        """Count the occupied buckets before each of these numbers."""
+        word, bit = number >> 6, (number & 63).view(np.uint64)
+        below = self.words.take(word) & (_ONE << bit) - _ONE
+        before: Index = self.before.take(word) + np.bitwise_count(below).astype(np.intp)
+        return before
+
+    def partners(self, row: Index, bucket: Index) -> tuple[Index, Index]:
+        """Return (position in ``row``, place in order) of all that share a bucket, `CROWD` per row at most."""
+        begin, size = self.begin.take(bucket), self.size.take(bucket)
         taken = np.minimum(size, CROWD)
         which = np.repeat(np.arange(len(row)), taken)
         place = np.arange(len(which)) - (np.cumsum(taken) - taken).take(which)
         if len(size) and size.max() > CROWD:
             # Each row takes the next few round the circle, so that all are linked though not all are compared.
             place = (place + np.where(size > CROWD, row, 0).take(which)) % size.take(which)
-        return row.take(which), self.order.take(low.take(which) + place)
+        return which, begin.take(which) + place
+
+
+def _extraction(mask: np.uint64) -> list[Index]:
+    """Tables that gather the bits of a mask side by side: one for each piece of the pool, small enough for L1."""
+    chosen = [k for k in range(_POOL) if int(mask) >> k & 1]
+    piece = np.arange(1 << _PIECE_BITS)
+    tables = [np.zeros(1 << _PIECE_BITS, np.intp) for _ in range(_POOL // _PIECE_BITS)]
+    for place, bit in enumerate(chosen):
+        tables[bit // _PIECE_BITS] |= (piece >> bit % _PIECE_BITS & 1) << place
+    return tables
 
 
 def _sorted(number: Index) -> Index:
@@ -161,10 +221,10 @@ def _sorted(number: Index) -> Index:
     return order[np.argsort((number >> 16).astype(np.uint16)[order], kind="stable")]
 
 
-def _pack(first: Index, second: Index, n_index: int, flip: int, distance: NDArray[np.uint8], view: int) -> Hashes:
+def _pack(first: Index, second: Index, n_index: int, flip: Index, distance: NDArray[np.uint8], view: int) -> Hashes:
     """Put a candidate into one number that sorts by pair, flip and distance: pair << 15 | 2, 6 and 7 bits."""
     pair = first.astype(np.uint64) * np.uint64(n_index) + second.astype(np.uint64)
-    return pair << np.uint64(15) | np.uint64(flip << 13 | view) | distance.astype(np.uint64) << np.uint64(7)
+    return pair << np.uint64(15) | (flip << 13 | view).astype(np.uint64) | distance.astype(np.uint64) << np.uint64(7)
 
 
 def _nearest(packed: Hashes) -> Hashes:

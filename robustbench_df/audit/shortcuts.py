@@ -38,8 +38,9 @@ detectors reach: one that scores it has shown nothing.
 """
 
 _NOT_DECODED = {"exif", "metadata"}
-"""What a detector that is given pixels never sees: it shows that the classes came by different ways, which is worth a
-warning, but no score on pixels can rest on it."""
+"""What a detector that is given pixels never sees, even where it separates the classes: cameras write it, generators do
+not. It shows that the classes came by different ways, which is worth a warning. It is no failure: stripping it would
+mend the finding and change not one score."""
 
 _FILES = ("format", "colour_mode", "dimensions", "jpeg_tables", "jpeg_quality", "jpeg_chroma", "exif", "metadata")
 _MOST_WORDS = 200
@@ -164,7 +165,7 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
         id=f"shortcuts-{family}",
         severity=severity,
         title=_TITLES[family],
-        detail=f"{tells}: AUROC of {seen} on {figures['n']:,} held-out images",
+        detail=f"{tells}: AUROC (0.5 is chance, 1 is always right) of {seen} on {figures['n']:,} held-out images",
         figures=figures,
         images=_extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
         remedy=_REMEDY[family] if severity != "pass" else "",

@@ -40,6 +40,14 @@ def test_the_same_pixels_under_both_labels_fail() -> None:
     assert set(finding.images) == {(f"{k}.png", f"{k + 100}.png") for k in range(3)}
 
 
+def test_one_wrong_label_in_a_small_test_part_fails_and_in_a_large_set_warns() -> None:
+    data, labels = np.concatenate([photos()[:300], photos()[:1]]), np.append(_half(300), 1)
+    alone = _set(data, labels)
+    assert conflict_finding(alone, find_copies(alone)).severity == "warn"
+    judged = _set(data, labels, given=["train"] * 291 + ["test"] * 10)
+    assert conflict_finding(judged, find_copies(judged)).severity == "fail"
+
+
 def test_near_copies_under_both_labels_warn_unless_they_are_one_group() -> None:
     x = photos()[:100]
     data = np.concatenate([x, x[:20, :, :, ::-1]])

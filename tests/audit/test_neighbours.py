@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.sparse import coo_matrix
@@ -7,8 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from robustbench_df.audit.alignment import FLIPS, look_alike
 from robustbench_df.audit.copies import find_copies
-from robustbench_df.audit.hashing import VIEWS, thumbnails, view_hashes
-from robustbench_df.audit.neighbours import CROWD, RADIUS, _band_masks, _Buckets, _sorted, candidates, confirm
+from robustbench_df.audit.hashing import VIEWS, flip_mask, thumbnails, view_hashes
+from robustbench_df.audit.neighbours import CROWD, RADIUS, _Buckets, _sorted, bands, candidates, confirm
 from robustbench_df.data.imageset import ImageSet, Pixels, image_set_from_arrays
 from tests.audit.photos import NEAR, changed, photos
 
@@ -161,14 +163,28 @@ def test_buckets_are_sorted_in_linear_time_as_a_stable_sort_would() -> None:
     assert (_sorted(number) == np.argsort(number, kind="stable")).all()
 
 
+def test_exactly_the_pairs_of_equal_chosen_bits_within_the_radius_are_found() -> None:
+    """Held against comparing all with all: nothing that shares a bucket is lost on the way through the tables."""
+    n = 600
+    index, mask = _random_hashes(n), bands(0)[0]
+    queries = _flip_bits(index, 5)
+    negated = np.array([flip_mask(*flip) for flip in FLIPS])
+    queries[::3] ^= negated[1]
+    row, place, flip, distance = _Buckets(index, mask).near(queries, negated, RADIUS)
+    apart = queries[:, None, None] ^ negated[:, None] ^ index
+    expected = np.argwhere(((apart & mask) == 0) & (np.bitwise_count(apart) <= RADIUS))
+    assert {*zip(row.tolist(), flip.tolist(), place.tolist(), strict=True)} == {*map(tuple, expected.tolist())}
+    assert len(row) == len(expected) > n / 10
+    assert (distance == np.bitwise_count(apart[row, flip, place])).all()
+
+
 @pytest.mark.parametrize("n", [1 << 10, 1 << 14, 1 << 18])
 def test_the_images_compared_with_each_do_not_grow_with_their_number(n: int) -> None:
-    bits = n.bit_length() - 1 + 2
-    index = _random_hashes(n)
-    masks = _band_masks(bits)
-    rows, _ = _Buckets(index, masks[0], bits).partners(_random_hashes(n, 1))
-    assert len(rows) < 0.5 * n  # 2^-2 in each of the bands,
-    assert len(masks) <= 1.5 * bits  # of which there are O(log N): O(N log N) in all
+    masks = bands(n)
+    buckets = _Buckets(_random_hashes(n), masks[0])
+    row, _, _, _ = buckets.near(_random_hashes(n, 1), np.zeros(1, np.uint64), 64)
+    assert len(row) < 0.27 * n  # 2^-2 in each of the bands,
+    assert len(masks) <= 1.5 * (math.log2(n) + 2)  # of which there are O(log N): O(N log N) in all
 
 
 # --- the pixel check ------------------------------------------------------------------------------
