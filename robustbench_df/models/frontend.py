@@ -15,7 +15,7 @@ from torch import Tensor, nn
 LEVELS = 4.0
 """Grey levels at which the tanh bends: differences of a few levels keep their size, edges saturate."""
 
-_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """RGB to luma and chroma, ITU-R BT.601 full range."""
 
 _KERNELS = (
@@ -27,7 +27,7 @@ _KERNELS = (
 )
 """SRM's first-order, second-order and 3×3 square kernels."""
 
-CHANNELS = len(_YCC) * len(_KERNELS)
+CHANNELS = len(YCC) * len(_KERNELS)
 
 
 class Residuals(nn.Module):
@@ -37,7 +37,7 @@ class Residuals(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        colours, filters = torch.tensor(_YCC), torch.tensor(_KERNELS, dtype=torch.float32)
+        colours, filters = torch.tensor(YCC), torch.tensor(_KERNELS, dtype=torch.float32)
         combined = torch.einsum("ci,khw->ckihw", colours, filters).reshape(CHANNELS, 3, 3, 3)
         self.register_buffer("kernels", combined * (255 / LEVELS), persistent=False)
 

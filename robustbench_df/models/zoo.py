@@ -21,6 +21,7 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import CHANNELS, Residuals
 from robustbench_df.models.pretrained import HEADS, load_weights, pretrained_state
 from robustbench_df.models.resnet_se import ResNetSE
+from robustbench_df.models.statistics import StatisticsNet
 from robustbench_df.registry import Registry
 
 SMALL_IMAGE = 64
@@ -43,7 +44,8 @@ class Architecture:
 
     ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
     architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
-    the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side.
+    the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
+    ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them.
     """
 
     summary: str
@@ -52,6 +54,7 @@ class Architecture:
     fixed_side: int | None = None
     small_stem: bool = False
     fixed_grid: bool = False
+    pixels: bool = False
 
 
 MODELS: Registry[Architecture] = Registry("model", ModelError)
@@ -230,6 +233,11 @@ _TABLE = {
         "inception_resnet_v2",
         fixed_side=139,
     ),
+    "image_statistics": Architecture(
+        "statistics of JPEG blocks, colours and residuals under learnt kernels, 0.5 M parameters",
+        lambda *_: StatisticsNet(),
+        pixels=True,
+    ),
     "mlp": Architecture(
         "two hidden layers on the pixels: the baseline to beat",
         lambda config, _small, side: MLP(side, channels(config)),
@@ -290,11 +298,18 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     if input_size is None and arch.fixed_grid:
         input_size = shortest
     resolved = config.model_copy(
-        update={"stem": stem, "input_size": input_size, "pretrained": "never", "weights": None}
+        update={
+            "stem": stem,
+            "input_size": input_size,
+            "pretrained": "never",
+            "weights": None,
+            "frontend": "rgb" if arch.pixels else config.frontend,
+        }
     )
     net = arch.build(resolved, stem == "small", input_size or shortest)
     residuals = Residuals() if resolved.frontend == "residual" else None
-    detector = Detector(net, input_size=input_size, residuals=residuals)
+    scaling: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if arch.pixels else {}
+    detector = Detector(net, input_size=input_size, residuals=residuals, **scaling)
     if state is not None:
         load_weights(detector, state, config.name, from_pretrained=True)
     elif config.weights is not None:

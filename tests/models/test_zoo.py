@@ -16,7 +16,16 @@ from robustbench_df.models.detector import parameter_count
 from robustbench_df.models.zoo import MODELS, architecture, build_detector, head_parameters
 
 SIZE = (32, 32)
-LIGHT = ["convnext_tiny", "efficientnet_b0", "resnet_se", "resnet_se_small", "resnet18", "densenet121", "mlp"]
+LIGHT = [
+    "convnext_tiny",
+    "efficientnet_b0",
+    "resnet_se",
+    "resnet_se_small",
+    "resnet18",
+    "densenet121",
+    "image_statistics",
+    "mlp",
+]
 ALL = ["convnext_base", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "resnet50", "vit_base_patch16_224"]
 
 
