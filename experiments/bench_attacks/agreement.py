@@ -18,16 +18,20 @@ def pgd(config: dict[str, Any], d: rdf.Detector, x: Tensor, y: Tensor) -> dict[s
 
 
 def standard(config: dict[str, Any], d: rdf.Detector, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """The suite and AutoAttack, with the same steps and queries, fewer than either has by itself."""
-    eps, steps, queries = config["agreement_eps"], config["agreement_steps"], config["agreement_queries"]
-    theirs = right(d, peers.autoattack(d, x, y, eps, steps, queries), y)
+    budget = (config["agreement_eps"], config["agreement_steps"], config["agreement_queries"])
+    theirs = right(d, peers.autoattack(d, x, y, *budget), y)
+    return {"ours, robust": share(ours(d, x, y, *budget)), "autoattack, robust": share(theirs)}
+
+
+def ours(d: rdf.Detector, x: Tensor, y: Tensor, eps: float, steps: int, queries: int) -> Tensor:
+    """Which images the suite `standard` leaves standing, with other numbers of steps and queries than its own."""
     standing = torch.ones(len(x), dtype=torch.bool)
     suite = ({"name": "apgd", "restarts": 2, "steps": steps}, {"name": "fab", "steps": steps})
     for attack in (*suite, {"name": "square", "queries": queries}):
         rows = standing.nonzero().squeeze(1)
         if len(rows):
             standing[rows] = rdf.run_attack(d, x[rows], y[rows], rdf.AttackSpec(eps=eps, **attack), ids=rows).robust
-    return {"ours, robust": share(standing), "autoattack, robust": share(theirs)}
+    return standing
 
 
 def pgd_spec(eps: float, steps: int) -> rdf.AttackSpec:

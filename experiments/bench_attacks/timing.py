@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import agreement
 import peers
 from agreement import pgd_spec, right, settings
 from torch import Tensor
@@ -50,6 +51,10 @@ def pgd(config: dict[str, Any], d: rdf.Detector, x: Tensor, y: Tensor) -> dict[s
 
 
 def standard(config: dict[str, Any], d: rdf.Detector, x: Tensor, y: Tensor) -> dict[str, Any]:
-    x, y, eps = x[: config["standard_images"]], y[: config["standard_images"]], config["standard_eps"]
-    them = {"autoattack": lambda: right(d, peers.autoattack(d, x, y, eps), y)}
-    return compare(lambda: rdf.run_suite(d, x, y, "standard", eps=eps), them, 1, warm=False)
+    x, y, budget = x[: config["standard_images"]], y[: config["standard_images"]], standard_budget(config)
+    them = {"autoattack": lambda: right(d, peers.autoattack(d, x, y, *budget), y)}
+    return compare(lambda: agreement.ours(d, x, y, *budget), them, 1, warm=False)
+
+
+def standard_budget(config: dict[str, Any]) -> tuple[float, int, int]:
+    return config["standard_eps"], config["standard_steps"], config["standard_queries"]
