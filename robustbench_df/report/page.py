@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from robustbench_df.report.formatting import csv_of, parts, slug, sort_key, visi
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 WIDE = 420
 """A drawing wider than this, in pixels, takes a whole row of the grid."""
@@ -194,6 +196,7 @@ def _environment() -> Environment:
         "slug": slug,
         "parts": parts,
         "markup": Markup,
+        "prose": _prose,
         "csv_uri": lambda table: _data_uri("text/csv;charset=utf-8", csv_of(table).encode()),
         "cell": _cell,
         "groups": _group_values,
@@ -212,6 +215,13 @@ def _environment() -> Environment:
         "figure": lambda block: isinstance(block, Figure),
     }
     return environment
+
+
+def _prose(text: str) -> Markup:
+    """Return a sentence whose options (``--run``) no line break takes apart: browsers break behind the dashes."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<!\S)(--[\w-]+)", r'<span class="option">\1</span>', str(escape(visible(text)))))
 
 
 def _cell(row: dict[str, Any], column: Column) -> dict[str, Any]:

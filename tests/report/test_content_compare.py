@@ -64,6 +64,7 @@ def test_runs_about_other_images_stand_side_by_side_untested(finished_run: Path,
     document = compare_of([finished_run, foreign])
     assert alert(document, "same images").severity == "warn"
     assert len(table(document, "leaderboard").rows) == 2
+    assert "not tested against" in document.verdict[1]  # being ahead on other images proves nothing
     own = next(s for s in document.sections if s.id == "paired")
     assert all(isinstance(block, Text) for block in own.blocks)
 

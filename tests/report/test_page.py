@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from robustbench_df.report.document import Column, Document, Estimate, Section, Table, Text, as_json
+from robustbench_df.report.document import Block, Column, Document, Estimate, Section, Table, Text, as_json
 from robustbench_df.report.formatting import csv_of, parts, slug, visible
 from robustbench_df.report.page import render, results_json
 from tests.report import documents
@@ -191,11 +191,18 @@ def test_an_empty_document_is_a_page() -> None:
 def test_a_heading_begins_a_row_of_figures() -> None:
     figure = documents.loss()
     shown = [replace(figure, id=name) for name in "abcd"]
-    blocks = [*shown[:2], Text(NASTY, head=True), *shown[2:]]
+    blocks: list[Block] = [*shown[:2], Text(NASTY, head=True), *shown[2:]]
     html = render(replace(sample(), sections=[Section("s", "S", "", blocks)], alerts=[], exports={}))
     main = html[html.index("<main") :]
     assert [row.count("<figure") for row in main.split('class="grid"')[1:]] == [2, 2]
     assert re.search(r'<h3 class="sub"><bdi>[^<]*&lt;', main)
+
+
+def test_no_line_break_takes_an_option_apart_and_nothing_else_is_marked_up() -> None:
+    section = Section("s", "S", "", [Text("rdf attack --checks all <b>--x</b>")])
+    assert 'rdf attack <span class="option">--checks</span> all &lt;b&gt;--x&lt;/b&gt;' in render(
+        replace(sample(), sections=[section], exports={})
+    )
 
 
 def test_results_json_survives_a_name_that_is_no_text_and_figures_that_are_no_numbers() -> None:

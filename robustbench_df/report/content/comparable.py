@@ -127,12 +127,12 @@ def aligned(here: Sequence[str], there: Sequence[str]) -> tuple[Rows, Rows]:
     return rows[:, 0], rows[:, 1]
 
 
-def tied(a: Entry, b: Entry) -> bool:
-    """Say whether two runs about the same images cannot be told apart by clean accuracy on them."""
-    if not same_images(a, b):
-        return False
+def judged_out(a: Entry, b: Entry) -> Comparison | None:
+    """Compare two runs by clean accuracy on the images that both were judged on; None without any."""
     here, there = aligned(a.whole.ids, b.whole.ids)
-    return bool(len(here)) and mcnemar(a.whole.right[here], b.whole.right[there]).p_value >= ALPHA
+    if not (len(here) and same_images(a, b)):
+        return None
+    return mcnemar(a.whole.right[here], b.whole.right[there])
 
 
 def same_images(a: Entry, b: Entry) -> bool:

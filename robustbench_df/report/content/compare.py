@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robustbench_df.errors import UsageError
+from robustbench_df.metrics.compare import Comparison
 from robustbench_df.report.content.alerts import ORDER, alerts_of
 from robustbench_df.report.content.comparable import (
     ALPHA,
@@ -15,8 +16,8 @@ from robustbench_df.report.content.comparable import (
     common_cells,
     entry_of,
     fought_out,
+    judged_out,
     rank,
-    tied,
     under,
 )
 from robustbench_df.report.content.compare_sections import differ, figures_of, leaderboard, tests_of
@@ -109,18 +110,23 @@ def _verdict(entries: Sequence[Entry], common: Common | None, alerts: Sequence[A
     first = entries[0]
     accuracy = said(first.whole.numbers["accuracy"])
     if first.attacked is not None:
-        tests = {entry.name: fought_out(first, entry, common) for entry in entries[1:]}
-        equal = [name for name, test in tests.items() if test is not None and test.p_value >= ALPHA]
-        beside = f" (not told apart from {listed(equal)})" if equal else ""
+        beside = _unsure({entry.name: fought_out(first, entry, common) for entry in entries[1:]})
         left = f"{said(first.attacked)} under {under(common)}, {accuracy} clean"
         head = f"{first.name} bears attacks best{beside}: {left}."
     else:
         head = f"No attack was met by all; by what is known {first.name} leads, with {accuracy} on clean images."
     best = max(entries, key=lambda entry: entry.whole.numbers["accuracy"].value or 0.0)
-    others = [entry for entry in entries if entry is not best]
-    close = [entry.name for entry in others if tied(best, entry)]
-    second = f"On clean images {best.name} is best with {said(best.whole.numbers['accuracy'])}"
-    second += f", not told apart from {listed(close)}." if close else "."
+    beside = _unsure({entry.name: judged_out(best, entry) for entry in entries if entry is not best})
+    second = f"On clean images {best.name} is best{beside}: {said(best.whole.numbers['accuracy'])}."
     serious = [alert.title for alert in alerts if alert.severity in ("fail", "warn")]
     caution = listed(serious) if serious else "the difference between two training seeds is in no interval"
     return [head, second, f"Beware: {caution}."]
+
+
+def _unsure(tests: Mapping[str, Comparison | None]) -> str:
+    """Say of the first what its lead over the others is not worth; empty where it is ahead of them all."""
+    equal = [name for name, test in tests.items() if test is not None and test.p_value >= ALPHA]
+    untested = [name for name, test in tests.items() if test is None]
+    words = [f"not told apart from {listed(equal)}"] if equal else []
+    words += [f"not tested against {listed(untested)}, which met other images"] if untested else []
+    return f" ({'; '.join(words)})" if words else ""

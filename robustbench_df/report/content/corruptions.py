@@ -146,8 +146,8 @@ def _errors(facts: Facts) -> list[Block]:
             "detector": row.model,
             "phase": row.phase,
             "clean": row.clean_error,
-            "mean": row.errors.mean_error,
-            "mce": Estimate(defined(row.errors.mce)),
+            "mean": estimate(row.mean_error) if row.mean_error else row.errors.mean_error,
+            "mce": estimate(row.mce) if row.mce else Estimate(defined(row.errors.mce)),
             "relative": Estimate(defined(row.errors.relative_mce)),
         }
         for row in found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from robustbench_df import corruption_summary
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.corruption_summary import CLEAN, Calibrated, Key, Score
 from robustbench_df.metrics.intervals import Interval
-from robustbench_df.report.content.judging import Subject, best_member, deployed_margins, subjects_of
+from robustbench_df.report.content.judging import Subject, about, best_member, deployed_margins, subjects_of
 from robustbench_df.report.content.reading import AttackCell, CorruptionCell, Material, Pair, read_run
 from robustbench_df.report.content.words import estimate, keys_of
 from robustbench_df.report.document import Estimate
@@ -149,19 +149,14 @@ class _Fresh:
         clean = {}
         for cell in self._material.corruptions:
             if cell.key.corruption == CLEAN and self._matches(cell.key[:2], cell.table):
-                clean[cell.key[:2], _shown(cell.table)] = cell
+                clean[cell.key[:2], cell.ids] = cell
         good = []
         for cell in self._material.corruptions:
-            if (cell.key[:2], _shown(cell.table)) in clean:
+            if (cell.key[:2], cell.ids) in clean:
                 good.append(cell)
             else:
                 self.stale.append(cell.path)
         return good
-
-
-def _shown(table: pd.DataFrame) -> tuple[str, ...]:
-    """Names of the images of a cell."""
-    return tuple(table["image_id"].astype(str))
 
 
 def _ordered(cells: Iterable[AttackCell], material: Material) -> list[AttackCell]:
@@ -201,11 +196,11 @@ def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, Corr
 
     Where a corruption was made with several sets of constants, the one that most cells were made with is kept.
     """
-    sets = Counter((cell.key[:2], _shown(cell.table)) for cell in cells)
+    sets = Counter((cell.key[:2], cell.ids) for cell in cells)
     chosen: dict[Pair, tuple[str, ...]] = {}
     for pair, images in sorted(sets, key=lambda key: (-sets[key], -len(key[1]), key)):
         chosen.setdefault(pair, images)
-    kept = [cell for cell in cells if _shown(cell.table) == chosen[cell.key[:2]]]
+    kept = [cell for cell in cells if cell.ids == chosen[cell.key[:2]]]
     common = Counter(str(cell.notes.get("constants")) for cell in kept if cell.key.corruption != CLEAN)
     order = sorted(kept, key=lambda cell: (-common[str(cell.notes.get("constants"))], cell.path.name))
     found: dict[Key, CorruptionCell] = {}
@@ -241,11 +236,20 @@ def _scores(material: Material, damaged: Mapping[Key, CorruptionCell]) -> dict[K
     place = {name: k for k, name in enumerate(names)}
     clean = {key[:2]: cell.table for key, cell in damaged.items() if key.corruption == CLEAN}
     fitted = {pair: _calibrated(material, pair) for pair in clean}
+    groups = about(material, "group")
     found: dict[Key, Score] = {}
     for key in sorted(damaged, key=lambda key: (place.get(key.model, len(names)), key.phase, key[2:])):
         pair = key[:2]
-        found[key] = corruption_summary.score(damaged[key].table, fitted[pair], clean[pair])
+        score = corruption_summary.score(damaged[key].table, fitted[pair], clean[pair])
+        found[key] = _grouped(score, [groups.get(name, "") for name in damaged[key].ids])
     return found
+
+
+def _grouped(score: Score, groups: Sequence[str]) -> Score:
+    """Let means over cells draw whole groups; a cell alone is shown without its interval and needs no bootstrap."""
+    if score.outcomes is None or not any(groups):
+        return score
+    return replace(score, outcomes=replace(score.outcomes, groups=groups))
 
 
 def _calibrated(material: Material, pair: Pair) -> Calibrated | None:

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ class CorruptionCell:
     table: pd.DataFrame
     notes: Mapping[str, Any]
     path: Path
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the images."""
+        return tuple(self.table["image_id"].astype(str).to_numpy(object))
 
 
 @dataclass(frozen=True, eq=False)
