@@ -25,15 +25,39 @@ from robustbench_df.audit.neighbours import bands, candidates
 from robustbench_df.audit.shortcuts import shortcuts
 
 
-def costs(config: dict[str, Any], data: Path | None) -> Iterator[dict[str, Any]]:
-    """Measure each in a process of its own, whose peak of memory is then its own too."""
+def large_apart(sources: list[Path], n: int) -> list[dict[str, Any]]:
+    """Audit a large archive in a process of its own, whose peak of memory is then its own too."""
     with tempfile.TemporaryDirectory() as place:
-        if data is not None:
-            archive = Path(place) / "large.zip"
-            write_archive(archive, [data / name for name in config["archives"]], config["images"])
-            child("load", str(archive))  # decodes into the cache, which is not the audit's time
-            yield child("audit", str(archive))
-    yield child("hashes", str(config["views"]), *map(str, config["hashes"]))
+        archive = Path(place) / "large.zip"
+        write_archive(archive, sources, n)
+        child("load", str(archive))  # decodes into the cache, which is not the audit's time
+        found = child("audit", str(archive))
+    said = "; ".join(f"{key}: {value}" for key, value in found.items() if isinstance(value, str) and key != "what")
+    whole = {"row": "all", "peak MiB": found["peak MiB"], "the audit says": said}
+    parts = ({"row": part, **seconds(found, part)} for part in ("load", "copies", "shortcuts"))
+    return [*parts, whole]
+
+
+def growth_apart(views: int, sizes: list[int]) -> list[dict[str, Any]]:
+    """Search for near hashes among rising numbers of them, in a process of its own; a row each, then the exponents."""
+    found = child("hashes", str(views), *map(str, sizes))
+    rows = [
+        {
+            "row": f"{row['n']:,} hashes",
+            **seconds(row, "search"),
+            "peak MiB": row["peak MiB"],
+            "the audit says": f"{row['ns per look-up']} ns per look-up, {row['ns per n log2 n']} ns per N log2 N",
+        }
+        for row in found["sizes"]
+    ]
+    fitted = ", ".join(
+        f"{key.removeprefix('exponent of ')} {found[key]}" for key in found if key.startswith("exponent")
+    )
+    return [*rows, {"row": "exponents in N", "the audit says": fitted}]
+
+
+def seconds(row: dict[str, Any], part: str) -> dict[str, Any]:
+    return {"CPU s": row[f"{part} cpu s"], "wall s": row[f"{part} s"]}
 
 
 def write_archive(path: Path, sources: list[Path], n: int) -> None:
@@ -70,10 +94,12 @@ def growth(views: int, sizes: list[int]) -> dict[str, Any]:
     """Search among rising numbers of random hashes, so many views of each and their flips, and fit the exponents."""
     rows: list[dict[str, Any]] = []
     for n in sizes:
-        row: dict[str, Any] = {"n": n}
         hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
-        with timed(row, "search"):
-            candidates(hashes, hashes[0], same=True)
+        runs: list[dict[str, Any]] = [{"n": n}, {"n": n}]
+        for run in runs:
+            with timed(run, "search"):
+                candidates(hashes, hashes[0], same=True)
+        row = min(runs, key=lambda run: float(run["search cpu s"]))  # other work on the machine only adds
         row["look-ups"] = (2 * views + 2) * n * len(bands(n))
         row["ns per look-up"] = round(row["search cpu s"] * 1e9 / row["look-ups"], 2)
         row["n log2 n"] = n * math.log2(n)

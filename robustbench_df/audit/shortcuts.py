@@ -53,6 +53,10 @@ _TITLES = {
     "pixels": "No single pixel statistic tells the classes apart",
     "classifier": "Trivial statistics together leave something to learn",
 }
+_SAID = {
+    "files": ("nothing that the file says of itself", "what the file says of itself"),
+    "pixels": ("no trivial number of the picture", "one trivial number of the picture"),
+}
 _REMEDY = {
     "files": "store both classes the same way (one codec, one quality, one size, no metadata), then audit again",
     "pixels": "match the classes in this statistic, or show that the detector keeps its score once it is equalised",
@@ -159,13 +163,12 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
         (name for name in judged if judged[name].auc.low > LIMITS[family][0]), key=lambda k: -judged[k].auc.value
     )
     seen = ", ".join(f"{name} {_auc(judged[name].auc)}" for name in above[:4] or [worst])
-    what = "the file alone" if family == "files" else "one number of the pixels"
-    tells = f"{what} tells the classes apart" if above else f"nothing in {what} tells the classes apart"
     return AuditFinding(
         id=f"shortcuts-{family}",
         severity=severity,
         title=_TITLES[family],
-        detail=f"{tells}: AUROC (0.5 is chance, 1 is always right) of {seen} on {figures['n']:,} held-out images",
+        detail=f"{_SAID[family][bool(above)]} tells the classes apart: AUROC (0.5 is chance, 1 is always right) of "
+        f"{seen} on {figures['n']:,} held-out images",
         figures=figures,
         images=_extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
         remedy=_REMEDY[family] if severity != "pass" else "",
