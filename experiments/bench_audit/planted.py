@@ -117,28 +117,28 @@ def submissions(images: rdf.ImageSet, folder: Path) -> Iterator[Planted]:
         yield f"submission: {what}", asked, path, finding, severity
 
 
-def copies(name: str, pool: rdf.ImageSet) -> Iterator[dict[str, Any]]:
-    """Plant a copy of every picture; a pair of two different pictures is a false one."""
+def copies(pool: rdf.ImageSet) -> Iterator[dict[str, Any]]:
+    """Plant a copy of every picture, a row for each kind; a pair of two different pictures is a false one."""
     n = len(pool)
     for kind in KINDS:
         pairs = find_copies(rdf.image_set_from_arrays(np.r_[pool.data, changed(pool.data, kind)], [0, 1] * n)).pairs()
-        recall = float((pairs[:, 1] == pairs[:, 0] + n).sum() / n)
+        found = int((pairs[:, 1] == pairs[:, 0] + n).sum())
         false = {(a, b) for a, b in np.sort(pairs % n).tolist() if a != b}
+        said = "; ".join(" and ".join(map(str, pool.ids[[a, b]])) for a, b in sorted(false))
         yield {
-            "pool": name,
-            "kind": kind,
-            "n": n,
-            "recall": recall,
-            "false": [pool.ids[[a, b]].tolist() for a, b in false],
+            "row": kind,
+            "found": rdf.wilson(found, n),
+            "false pairs per picture": rdf.wilson(len(false), n),
+            "the audit says": f"falsely paired: {said}" if said else "",
         }
 
 
-def faults(name: str, pool: rdf.ImageSet) -> Iterator[dict[str, Any]]:
-    """Plant each fault alone, and tell what the audit finds."""
+def faults(pool: rdf.ImageSet) -> Iterator[dict[str, Any]]:
+    """Plant each fault alone, a row for each, and tell what the audit finds."""
     with tempfile.TemporaryDirectory() as place:
         for what, images, other, finding, severity in chain(sets(pool, Path(place)), submissions(pool, Path(place))):
             found = Audit(audit_predictions(other, images)) if isinstance(other, Path) else audit(images, other)
             seen = {f.id: f.severity for f in found.findings if f.severity in ("warn", "fail")}
             right = found[finding].severity == severity if finding else "fail" not in seen.values()
-            detail = found[finding].detail if finding else ""
-            yield {"pool": name, "planted": what, "right": right, "detail": detail, "found": seen}
+            said = f"{finding} {found[finding].severity}: {found[finding].detail}" if finding else f"{seen}"
+            yield {"row": what, "as it should be": right, "the audit says": said}

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cost import costs
+from cost import growth_apart, large_apart
 from planted import copies, faults, one_per_tile
 
 import robustbench_df as rdf
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.front import audit
 
-HERE = Path(__file__).parent
-CONFIG = tomllib.loads((HERE / "config.toml").read_text())
-Rows = Iterator[dict[str, Any]]
+
+def cells(config: dict[str, Any]) -> list[rdf.Cell]:
+    made = [
+        rdf.Cell(f"{what} planted in {pool}", {"what": what, "pool": pool})
+        for what in ("copies", "faults")
+        for pool in config["pools"]
+    ]
+    for first, other in config["audits"]:
+        against = f" against {other}" if other else ""
+        made.append(rdf.Cell(f"audit of {first}{against}", {"what": "audit", "sets": [first, other]}))
+    cost = config["cost"]
+    if cost["images"]:
+        made.append(rdf.Cell(f"cost of {cost['images']:,} images", {"what": "large"}))
+    return [*made, rdf.Cell("cost of near hashes", {"what": "growth"})]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("RDF_DATA"), help="folder of archives; $RDF_DATA if not given")
-    parser.add_argument("--part", nargs="*", help="copies, faults, findings, cost; all if not given")
-    asked = parser.parse_args()
-    data = Path(asked.data) if asked.data else None
-    pools = {"demo": (one_per_tile(), rdf.load_images("demo"))}
-    if data is not None:
-        images = rdf.load_images(str(data / CONFIG["natural"]))
-        images = images.subset(np.arange(0, len(images), CONFIG["every"]))
-        once = images.subset(np.setdiff1d(np.arange(len(images)), find_copies(images).second))
-        pools["CIFAKE"] = (once, once)
-    parts: dict[str, Callable[[], Rows]] = {
-        "copies": lambda: (row for name, (pool, _) in pools.items() for row in copies(name, pool)),
-        "faults": lambda: (row for name, (_, pool) in pools.items() for row in faults(name, pool)),
-        "findings": lambda: findings(data),
-        "cost": lambda: costs(CONFIG["cost"], data),
-    }
-    out = HERE.parent.parent / "reports" / "experiments" / "bench_audit.json"
-    for part in asked.part or parts:
-        rows = []
-        for row in parts[part]():
-            rows.append(row)
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-        kept = json.loads(out.read_text()) if out.exists() else {}
-        out.write_text(json.dumps({**kept, part: rows, "config": CONFIG}, indent=2, ensure_ascii=False) + "\n")
+def measure(_: rdf.Cell, lab: rdf.Lab) -> list[dict[str, Any]]:
+    config, cost = lab.config, lab.config["cost"]
+    beside = Path(lab.images.origin).parent  # the other archives lie where the one that was named lies
+    if config["what"] == "growth":
+        return growth_apart(cost["views"], cost["hashes"])
+    if config["what"] == "large":
+        return large_apart([beside / name for name in cost["archives"]], cost["images"])
+    if config["what"] == "audit":
+        first, other = (rdf.load_images(str(beside / name)) if name else None for name in config["sets"])
+        found = audit(first, other).findings if first is not None else ()
+        return [{"row": f.id, "severity": f.severity, "the audit says": f.detail} for f in found]
+    alone, whole = pools(config, lab.images)
+    return list(copies(alone) if config["what"] == "copies" else faults(whole))
 
 
-def findings(data: Path | None) -> Rows:
-    for name, against in CONFIG["audits"] if data is not None else ():
-        other = rdf.load_images(str(data / against)) if against else None
-        for found in audit(rdf.load_images(str(data / name)), other).findings:
-            yield {"set": name, "against": against} | {k: getattr(found, k) for k in ("id", "severity", "detail")}
+def pools(config: dict[str, Any], images: rdf.ImageSet) -> tuple[rdf.ImageSet, rdf.ImageSet]:
+    """Pictures of which no two show the same, to copy; and a set to plant other faults in."""
+    if config["pool"] == "the demo set":
+        return one_per_tile(), rdf.load_images("demo")
+    images = images.subset(np.arange(0, len(images), config["every"]))
+    once = images.subset(np.setdiff1d(np.arange(len(images)), find_copies(images).second))
+    return once, once
+
+
+def tell(results: dict[str, Any]) -> list[str]:
+    """The worst of what was planted, and how the search grows."""
+    rows = [row for row in results["rows"] if row["values"]]
+    lines = []
+    for pool in results["config"]["pools"]:
+        shares = [(r["values"]["found"]["value"], r["row"]) for r in rows if r["cell"] == f"copies planted in {pool}"]
+        if shares:
+            lines.append(
+                f"copies planted in {pool}: the least found are {min(shares)[1]}, {100 * min(shares)[0]:.1f}%."
+            )
+    missed = [f"{r['row']} ({r['cell']})" for r in rows if r["values"].get("as it should be") == "no"]
+    lines.append(f"planted faults that are not named as they should be: {'; '.join(missed) or 'none'}.")
+    fitted = [r["values"]["the audit says"] for r in rows if r["row"] == "exponents in N"]
+    return [*lines, *(f"search for near hashes, exponents in N: {line}." for line in fitted)]
 
 
 if __name__ == "__main__":
-    main()
+    rdf.experiment_main(__file__)

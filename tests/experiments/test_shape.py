@@ -13,14 +13,14 @@ FOLDERS = find_experiments(ROOT / "experiments")
 ABLATIONS = ("architectures", "cloning", "ensemble", "leak", "objectives", "ratio", "regularisation", "stem")
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_it_declares_cells_for_both_budgets_in_eighty_lines(name: str) -> None:
     folder = FOLDERS[name]
     assert len((folder / "run.py").read_text().splitlines()) <= 80
     for quick in (False, True):
         experiment = open_experiment(folder, quick=quick)
         cells = experiment.declare(experiment.config)
-        assert len({cell.name for cell in cells}) == len(cells) > 1
+        assert len({cell.name for cell in cells}) == len(cells) > 0
     assert max(cell.seeds or experiment.config.get("seeds", 1) for cell in cells) == 1  # quick: one seed is enough
 
 
