@@ -14,7 +14,7 @@ from robustbench_df.attacks.catalogue import attack_named
 from robustbench_df.attacks.external import external_detector
 from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.spec import AttackSpec
-from robustbench_df.attacks.transfer import right_on
+from robustbench_df.attacks.transfer import transferred
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import RunError, UsageError
@@ -129,16 +129,6 @@ def _transfer(
     run: Run, detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, eps: float, plan: AttackPlan
 ) -> dict[str, Any]:
     """Craft on the run's ensemble to the end, then ask the black box once per image."""
-    spec = AttackSpec(name="pgd", steps=20, eps=eps, norm=plan.norm, early_stop=False)
+    spec = AttackSpec(name="pgd", steps=20, eps=eps, norm=plan.norm)
     own = deployed(run, "ensemble", run.shipped["phase"], None)
-    crafted = run_attack(own, x, y, spec, ids=ids, seed=plan.seed, only_correct=False).x_adv
-    clean, attacked = right_on(detector, x, y), right_on(detector, crafted, y)
-    after = wilson(int((clean & attacked).sum()), len(x))
-    return {
-        "attack": f"transfer from {run.name}",
-        "threat": str(spec.threat),
-        "clean_accuracy": float(clean.float().mean()),
-        "accuracy": {"value": after.value, "low": after.low, "high": after.high, "n": len(x)},
-        "fooled": int((clean & ~attacked).sum()),
-        "questions_per_image": 2.0,
-    }
+    return _row(f"transfer from {run.name}", spec, transferred(detector, own, x, y, spec, ids=ids, seed=plan.seed))

@@ -16,19 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_df.attacks.checks import Check, run_checks
-from robustbench_df.attacks.runner import run_attack
+from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.suite import run_suite
 from robustbench_df.attacks.summary import robust
-from robustbench_df.attacks.transfer import right_on, transfer_matrix
+from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
 from robustbench_df.errors import RunError
-from robustbench_df.robustness import AttackPlan, Cell, choose_part, deployed, tensors, thin, works
+from robustbench_df.robustness import AttackPlan, Cell, Work, choose_part, deployed, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
 from robustbench_df.train.report import Reporter
 
 CHECKED = 32
 """Images on which a detector is checked: each costs some hundred passes."""
+
+TRANSFER_STEPS = 10
+"""Steps of the PGD whose images are crafted on the other detectors for a check: together a tenth of what it costs."""
 
 TRANSFERRED = 200
 """Images of the transfer matrix: crafted on every detector, scored on all."""
@@ -69,13 +72,30 @@ def examine(
             x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
             reporter.start(f"checks · {model} · {phase}", 1, unit="detector")
             eps = max(plan.epsilons)
-            deep = run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed)
+            found_by = _transferred(run, model, phase, work, (x, y, ids), plan)
+            deep = run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed, found=found_by)
             checks += [replace(check, about=plan.norm) for check in deep]
             reporter.finish()
         found[f"{model} · {phase}"] = [asdict(check) for check in checks]
     path = run.file("attacks", "checks.json")
     write_json(path, _newest(_kept(path), found))
     return found
+
+
+def _transferred(
+    run: Run, model: str, phase: str, work: Work, batch: tuple[Tensor, Tensor, Tensor], plan: AttackPlan
+) -> dict[str, Attacked]:
+    """What images crafted on each of the run's other detectors do to this one, by ``transfer:NAME``."""
+    x, y, ids = batch
+    spec = AttackSpec(name="pgd", steps=TRANSFER_STEPS, eps=max(plan.epsilons), norm=plan.norm)
+    fold = work.fold if work.fold >= 0 else None
+    return {
+        f"transfer:{name}": transferred(
+            work.detector, deployed(run, name, phase, fold).to(x.device), x, y, spec, ids=ids, seed=plan.seed
+        )
+        for name in run.models
+        if name != model
+    }
 
 
 def _kept(path: Path) -> dict[str, list[dict[str, Any]]]:

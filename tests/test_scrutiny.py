@@ -11,6 +11,7 @@ from PIL import Image
 
 from robustbench_df import scrutiny
 from robustbench_df.attacks.checks import Check
+from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.errors import RunError
@@ -46,6 +47,18 @@ def test_cells_are_compared_and_the_shipped_ensemble_is_checked(run: Run) -> Non
     assert sum(len(checks) for checks in found.values()) > 15  # the deep ones of one detector among them
     assert json.loads(run.file("attacks", "checks.json").read_text()) == json.loads(json.dumps(found))
     assert scrutiny.examine(run, cells, PLAN, "none", Reporter()) == {}
+
+
+def test_a_checked_ensemble_meets_images_crafted_on_its_members(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Attacked]] = []
+    monkeypatch.setattr(scrutiny, "run_checks", lambda *_, found, **__: seen.append(found) or [])
+    plan = PLAN.model_copy(update={"models": ("ensemble",)})
+    scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
+    run.file("attacks", "checks.json").unlink()
+    assert [set(found) for found in seen] == [{"transfer:mlp"}]
+    crafted = seen[0]["transfer:mlp"]
+    assert 0 < crafted.success.sum() <= crafted.correct.sum()
+    assert crafted.distance.max() <= max(PLAN.epsilons) + 1e-5
 
 
 def test_checks_of_several_calls_add_up_and_the_newest_counts(run: Run) -> None:

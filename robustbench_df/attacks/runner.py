@@ -215,11 +215,12 @@ def _attack_batch(
             victim = victim.resume(eps, carry=cumulative)
         victim.alive &= chosen & (eps > 0)  # without a budget there is nothing to try
         attack.run(victim, spec)
-        out.append(_measured(victim, spec))
+        out.append(measured(victim, spec))
     return out
 
 
-def _measured(victim: Victim, spec: AttackSpec) -> Attacked:
+def measured(victim: Victim, spec: AttackSpec) -> Attacked:
+    """Return what the victim has kept of an attack that is over."""
     x_adv, logits = victim.result()
     if not spec.early_stop:
         x_adv, logits = victim.last, victim.last_logits

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.attacks.runner import BATCH, run_attack
+from robustbench_df.attacks.runner import BATCH, Attacked, concatenate, measured, run_attack
 from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.victim import Victim
 from robustbench_df.models.detector import frozen
 
 
@@ -34,6 +35,40 @@ def transfer_matrix(
         crafted = run_attack(detector, x, y, spec, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
         out[name] = _right(detectors, crafted, y, batch_size)
     return out
+
+
+def transferred(
+    detector: nn.Module,
+    source: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    spec: AttackSpec,
+    *,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> Attacked:
+    """Craft on ``source`` to the end of the attack, then ask ``detector`` once about each image it is right on."""
+    whole = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
+    crafted = run_attack(source, x, y, whole, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
+    return judged(detector, x, y, crafted, spec, batch_size=batch_size)
+
+
+def judged(
+    detector: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, spec: AttackSpec, *, batch_size: int = BATCH
+) -> Attacked:
+    """Measure images ``x_adv`` ``[N, C, H, W]`` made elsewhere as `run_attack` does its own, by the spec's threat."""
+    parts = []
+    with frozen(detector):
+        for part in torch.arange(len(x), device=x.device).split(batch_size):
+            budgets = torch.full((len(part),), spec.eps, device=x.device)
+            victim = Victim(detector, x[part], y[part], part, spec.norm, budgets, eot=spec.eot)
+            victim.open(gradient=False)
+            rows = victim.rows()
+            if len(rows):
+                victim.margin(x_adv[part][rows], rows)
+            parts.append(measured(victim, spec))
+    return concatenate(parts)
 
 
 def right_on(detector: nn.Module, x: Tensor, y: Tensor, size: int = BATCH) -> Tensor:
