@@ -13,8 +13,8 @@ import pandas as pd
 from robustbench_df.errors import DataError, UsageError, nearest
 from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band, score_cross_fitted
 from robustbench_df.metrics.compare import CorruptionErrors, corruption_errors
-from robustbench_df.metrics.intervals import Interval, auc_interval, percentile_interval, wilson
-from robustbench_df.metrics.resampling import Outcomes, bootstrap_auc, method_of
+from robustbench_df.metrics.intervals import Interval, percentile_interval, wilson
+from robustbench_df.metrics.resampling import Outcomes, accuracy_and_auc, method_of, real_groups
 from robustbench_df.metrics.scores import Floats, confusion
 from robustbench_df.metrics.thresholds import threshold_gap
 
@@ -133,14 +133,9 @@ def score(
         groups: group of each image id, "" for none; images of one group err together and are drawn together.
     """
     margin, label = _margin(table), table["label"].to_numpy()
-    counts = confusion(margin, label)
     names = [(groups or {}).get(str(name), "") for name in table.get("image_id", ())]
-    outcomes = Outcomes(np.where((margin >= 0) == (label == 1), 1.0, 0.0), label, names if any(names) else None)
-    if outcomes.groups is None:
-        accuracy, area = wilson(counts.tn + counts.tp, counts.n), auc_interval(margin, label)
-    else:
-        accuracy = outcomes.interval(counts.accuracy, outcomes.resampled(outcomes.right[:, None])[:, 0])
-        area = bootstrap_auc(margin, label, groups=outcomes.groups)
+    outcomes = Outcomes(np.where((margin >= 0) == (label == 1), 1.0, 0.0), label, real_groups(names))
+    accuracy, area = accuracy_and_auc(margin, outcomes)
     return Score(
         accuracy=accuracy,
         auc=area,

@@ -122,14 +122,17 @@ def judge_table(
     phase: str,
     condition: str,
     twins: Collection[str] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Score one detector under one condition, part by part, before and after the decision fitted on clean images.
 
     Where ``twins``, ids of test images, are among the rows, test is also scored without them (`DEDUPLICATED`).
+    ``groups`` has the group of each image id, "" for none: intervals draw whole groups.
     """
     parts = np.asarray(table.table["part"], dtype=str)
     fold = table.table["fold"].to_numpy()
     twin = table.table["image_id"].isin(list(twins)).to_numpy()
+    owners = np.array([(groups or {}).get(str(name), "") for name in table.table["image_id"]])
     chosen = {part: parts == part for part in PARTS}
     if (twin & chosen["test"]).any():
         chosen[DEDUPLICATED] = chosen["test"] & ~twin
@@ -146,7 +149,7 @@ def judge_table(
         )
         for name, judged in (("raw", judge(own, Decision())), ("calibrated", fitted)):
             results += results_of(
-                judged, labels, model=model, phase=phase, condition=condition, part=part, decision=name
+                judged, labels, owners[rows], model=model, phase=phase, condition=condition, part=part, decision=name
             )
     return results
 
@@ -192,8 +195,12 @@ def _ship(losses: Mapping[tuple[str, str], float], config: EnsembleConfig) -> tu
 
 def votes_of(run: Run, images: ImageSet, phase: str) -> Votes:
     """Collect the members' clean predictions of one phase."""
-    groups = dict(zip(images.ids.astype(str), images.groups.astype(str), strict=True))
-    return Votes({name: run.predictions(name, phase) for name in run.models}, groups)
+    return Votes({name: run.predictions(name, phase) for name in run.models}, groups_of(images))
+
+
+def groups_of(images: ImageSet) -> dict[str, str]:
+    """Return the group of each image id, "" for none."""
+    return dict(zip(images.ids.astype(str), images.groups.astype(str), strict=True))
 
 
 def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: tuple[str, ...]) -> list[Result]:
@@ -201,7 +208,7 @@ def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: 
     rule = run.config.ensemble.threshold
     results: list[Result] = []
     twins = run.read_json(TWINS)["test"] if run.file(TWINS).exists() else ()
-    judged = partial(judge_table, rule=rule, twins=twins)
+    judged = partial(judge_table, rule=rule, twins=twins, groups=groups_of(images))
     for phase in phases:
         for name in (*run.models, "ensemble"):
             # Clean ensembles of every kind come from the members' logits; the attacked one is the one shipped.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from robustbench_df.metrics import scores
 from robustbench_df.metrics.calibration import Decision, fit_decision
 from robustbench_df.metrics.calibration_error import ece
-from robustbench_df.metrics.intervals import auc_interval, wilson
+from robustbench_df.metrics.intervals import Groups
+from robustbench_df.metrics.resampling import Outcomes, accuracy_and_auc, real_groups
 from robustbench_df.records import Result
 
 NAN = float("nan")
@@ -58,14 +59,21 @@ def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str
     return fit_decision(margin, labels, rule=rule, fitted_on=fitted_on)
 
 
-def measure(judged: Judged, labels: NDArray[Any]) -> dict[str, tuple[float, float, float]]:
-    """Return ``metric -> (value, low, high)``: Wilson for proportions, DeLong for the AUC, NaN ends elsewhere."""
-    n = len(labels)
+def measure(
+    judged: Judged, labels: NDArray[Any], groups: Groups | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Return ``metric -> (value, low, high)``: intervals of `accuracy_and_auc`, NaN ends elsewhere.
+
+    Args:
+        judged: margins and verdicts of N images.
+        labels: 1 = fake, ``[N]``.
+        groups: group of each image, "" for none; those of one group are drawn together.
+    """
     margin, verdict = judged.margin, judged.verdict
     # Counts come from the verdicts: a margin of ±1 stands for a verdict, so that `confusion` has one definition.
     table = scores.confusion(np.where(verdict == 1, 1.0, -1.0), labels)
-    proportion = wilson(int((verdict == labels).sum()), n)
-    area = auc_interval(margin, labels)
+    owners = None if groups is None else real_groups(groups)
+    proportion, area = accuracy_and_auc(margin, Outcomes((verdict == labels).astype(np.float64), labels, owners))
     point = {
         "balanced_accuracy": table.balanced_accuracy,
         "precision": table.precision,
@@ -89,12 +97,20 @@ def measure(judged: Judged, labels: NDArray[Any]) -> dict[str, tuple[float, floa
 
 
 def results_of(
-    judged: Judged, labels: NDArray[Any], *, model: str, phase: str, condition: str, part: str, decision: str
+    judged: Judged,
+    labels: NDArray[Any],
+    groups: Groups | None = None,
+    *,
+    model: str,
+    phase: str,
+    condition: str,
+    part: str,
+    decision: str,
 ) -> list[Result]:
-    """Return one `Result` per metric."""
+    """Return one `Result` per metric of `measure`."""
     return [
         Result(model, phase, condition, part, decision, metric, *numbers, n=len(labels))
-        for metric, numbers in measure(judged, labels).items()
+        for metric, numbers in measure(judged, labels, groups).items()
     ]
 
 

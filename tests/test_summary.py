@@ -7,8 +7,8 @@ import pytest
 
 from robustbench_df.config import load_config
 from robustbench_df.errors import UsageError
-from robustbench_df.metrics.calibration import fit_decision
-from robustbench_df.summary import decide
+from robustbench_df.metrics.calibration import Decision, fit_decision
+from robustbench_df.summary import decide, judge, measure
 
 
 def scored(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -43,3 +43,19 @@ def test_the_settings_know_the_rules() -> None:
     for wrong in ("fpr", "fpr:1", "fpr:1.5", "f1"):
         with pytest.raises(UsageError, match=r"ensemble\.threshold"):
             load_config("quick", overrides=[f"ensemble.threshold={wrong}"])
+
+
+def test_images_of_a_group_count_as_one() -> None:
+    """Nine copies of each image say no more than one: the interval of the group must not shrink to a third."""
+    margin, labels = scored(200)
+    copied, owners = np.repeat(margin, 9), np.repeat(np.arange(200), 9).astype(str)
+    once = measure(judge(margin, Decision()), labels)
+    alone = measure(judge(copied, Decision()), np.repeat(labels, 9))
+    grouped = measure(judge(copied, Decision()), np.repeat(labels, 9), owners)
+    nobody = measure(judge(copied, Decision()), np.repeat(labels, 9), np.full(1800, ""))
+    for metric in ("accuracy", "auc"):
+        widths = [float(found[metric][2] - found[metric][1]) for found in (once, alone, grouped)]
+        assert once[metric][0] == pytest.approx(grouped[metric][0])
+        assert widths[1] == pytest.approx(widths[0] / 3, rel=0.15)
+        assert widths[2] == pytest.approx(widths[0], rel=0.15)
+        assert nobody[metric] == alone[metric]

@@ -133,7 +133,7 @@ def print_summary(run: Run) -> None:
     table.add_column("detector", no_wrap=True)
     table.add_column("phase")
     without = next((row["deduplicated"].n for row in rows if row.get("deduplicated")), None)
-    headings = ["weight", "accuracy (Wilson)", "AUC (DeLong)", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"]
+    headings = ["weight", "accuracy", "AUC", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"]
     if without is not None:
         headings.insert(2, f"without {n - without} twins")
     for heading in headings:
@@ -163,7 +163,13 @@ def print_summary(run: Run) -> None:
     if run.config.ensemble.weights == "auto":
         out.print(Text("The kind of ensemble was chosen by its cross-fitted log loss on val or out of fold."))
     out.print(Text("◀ ship: what rdf predict uses; ★ the best single detector on val."))
-    out.print(Text(f"Fitted on {source}. The intervals do not hold the variance between training seeds."))
+    out.print(Text(f"Fitted on {source}."))
+    out.print(
+        Text(
+            "Intervals: Wilson for shares and DeLong for the AUC, or, where images have groups, a bootstrap of whole "
+            "groups; none holds the variance between training seeds."
+        )
+    )
     out.print(
         Text(
             "base: after clean training; final: after adversarial fine-tuning. "

@@ -15,7 +15,7 @@ RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the ru
 def train_all(
     source: Annotated[str | None, typer.Option("--data", help="Folder, zip or manifest; the demo set if none.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="full (our best, default), quick, or seed (the published recipe).")
+        str | None, typer.Option(help="full (our best, default), quick, robust, or seed (the published recipe).")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings on top of the preset.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. phase1.lr=3e-4.")] = None,
@@ -28,7 +28,9 @@ def train_all(
     stem: Annotated[str | None, typer.Option(help="auto, native or small.")] = None,
     pretrained: Annotated[str | None, typer.Option(help="auto, never or required.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
-    objective: Annotated[str | None, typer.Option(help="Phase 2: fgsm (the recipe), fast, pgd or trades.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Phase 2: fgsm (the recipe), fast, free, pgd or trades.")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help="corruption: noise and JPEG in half of the images; blur stays held out.")
     ] = None,

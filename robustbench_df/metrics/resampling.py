@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.metrics.intervals import NAN, Groups, Interval, percentile_interval, units, wilson
+from robustbench_df.metrics.intervals import NAN, Groups, Interval, auc_interval, percentile_interval, units, wilson
 from robustbench_df.metrics.scores import Floats, Ints, checked, eer_of, tpr_of
 
 BLOCK = 2**21
@@ -186,3 +186,24 @@ class Outcomes:
     def resampled(self, values: Floats) -> Floats:
         """Return replicates ``[R, K]`` of the means of ``values`` ``[N, K]``, the same draws every time."""
         return resampled_means(values, self.labels, groups=self.groups)
+
+
+def accuracy_and_auc(margin: Floats, outcomes: Outcomes) -> tuple[Interval, Interval]:
+    """Return both with their intervals: Wilson's and DeLong's, or, where there are groups, a cluster bootstrap's.
+
+    Images of one group err together, so that there is less to go by than their number says.
+
+    Args:
+        margin: ``logit_fake - logit_real`` of N images.
+        outcomes: what came of the same images.
+    """
+    right, labels = outcomes.right, outcomes.labels
+    if outcomes.groups is None:
+        return wilson(int(right.sum()), len(right)), auc_interval(margin, labels)
+    accuracy = outcomes.interval(float(right.mean()), outcomes.resampled(right[:, None])[:, 0])
+    return accuracy, bootstrap_auc(margin, labels, groups=outcomes.groups)
+
+
+def real_groups(names: Groups) -> Groups | None:
+    """Return the groups of images, "" for none; None where there is not one, so that every image stands for itself."""
+    return names if any(map(str, names)) else None

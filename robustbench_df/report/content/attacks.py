@@ -10,7 +10,7 @@ from robustbench_df.metrics.scores import margins
 from robustbench_df.report.content.attack_checks import black_boxes, checks, transfer
 from robustbench_df.report.content.attack_images import attacked, saved
 from robustbench_df.report.content.facts import AttackRow, Facts
-from robustbench_df.report.content.judging import measured
+from robustbench_df.report.content.judging import groups_in, measured
 from robustbench_df.report.content.pieces import Piece, Shelf, Tab, tabbed
 from robustbench_df.report.content.reading import PHASES, Pair
 from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE, PHASE_HINT, SYMBOLS, label_of, said, threat
@@ -235,7 +235,9 @@ def after_one_step(facts: Facts, pair: Pair) -> dict[str, Estimate] | None:
         return None
     own = predictions.part(subject.part)
     decision = subject.decision or Decision()
-    return measured(judge(margins(own.logits), decision), own.labels) if len(own.table) else None
+    if not len(own.table):
+        return None
+    return measured(judge(margins(own.logits), decision), own.labels, groups_in(facts.material, own.table))
 
 
 def _one_step(facts: Facts) -> list[Block]:

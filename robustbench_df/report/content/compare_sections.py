@@ -20,7 +20,7 @@ from robustbench_df.report.content.evaluation import roc_of
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.pieces import Tab, tabbed
 from robustbench_df.report.content.reproduce import default_settings, settings_of
-from robustbench_df.report.content.words import SYMBOLS, counted, defined, difference, keys_of, said
+from robustbench_df.report.content.words import DELONG, SYMBOLS, WILSON, counted, defined, difference, keys_of, said
 from robustbench_df.report.document import (
     Block,
     Cell,
@@ -61,8 +61,8 @@ def leaderboard(entries: Sequence[Entry], common: Common | None, cells: frozense
         Column("rank", "Rank", "count"),
         Column("attacked", "Under attack", "percent", f"Worst of {under(common)}; Wilson interval.", "higher"),
         Column("corrupted", "Under corruptions", "percent", damage, "higher"),
-        Column("accuracy", "Clean", "percent", "At the calibrated threshold; Wilson interval.", "higher"),
-        Column("auc", "AUC", "number", "Clean; DeLong interval.", "higher"),
+        Column("accuracy", "Clean", "percent", f"At the calibrated threshold; {WILSON}.", "higher"),
+        Column("auc", "AUC", "number", f"Clean; {DELONG}.", "higher"),
         Column("ms", "ms per image", "number", better="lower"),
         Column("parameters", "Parameters", "count", better="lower"),
         Column("detectors", "Detectors"),

@@ -25,7 +25,7 @@ def ensembles(facts: Facts) -> list[Table]:
     for kind, subject in ensembles_of(facts.material, shipped[1]).items():
         weights = weights_of(facts.material, kind, shipped[1])
         entry = facts.material.fitted[shipped[1]]["ensembles"][kind]
-        numbers = measured(subject.judged, subject.labels)
+        numbers = measured(subject.judged, subject.labels, subject.groups)
         shares = zip(facts.models, weights.weights if weights else (), strict=False)
         rows.append(
             {
@@ -92,7 +92,7 @@ def calibration(facts: Facts) -> Table:
     rows: list[Mapping[str, Cell]] = []
     for (model, phase), subject in facts.subjects.items():
         fitted, decision = subject.fitted, subject.decision
-        after = measured(fitted, subject.labels) if fitted else {}
+        after = measured(fitted, subject.labels, subject.groups) if fitted else {}
         rows.append(
             {
                 "detector": model,

@@ -23,9 +23,11 @@ from robustbench_df.report.content.judging import Subject, measured, weights_of
 from robustbench_df.report.content.pieces import Piece, Tab, tabbed
 from robustbench_df.report.content.reading import Pair
 from robustbench_df.report.content.words import (
+    DELONG,
     NOT_APPLICABLE,
     OPTIMISTIC,
     PARTS,
+    WILSON,
     counted,
 )
 from robustbench_df.report.document import Block, Cell, Column, Table, Text
@@ -77,8 +79,8 @@ def _table(facts: Facts) -> Table:
         PHASE_COLUMN,
         Column("shipped", "Ships", hint="What rdf predict uses."),
         Column("weight", "Weight", "number", "Share in the shipped ensemble."),
-        Column("accuracy", "Accuracy", "percent", "At the calibrated threshold; Wilson interval.", "higher"),
-        Column("auc", "AUC", "number", "Ranking of fakes above reals; DeLong interval.", "higher"),
+        Column("accuracy", "Accuracy", "percent", f"At the calibrated threshold; {WILSON}.", "higher"),
+        Column("auc", "AUC", "number", f"Ranking of fakes above reals; {DELONG}.", "higher"),
         Column("f1", "F1", "number", "Of the fakes; bootstrap interval.", "higher"),
         Column("eer", "EER", "percent", "Error where both kinds of error are equal; bootstrap interval.", "lower"),
         Column("tpr", "TPR at 1% FPR", "percent", "Fakes found at one false alarm in 100 reals; bootstrap.", "higher"),
@@ -117,7 +119,8 @@ def _row(facts: Facts, pair: Pair, subject: Subject) -> dict[str, Cell]:
     if twins := _twins(facts, subject):
         kept = [k for k, name in enumerate(subject.ids) if name not in twins]
         judged = type(subject.judged)(subject.judged.margin[kept], subject.judged.verdict[kept])
-        row["unique"] = measured(judged, subject.labels[kept])["accuracy"]
+        groups = None if subject.groups is None else subject.groups[kept]
+        row["unique"] = measured(judged, subject.labels[kept], groups)["accuracy"]
     return row
 
 

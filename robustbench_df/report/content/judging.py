@@ -68,17 +68,17 @@ class Subject:
     @cached_property
     def numbers(self) -> dict[str, Estimate]:
         """Every metric of `summary.measure` after calibration; F1, EER and TPR with bootstrap intervals."""
-        return {**measured(self.judged, self.labels), **_bootstrapped(self)}
+        return {**measured(self.judged, self.labels, self.groups), **_bootstrapped(self)}
 
     @cached_property
     def before(self) -> dict[str, Estimate]:
         """The same before calibration, without the bootstrap."""
-        return measured(self.raw, self.labels)
+        return measured(self.raw, self.labels, self.groups)
 
 
-def measured(judged: Judged, labels: NDArray[np.int8]) -> dict[str, Estimate]:
-    """Return every metric of `summary.measure` as an estimate."""
-    found = measure(judged, labels)
+def measured(judged: Judged, labels: NDArray[np.int8], groups: NDArray[np.str_] | None = None) -> dict[str, Estimate]:
+    """Return every metric of `summary.measure` as an estimate; intervals draw whole groups where there are any."""
+    found = measure(judged, labels, groups)
     return {name: bounded(*values, len(labels)) for name, values in found.items()}
 
 
@@ -136,11 +136,11 @@ def _subject(
         raw=judge(margin, Decision()),
         fitted=fitted,
         decision=decision,
-        groups=_groups(material, table),
+        groups=groups_in(material, table),
     )
 
 
-def _groups(material: Material, table: pd.DataFrame) -> NDArray[np.str_] | None:
+def groups_in(material: Material, table: pd.DataFrame) -> NDArray[np.str_] | None:
     """Group of each row, for a bootstrap that draws whole groups; None where the run has not recorded any."""
     known = about(material, "group")
     if not any(known.values()):

@@ -34,6 +34,10 @@ DIGITS = 6
 
 SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
+WILSON = "Wilson interval, or a bootstrap's of groups where images have them"
+DELONG = "DeLong interval, or a bootstrap's of groups where images have them"
+"""How `metrics.resampling.accuracy_and_auc` makes the intervals of the main numbers."""
+
 NOT_APPLICABLE = "–"
 """Stands where a measurement would make no sense; a missing one is None and reads "not run"."""
 
