@@ -1,0 +1,122 @@
+"""Score a run's detectors, clean and after one attack step, on everything they have not been trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustbench_df.config import RunConfig
+from robustbench_df.data.split import Split
+from robustbench_df.evaluate import CLEAN, Condition, predict_logits, predictions_table
+from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.records import Predictions
+from robustbench_df.run import Run, assemble
+from robustbench_df.train.fit import PHASES
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import Setting
+from robustbench_df.train.state import load_checkpoint
+
+
+def conditions(config: RunConfig) -> tuple[Condition, ...]:
+    """Under what `train_all` scores every detector: clean, and FGSM at the strength that chose phase 2's checkpoint."""
+    return CLEAN, Condition("fgsm", config.phase2.select_epsilon)
+
+
+def score_members(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
+    """Score every detector before and after phase 2, cell by cell; a finished cell is not computed again."""
+    for name in config.models:
+        for phase in PHASES:
+            member = partial(_member, run, name, phase)
+            _missing_cells(run, name, phase, conditions(config), member, splits, reporter)
+
+
+def score_ensemble(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
+    """Score the shipped kind of ensemble under attack, as deployed: the gradient goes through all members."""
+    for phase in PHASES:
+        member = partial(_whole, run, phase)
+        _missing_cells(run, "ensemble", phase, conditions(config)[1:], member, splits, reporter)
+
+
+def _whole(run: Run, phase: str, fold: int | None) -> Detector:
+    return assemble([_member(run, name, phase, fold) for name in run.models], run.weights(phase=phase))
+
+
+def _member(run: Run, name: str, phase: str, fold: int | None) -> Detector:
+    device = Setting(**run.read_json("speed.json")[name]).device
+    return load_checkpoint(run.model_dir(name, fold), phase).to(device)
+
+
+def _missing_cells(
+    run: Run,
+    name: str,
+    phase: str,
+    wanted: tuple[Condition, ...],
+    member: Callable[[int | None], Detector],
+    splits: list[Split],
+    reporter: Reporter,
+) -> None:
+    cells = [c for c in wanted if not run.predictions_path(name, phase, c.name).exists()]
+    if cells:
+        members = [member(k if len(splits) > 1 else None) for k in range(len(splits))]
+        for condition in cells:
+            limit = run.config.attack_images if condition != CLEAN else 0
+            predictions = score_cell(name, phase, condition, members, splits, reporter, limit)
+            predictions.save(run.predictions_path(name, phase, condition.name))
+
+
+def score_cell(
+    name: str,
+    phase: str,
+    condition: Condition,
+    members: list[Detector],
+    splits: list[Split],
+    reporter: Reporter,
+    limit: int = 0,
+) -> Predictions:
+    """Score one detector under one condition on everything it has not been trained on.
+
+    With folds, each held-out part is scored by its own fold's detector and test by their mean, as deployed. ``limit``
+    takes that many evenly spaced images of each part (of all held-out parts together); 0 takes all.
+    """
+    images = splits[0].images
+    work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
+    if len(splits) == 1:
+        # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
+        judged = next(part for part in ("test", "cal", "val") if len(splits[0].part(part)))
+        parts = ("val", "cal", "test") if condition == CLEAN else (judged,)
+        work += [(part, -1, members[0], splits[0].part(part)) for part in parts]
+    else:
+        work += [("oof", k, member, split.cal) for k, (member, split) in enumerate(zip(members, splits, strict=True))]
+        work += [("test", -1, Ensemble(members).eval(), splits[0].test)]
+    if limit:
+        shares = {part: max(sum(p == part for p, *_ in work), 1) for part, *_ in work}
+        work = [
+            (part, fold, d, index[:: max(-(-len(index) * shares[part] // limit), 1)]) for part, fold, d, index in work
+        ]
+    reporter.start(f"{name} · {phase} · {condition.name}", sum(len(index) for *_, index in work))
+    tables = []
+    seconds: dict[str, float] = {}
+    for part, fold, detector, index in work:
+        if len(index):
+            started = time.perf_counter()
+            logits = predict_logits(detector, images, index, transform=condition.transform(), progress=reporter.advance)
+            seconds[part] = seconds.get(part, 0.0) + round(time.perf_counter() - started, 4)
+            tables.append(
+                predictions_table(
+                    images,
+                    index,
+                    logits,
+                    model=name,
+                    phase=phase,
+                    condition=condition.name,
+                    part=part,
+                    fold=fold,
+                ).table
+            )
+    reporter.finish()
+    return Predictions(pd.concat(tables, ignore_index=True), images.fingerprint, {"seconds": seconds})
