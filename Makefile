@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt -e '.[dev]'
+# Without its dependencies: it asks for the opencv that wants a display, and we have the one that does not.
+	@$(BIN)/python -m pip install --quiet --no-deps imagecorruptions==1.1.2 || \
+	  echo "imagecorruptions could not be fetched: the tests of parity with it will skip"
 	@touch $(READY)
 
 # What the tests of the report in a browser need, where this machine lets us have it: Debian's chromium, and axe-core from
