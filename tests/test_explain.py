@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from robustbench_df import explain as module
 from robustbench_df.errors import ModelError, RunError, UsageError
 from robustbench_df.explain import ExplainPlan, explain
 from robustbench_df.explaining import subjects
+from robustbench_df.explaining.cams import verdict_maps
 from robustbench_df.explaining.pictures import keys_in
 from robustbench_df.explaining.specimens import EPSILONS, SEVERITIES
 from robustbench_df.metrics.scores import margins
@@ -193,10 +195,11 @@ def test_what_cannot_be_explained_is_said(runs: dict[int, Run]) -> None:
 
 
 def test_a_layer_whose_every_map_is_blank_is_an_error(runs: dict[int, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(_detector: Any, x: Any, *_: Any) -> Any:
-        return np.zeros((len(x), *x.shape[2:]), np.float32)
+    def nothing(detector: Any, x: Any, *rest: Any) -> Any:
+        seen = verdict_maps(detector, x, *rest)
+        return replace(seen, maps=np.zeros_like(seen.maps))
 
-    monkeypatch.setattr(subjects, "cam_maps", nothing)
+    monkeypatch.setattr(subjects, "verdict_maps", nothing)
     with pytest.raises(ModelError, match=r"all 20 maps of resnet_se_small at net.stages.0 are zero.*--cam"):
         explain(runs[2], PLAN.model_copy(update={"seed": 4, "images": 8}))
 

@@ -146,7 +146,7 @@ def test_each_move_is_that_of_the_paper(norm: str) -> None:
     ratios = [GEOMETRY[norm].length(seen - x) / distance for seen in recorder.seen[1:6]]  # 0: labels
     for ratio, expected in zip(ratios, (0, 0, 1.05, 0.945, 1.0052), strict=True):
         assert torch.allclose(ratio, torch.tensor(float(expected)), atol=1e-3)
-    assert torch.allclose(victim.distance, distance, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(victim.distance, distance, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.errors import UsageError
-from robustbench_df.explaining.cams import CAMS, blank, cam_maps, layers_of, randomised, voices
+from robustbench_df.explaining.cams import CAMS, Seen, blank, cam_maps, layers_of, randomised, verdict_maps, voices
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.models.resnet_se import ResNetSE
 
@@ -146,16 +146,32 @@ def test_a_member_may_be_the_mean_of_its_folds() -> None:
     assert len(layers_of(Ensemble([folds, Detector(Linear(3))]), (SIDE, SIDE))) == 3
 
 
-def test_members_known_maps_are_used_again_where_the_class_is_the_same() -> None:
-    ensemble, x, target = pair([0.3, 0.7]), images(), torch.tensor([0, 1, 0, 1, 0, 1])
-    fresh = cam_maps(ensemble, x, target)
+def says_fake(logits: Tensor) -> Tensor:
+    return (logits[:, 1] >= logits[:, 0]).long()
+
+
+def test_a_verdict_is_mapped_in_the_forward_that_gives_it() -> None:
+    ensemble, x = pair([0.3, 0.7]), images()
+    seen = verdict_maps(ensemble, x, says_fake, "gradcam", {})
+    with torch.no_grad():
+        assert torch.allclose(seen.logits, ensemble(x), atol=1e-5)
+    assert torch.equal(seen.verdict, says_fake(seen.logits))
+    np.testing.assert_allclose(seen.maps, cam_maps(ensemble, x, seen.verdict), atol=1e-5)
+
+
+def test_what_is_known_of_a_member_is_used_again_where_it_said_the_same() -> None:
+    ensemble, x = pair([0.3, 0.7]), images()
+    fresh = verdict_maps(ensemble, x, says_fake, "gradcam", {})
     member = ensemble.members[0]
     assert isinstance(member, Detector)
-    own = torch.tensor([0, 1, 1, 1, 0, 0])
-    known = {member: (own, cam_maps(member, x, own))}
-    np.testing.assert_allclose(cam_maps(ensemble, x, target, known=known), fresh, atol=1e-5)  # type: ignore[arg-type]
-    known = {member: (target, np.zeros_like(fresh))}
-    assert np.abs(cam_maps(ensemble, x, target, known=known) - fresh).max() > 0.1  # type: ignore[arg-type]
+    own = verdict_maps(member, x, says_fake, "gradcam", {})
+    flipped = own.verdict.clone()
+    flipped[::2] = 1 - flipped[::2]
+    mixed = Seen(own.logits, flipped, cam_maps(member, x, flipped))
+    again = verdict_maps(ensemble, x, says_fake, "gradcam", {member: mixed})
+    np.testing.assert_allclose(again.maps, fresh.maps, atol=1e-5)
+    blank_maps = Seen(own.logits, fresh.verdict, np.zeros_like(own.maps))
+    assert np.abs(verdict_maps(ensemble, x, says_fake, "gradcam", {member: blank_maps}).maps - fresh.maps).max() > 0.1
 
 
 def test_a_member_without_weight_is_not_asked() -> None:
