@@ -14,7 +14,8 @@ test: setup $(BROWSER)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+# Two processes of one thread each: most tests are too small for more, and torch's threads would stand in each other's way.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(READY)
 
