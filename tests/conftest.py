@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Two busy processes with two threads each are far slower than with one each; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Test processes that run beside one another are told of a terminal of 80 columns, which is not there.
+os.environ.pop("COLUMNS", None)
 
 import numpy as np
 import pytest
