@@ -1,7 +1,8 @@
 """Train many detectors at once, one process and one share of the cores each.
 
 Small networks on small images cannot keep several cores busy: on two cores the small ResNet-SE learnt 905 images/s (32
-px, batch 64, bf16) in one process of two threads, and 608 in each of one thread. The weights are those of training one after the other with as many threads.
+px, batch 64, bf16) with two threads, and with one still 608. The weights are those of training one after the other with
+as many threads.
 """
 
 from __future__ import annotations

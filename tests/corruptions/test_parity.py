@@ -61,7 +61,7 @@ def theirs(function: Callable[..., Any], image: torch.Tensor, severity: int) -> 
 def published(module: Any, name: str, constants: str = "imagenet") -> Callable[..., Any]:
     """The library's function with the settings of a constant set; ImageNet-C's are its own."""
     if constants == "imagenet":
-        return getattr(module, name)  # type: ignore[no-any-return]
+        return getattr(module, name)
     settings: list[Any] = [five[0] if len(five) == 1 else five for five in CORRUPTIONS[name].settings[constants]]
     if name == "zoom_blur":
         settings = [np.arange(1, *five) for five in settings]
@@ -70,7 +70,7 @@ def published(module: Any, name: str, constants: str = "imagenet") -> Callable[.
     assert found == 1
     place = {**vars(module), "SETTINGS": settings}
     exec(compile(source, name, "exec"), place)
-    return place[name]  # type: ignore[no-any-return]
+    return place[name]
 
 
 def ours(

@@ -20,7 +20,7 @@ def net(size: tuple[int, int] = (32, 32)) -> Detector:
     torch.manual_seed(0)
     detector, resolved = build_detector(ModelConfig(name="image_statistics", frontend="residual"), size)
     assert resolved.frontend == "rgb"  # it has residuals of its own
-    torch.nn.init.normal_(detector.net.head.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.normal_(detector.net.head.weight)
     return detector.eval()
 
 
@@ -61,7 +61,7 @@ def test_co_occurrences_count_neighbours_once_each() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda r: -r, lambda r: r.flip(3), lambda r: r.flip(2)])
-def test_co_occurrences_do_not_tell_mirror_images_apart(change) -> None:  # type: ignore[no-untyped-def]
+def test_co_occurrences_do_not_tell_mirror_images_apart(change) -> None:
     residuals = torch.randn(2, HighPass.CHANNELS, 9, 7) * 8
     count = CoOccurrences()
     assert torch.allclose(count(residuals), count(change(residuals)), atol=1e-5)

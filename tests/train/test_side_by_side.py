@@ -147,8 +147,8 @@ def test_a_process_ends_with_whoever_started_it(splits: list[Split], tmp_path: P
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    send(splits, process.stdin)  # type: ignore[arg-type]
-    send(tasks(tmp_path, epochs=100_000)[0], process.stdin)  # type: ignore[arg-type]
+    send(splits, process.stdin)
+    send(tasks(tmp_path, epochs=100_000)[0], process.stdin)
     assert pickle.load(process.stdout)[0] == "start"
     for pipe in (process.stdin, process.stdout):
         pipe.close()
