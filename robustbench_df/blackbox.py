@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from robustbench_df.attack_plan import AttackPlan, choose_part
 from robustbench_df.attacks.catalogue import attack_named
 from robustbench_df.attacks.external import external_detector
 from robustbench_df.attacks.runner import Attacked, run_attack
@@ -19,7 +20,7 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.metrics.intervals import wilson
-from robustbench_df.robustness import AttackPlan, Index, choose_part, deployed, tensors, thin, works
+from robustbench_df.robustness import Index, deployed, tensors, thin, works
 from robustbench_df.run import Run, open_run
 from robustbench_df.rundir import write_json
 from robustbench_df.train.report import Reporter

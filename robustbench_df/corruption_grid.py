@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_df import corruption_precision
+from robustbench_df.attack_plan import choose_part
 from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, Damage, constants_of, plan_cells
 from robustbench_df.corruption_precision import Choice, Network, Pair
 from robustbench_df.corruption_summary import CLEAN
@@ -31,7 +32,7 @@ from robustbench_df.metrics.scores import margins
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Ensemble
 from robustbench_df.records import Predictions
-from robustbench_df.robustness import Index, choose_part, works
+from robustbench_df.robustness import Index, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import PROBE_BATCH, choose_device, synchronize

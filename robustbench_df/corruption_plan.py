@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robustbench_df import robustness
+from robustbench_df import attack_plan
 from robustbench_df.config import Count, Settings
 from robustbench_df.corruption_summary import CLEAN, COMMON
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
@@ -60,9 +60,9 @@ class CorruptionPlan(Settings):
     batch: Annotated[int, Field(ge=1)] = BATCH
 
     @property
-    def places(self) -> robustness.AttackPlan:
-        """Which images and detectors are meant, as `robustness` is told."""
-        return robustness.AttackPlan(
+    def places(self) -> attack_plan.AttackPlan:
+        """Which images and detectors are meant, as `attack_plan` is told."""
+        return attack_plan.AttackPlan(
             attacks=(), models=self.models, part=self.part, images=self.images, seed=self.seed, device=self.device
         )
 
@@ -132,10 +132,10 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
         UsageError: a model, corruption, chain, constant set, part or backend that is not there.
         RunError: the run is not finished.
     """
-    robustness.plan_cells(run, plan.places)  # no attack, no cell: it refuses an unfinished run, models and parts
+    attack_plan.plan_cells(run, plan.places)  # no attack, no cell: it refuses an unfinished run, models and parts
     pairs: list[tuple[str, str]] = []
     for name in plan.models or (*run.models, "ensemble"):
-        if name in robustness.VOTES:
+        if name in attack_plan.VOTES:
             raise UsageError(f"rdf corrupt judges detectors and the ensemble, not '{name}'; leave it out of --model")
         auto = run.shipped["phase"] if name == "ensemble" else "base"
         pairs.append((name, auto if plan.phase == "auto" else plan.phase))
@@ -149,7 +149,7 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
     damages += [Damage(f"chain {chain.text}", chain=chain) for chain in dict.fromkeys(chains)]
     if plan.backend == LIBRARY:
         _check_library(run, plan)
-    part, constants = robustness.choose_part(run, plan.part), constants_of(run, plan)
+    part, constants = attack_plan.choose_part(run, plan.part), constants_of(run, plan)
     judged = {pair: _deployed_as(run, *pair) for pair in pairs}
 
     def path(pair: tuple[str, str], damage: Damage, precision: str) -> Path:

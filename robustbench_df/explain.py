@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from robustbench_df import robustness
+from robustbench_df import attack_plan
+from robustbench_df.attack_plan import AttackPlan, choose_part
 from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import Count, Fraction, Settings
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
@@ -33,7 +34,7 @@ from robustbench_df.explaining.pictures import drop_unnamed, keep_picture, keys_
 from robustbench_df.explaining.subjects import Clean, Look, Subject, as_input, as_pixels, bare, load_pixels, load_team
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.deployed import Deployed
-from robustbench_df.robustness import AttackPlan, Index, choose_part
+from robustbench_df.robustness import Index
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
 from robustbench_df.train.report import Reporter
@@ -109,7 +110,7 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
     check_cam(plan.cam)
     _ = CORRUPTIONS[plan.corruption]
     places = AttackPlan(attacks=(), models=plan.models, part=plan.part)
-    robustness.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
+    attack_plan.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
     part, phase = choose_part(run, plan.part), run.shipped["phase"] if plan.phase == "auto" else plan.phase
     stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan)}
     known = _finished(run, stamp)

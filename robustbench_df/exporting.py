@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from robustbench_df.attack_plan import AttackPlan
 from robustbench_df.config import Settings
 from robustbench_df.deploy.fidelity import FidelityPlan, fidelity
 from robustbench_df.deploy.graphs import FORMATS, open_graph, save_graph
@@ -21,7 +22,7 @@ from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import INPUT, OUTPUT, OnnxDetector, runtime_version
 from robustbench_df.errors import ModelError, UsageError, nearest
 from robustbench_df.models.detector import Detector, frozen
-from robustbench_df.robustness import AttackPlan, tensors, thin
+from robustbench_df.robustness import tensors, thin
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance, write_atomic, write_json
 from robustbench_df.train.report import Reporter

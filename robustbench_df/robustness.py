@@ -6,33 +6,28 @@ attacked as deployed, with their decision; with folds, each image meets the dete
 
 from __future__ import annotations
 
-import hashlib
-import json
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from robustbench_df.attacks.catalogue import attack_named
-from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
-from robustbench_df.attacks.spec import AttackSpec
-from robustbench_df.attacks.suite import run_suite, suite_specs
-from robustbench_df.attacks.threat import Threat
-from robustbench_df.config import Count, Settings
+from robustbench_df.attack_plan import VOTES, AttackPlan, Cell, choose_part, plan_cells
+from robustbench_df.attacks.clean import CleanPasses
+from robustbench_df.attacks.runner import Attacked, run_attack
+from robustbench_df.attacks.suite import run_suite
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.errors import RunError, UsageError, nearest
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
-from robustbench_df.models.wrappers import attackable_vote, soft_surrogate
-from robustbench_df.records import Predictions, load_predictions
+from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device
@@ -40,61 +35,8 @@ from robustbench_df.train.state import load_checkpoint
 
 Index = NDArray[np.intp]
 
-VOTES = {"vote": attackable_vote, "vote-surrogate": soft_surrogate}
-"""The members' majority vote, and the smooth stand-in whose gradient attacks it: attacked when asked for by name."""
-
 LOADED = 512
 """Images in memory at a time: it stays flat however many are attacked."""
-
-
-class AttackPlan(Settings):
-    """What `rdf attack` is asked for."""
-
-    epsilons: tuple[Annotated[float, Field(ge=0)], ...] = (8 / 255,)
-    norm: Literal["linf", "l2", "l1"] = "linf"
-    attacks: tuple[AttackSpec | str, ...] = (AttackSpec(name="fgsm"), "quick")
-    """Attacks, and suites by name."""
-    models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all but the `VOTES`."""
-    phases: tuple[Literal["base", "final"], ...] = ("base", "final")
-    part: Literal["auto", "test", "val", "oof"] = "auto"
-    images: Count = 500
-    """Most images, evenly spaced; 0 takes all of the part."""
-    seed: int = 0
-    device: str = "auto"
-    batch: Annotated[int, Field(ge=1)] = BATCH
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One detector under one attack or suite at one budget, and where its table is kept."""
-
-    model: str
-    phase: str
-    attack: AttackSpec | str
-    threat: Threat
-    path: Path
-
-    @property
-    def attack_name(self) -> str:
-        """The attack's or suite's name."""
-        return self.attack if isinstance(self.attack, str) else self.attack.name
-
-    @property
-    def condition(self) -> str:
-        """Stable name, used in tables."""
-        return f"{self.attack_name}-{self.threat.name}"
-
-    def specs(self) -> list[AttackSpec]:
-        """The attacks of the cell at its budget."""
-        if isinstance(self.attack, str):
-            return suite_specs(self.attack, self.threat.eps, self.threat.norm)
-        values = {**self.attack.model_dump(), "eps": self.threat.eps, "norm": self.threat.norm}
-        return [AttackSpec.model_validate(values)]
-
-    def load(self, run: Run) -> Predictions:
-        """Read the finished cell."""
-        return load_predictions(self.path, run.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,67 +63,11 @@ def attack_run(run: Run, plan: AttackPlan, reporter: Reporter | None = None) -> 
         images = run.images()
         part = choose_part(run, plan.part)
         with run.lock():
+            run.file("attacks").mkdir(exist_ok=True)
             for group in _grouped(missing):
                 work = works(run, group[0].model, group[0].phase, images, part, plan)
                 _attack_group(group, work, images, run, plan, reporter)
     return cells
-
-
-def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
-    """List the cells of a plan, cheapest attack first within a detector."""
-    if not run.finished:
-        raise RunError(f"run '{run.path}' is not finished; go on with: {run.resume_command}")
-    whole = (*run.models, "ensemble")
-    choices = (*whole, *VOTES)
-    models = plan.models or whole
-    for name in models:
-        if name not in choices:
-            raise UsageError(
-                f"run '{run.name}' has no model '{name}'{nearest(name, choices)}; it has {', '.join(choices)}"
-            )
-    part = choose_part(run, plan.part)
-    cells = []
-    for name in models:
-        for phase in plan.phases:
-            for attack in plan.attacks:
-                for eps in sorted(set(plan.epsilons)):
-                    cell = Cell(name, phase, attack, Threat(plan.norm, eps), Path())
-                    path = run.file("attacks", _file_name(run, cell, part, plan))
-                    cells.append(Cell(name, phase, attack, cell.threat, path))
-    return cells
-
-
-def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
-    """Name a cell by what it is and a digest of all that its numbers depend on."""
-    specs = cell.specs()
-    for spec in specs:
-        attack_named(spec.name).check(spec)
-    members = run.models if cell.model in VOTES else (cell.model,)
-    decision = [run.decision(name, cell.phase).to_dict() for name in members]
-    weights = run.weights(phase=cell.phase).to_dict() if cell.model == "ensemble" else None
-    # A single decision stands as itself: files that were written before there were votes keep their names.
-    what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed]
-    what += [decision if cell.model in VOTES else decision[0], weights]
-    digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
-    stem = f"{cell.model}-{cell.phase}-{cell.condition}-{digest}"
-    return stem.replace(":", "_").replace("/", "_") + ".parquet"
-
-
-def choose_part(run: Run, wanted: str) -> str:
-    """Resolve ``auto``: test where the run has one, else the out-of-fold images, else val.
-
-    Raises:
-        UsageError: the run has no such part.
-    """
-    has = set(run.split["part"])
-    there = [name for name in ("test", "oof", "val") if name in has or (name == "oof" and run.folds > 1)]
-    if run.folds > 1:
-        there = [name for name in there if name != "val"]  # val of a fold is train of another
-    if wanted == "auto":
-        return there[0]
-    if wanted not in there:
-        raise UsageError(f"run '{run.name}' has no part '{wanted}' to attack; choose from {', '.join(there)}")
-    return wanted
 
 
 def works(run: Run, name: str, phase: str, images: ImageSet, part: str, plan: AttackPlan) -> list[Work]:
@@ -244,46 +130,56 @@ def _grouped(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 def _attack_group(
     cells: list[Cell], work: list[Work], images: ImageSet, run: Run, plan: AttackPlan, reporter: Reporter
 ) -> None:
-    first = cells[0]
-    title = f"{first.model} · {first.phase} · {first.attack_name} {', '.join(str(c.threat) for c in cells)}"
-    reporter.start(title, sum(len(w.index) for w in work))
-    started = time.perf_counter()
-    tables = attack_images(cells, work, images, plan, reporter.advance)
-    seconds = (time.perf_counter() - started) / len(cells)
-    reporter.finish()
-    for cell, table in zip(cells, tables, strict=True):
-        notes = {
-            "attack": cell.attack_name,
-            "attacks": [spec.model_dump(mode="json") for spec in cell.specs()],
-            "norm": cell.threat.norm,
-            "eps": cell.threat.eps,
-            "seed": plan.seed,
-            "seconds": round(seconds, 3),
-        }
-        Predictions(table, run.fingerprint, notes).save(cell.path)
+    """Write each cell as it ends. What is killed loses the cell it was at, and the gradient is computed anew."""
+    with closing(attack_images(cells, work, images, plan, reporter.advance, run.file("attacks"))) as tables:
+        for cell in cells:
+            title = f"{cell.model} · {cell.phase} · {cell.attack_name} {cell.threat}"
+            reporter.start(title, sum(len(w.index) for w in work))
+            started = time.perf_counter()
+            table = next(tables)
+            notes = {
+                "attack": cell.attack_name,
+                "attacks": [spec.model_dump(mode="json") for spec in cell.specs()],
+                "norm": cell.threat.norm,
+                "eps": cell.threat.eps,
+                "seed": plan.seed,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            reporter.finish()
+            Predictions(table, run.fingerprint, notes).save(cell.path)
 
 
 def attack_images(
-    cells: list[Cell], work: Sequence[Work], images: ImageSet, plan: AttackPlan, advance: Callable[[int], None]
-) -> list[pd.DataFrame]:
-    """Attack the images of all ``work``, `LOADED` at a time; returns a table per cell, with a row per image.
+    cells: Sequence[Cell],
+    work: Sequence[Work],
+    images: ImageSet,
+    plan: AttackPlan,
+    advance: Callable[[int], None],
+    folder: Path | None = None,
+) -> Generator[pd.DataFrame, None, None]:
+    """Attack the images of all ``work``, `LOADED` at a time; yields a table per cell as it ends, with a row per image.
 
-    The cells are of one detector and one attack, at several budgets. ``advance`` is told how many images are done.
+    Several cells are budgets of FGSM on one detector. Their clean pass and gradient are made once, counted with the
+    first, and kept in a file in ``folder`` (None: the system's) that has no name and so outlives nothing.
+    ``advance`` is told how many images are done.
     """
-    tables: list[list[pd.DataFrame]] = [[] for _ in cells]
-    for some in work:
-        for begin in range(0, len(some.index), LOADED):
-            index = some.index[begin : begin + LOADED]
-            for table, rows in zip(tables, _attack_part(cells, some, images, index, plan), strict=True):
-                table.append(rows)
-            advance(len(index))
-    return [pd.concat(parts, ignore_index=True) for parts in tables]
+    with tempfile.TemporaryFile(dir=folder) as file:
+        clean = CleanPasses(file) if len(cells) > 1 else None
+        for cell in cells:
+            parts = []
+            for some in work:
+                for begin in range(0, len(some.index), LOADED):
+                    parts.append(_attack_part(cell, some, images, some.index[begin : begin + LOADED], plan, clean))
+                    advance(len(parts[-1]))
+            yield pd.concat(parts, ignore_index=True)
 
 
-def _attack_part(cells: list[Cell], some: Work, images: ImageSet, index: Index, plan: AttackPlan) -> list[pd.DataFrame]:
+def _attack_part(
+    cell: Cell, some: Work, images: ImageSet, index: Index, plan: AttackPlan, clean: CleanPasses | None
+) -> pd.DataFrame:
     """Attack a few images; what outlives the call is a row of numbers each, never an image."""
-    found = _attack(cells, some.detector, *tensors(images, index, plan), plan)
-    return [_rows(cell, one, images, index, some) for cell, one in zip(cells, found, strict=True)]
+    found = _attack(cell, some.detector, *tensors(images, index, plan), plan, clean)
+    return _rows(cell, found, images, index, some)
 
 
 def tensors(images: ImageSet, index: Index, plan: AttackPlan) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,15 +191,12 @@ def tensors(images: ImageSet, index: Index, plan: AttackPlan) -> tuple[Tensor, T
 
 
 def _attack(
-    cells: list[Cell], detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, plan: AttackPlan
-) -> list[Attacked]:
-    first, epsilons = cells[0], [cell.threat.eps for cell in cells]
+    cell: Cell, detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, plan: AttackPlan, clean: CleanPasses | None
+) -> Attacked:
     options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
-    if isinstance(first.attack, str):
-        return [run_suite(detector, x, y, first.attack, eps=epsilons[0], norm=first.threat.norm, **options)]
-    if len(cells) == 1:
-        return [run_attack(detector, x, y, first.specs()[0], **options)]
-    return run_sweep(detector, x, y, first.specs()[0], epsilons, cumulative=False, **options)
+    if isinstance(cell.attack, str):
+        return run_suite(detector, x, y, cell.attack, eps=cell.threat.eps, norm=cell.threat.norm, **options)
+    return run_attack(detector, x, y, cell.specs()[0], clean=clean, **options)
 
 
 def _rows(cell: Cell, found: Attacked, images: ImageSet, index: Index, work: Work) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustbench_df.attack_plan import AttackPlan, Cell, choose_part
 from robustbench_df.attacks.checks import Check, run_checks
 from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.spec import AttackSpec
@@ -22,7 +23,7 @@ from robustbench_df.attacks.suite import run_suite
 from robustbench_df.attacks.summary import robust
 from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
 from robustbench_df.errors import RunError
-from robustbench_df.robustness import AttackPlan, Cell, Work, choose_part, deployed, tensors, thin, works
+from robustbench_df.robustness import Work, deployed, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
 from robustbench_df.train.report import Reporter

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,20 @@ import pytest
 from torch import Tensor, nn
 
 from robustbench_df import robustness
+from robustbench_df.attack_plan import AttackPlan, Cell, plan_cells
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import cumulative, robust, summarise
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.pipeline import train_all
-from robustbench_df.robustness import AttackPlan, Cell, attack_run, thin
+from robustbench_df.robustness import attack_run, thin
 from robustbench_df.run import Run
 from tests.conftest import learnable_set
 from tests.test_pipeline import settings, write_folder
 
 PLAN = AttackPlan(epsilons=(0.02, 0.05), images=24, attacks=(AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=3)))
+
+SWEEP = AttackPlan(epsilons=(0.01, 0.02, 0.03, 0.05), images=24, attacks=(AttackSpec(name="fgsm"),))
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +67,11 @@ def test_no_image_outlives_its_part_so_that_memory_stays_flat(
     parts: list[int] = []
     real = robustness._attack
 
-    def watched(cells: list[Cell], detector: nn.Module, x: Tensor, *rest: Any) -> list[Attacked]:
+    def watched(cell: Cell, detector: nn.Module, x: Tensor, *rest: Any) -> Attacked:
         assert all(image() is None for image in alive)
         parts.append(len(x))
-        found = real(cells, detector, x, *rest)
-        alive.extend(weakref.ref(images) for images in (x, *(one.x_adv for one in found)))
+        found = real(cell, detector, x, *rest)
+        alive.extend(weakref.ref(images) for images in (x, found.x_adv))
         return found
 
     monkeypatch.setattr(robustness, "LOADED", 5)
@@ -162,25 +167,87 @@ def test_a_vote_is_attacked_when_asked_for_and_by_its_members_decisions(runs: di
     assert not {"vote", "vote-surrogate"} & {cell.model for cell in attack_run(run, PLAN)}
 
 
+def test_a_sweep_costs_one_clean_pass_and_a_forward_per_budget(runs: dict[int, Run]) -> None:
+    plan = SWEEP.model_copy(update={"seed": 4, "models": ("mlp",), "phases": ("base",)})
+    tables = [cell.load(runs[1]).table for cell in attack_run(runs[1], plan)]
+    assert sum(table["backwards"] for table in tables).tolist() == [1] * len(tables[0])
+    asked = 1 + len(SWEEP.epsilons) * tables[0]["correct"]
+    assert sum(table["forwards"] for table in tables).tolist() == asked.tolist()
+    assert tables[0]["correct"].any()
+
+
+def test_an_end_at_any_point_of_a_sweep_loses_the_cell_at_work_alone(
+    runs: dict[int, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SWEEP.model_copy(update={"models": ("mlp",)})
+    monkeypatch.setattr(robustness, "LOADED", 5)
+    real, calls = robustness._attack, Counter[Path]()
+    stop = float("inf")
+
+    def ends(cell: Cell, *rest: Any) -> Attacked:
+        calls[cell.path] += 1
+        if calls.total() > stop:
+            raise KeyboardInterrupt
+        return real(cell, *rest)
+
+    monkeypatch.setattr(robustness, "_attack", ends)
+    uninterrupted = copy_of(runs[2], tmp_path / "uninterrupted")
+    whole = attack_run(uninterrupted, plan)
+    parts, total = calls[whole[0].path], calls.total()
+    assert total == parts * len(whole)
+    for stop in random.sample(range(1, total), 2):
+        calls.clear()
+        stopped = copy_of(runs[2], tmp_path / f"{stop}")
+        with pytest.raises(KeyboardInterrupt):
+            attack_run(stopped, plan)
+        cells = plan_cells(stopped, plan)
+        assert [cell.path.exists() for cell in cells] == [k < stop // parts for k in range(len(cells))]
+        assert len(list(stopped.path.glob("attacks/*"))) == stop // parts  # the shared gradients leave no file
+        kept = {cell.path: cell.path.stat().st_mtime_ns for cell in cells[: stop // parts]}
+        stop = float("inf")
+        check_same(whole, uninterrupted, attack_run(stopped, plan), stopped, kept)
+
+
 def test_kill_nine_loses_at_most_the_cell_at_work(runs: dict[int, Run], tmp_path: Path) -> None:
-    whole = attack_run(runs[1], PLAN)
-    killed = Run(shutil.copytree(runs[1].path, tmp_path / "killed", ignore=shutil.ignore_patterns("attacks", "lock")))
-    program = (
-        "import sys; from robustbench_df.robustness import AttackPlan, attack_run; from robustbench_df.run import Run; "
-        "attack_run(Run(__import__('pathlib').Path(sys.argv[1])), AttackPlan.model_validate_json(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", program, str(killed.path), PLAN.model_dump_json()]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while not list(killed.path.glob("attacks/*.parquet")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    whole = attack_run(runs[1], SWEEP)
+    killed = copy_of(runs[1], tmp_path / "killed")
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from robustbench_df.attack_plan import AttackPlan
+        from robustbench_df.robustness import attack_run
+        from robustbench_df.run import Run
+        from robustbench_df.train.report import Reporter
+        class Told(Reporter):
+            def start(self, title, steps, done=0, unit="images"):
+                print(title, flush=True)
+        attack_run(Run(Path(sys.argv[1])), AttackPlan.model_validate_json(sys.argv[2]), Told())
+    """
+    command = [sys.executable, "-c", program, str(killed.path), SWEEP.model_dump_json()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        begun = [process.stdout.readline() for _ in range(random.randint(2, len(whole) - 1))]
+        time.sleep(random.uniform(0, 0.003))  # somewhere in a cell, which takes a few milliseconds
+        process.send_signal(signal.SIGKILL)
+        begun += process.stdout.readlines()
     kept = {path: path.stat().st_mtime_ns for path in killed.path.glob("attacks/*.parquet")}
+    assert len(begun) - 1 <= len(kept) <= len(begun)
     assert kept
-    for before, after in zip(whole, attack_run(killed, PLAN), strict=True):
-        assert after.path.stat().st_mtime_ns == kept.get(after.path, after.path.stat().st_mtime_ns)
-        tables = [cell.load(run).table for cell, run in ((before, runs[1]), (after, killed))]
-        # A budget of FGSM that is made up for alone pays for the gradient that it had shared.
-        pd.testing.assert_frame_equal(*(table.drop(columns=["forwards", "backwards"]) for table in tables))
+    assert set(kept) == {cell.path for cell in plan_cells(killed, SWEEP)[: len(kept)]}
+    check_same(whole, runs[1], attack_run(killed, SWEEP), killed, kept)
     assert not list(killed.path.glob("attacks/.*tmp"))
+
+
+def copy_of(run: Run, path: Path) -> Run:
+    """Return the same run, not attacked yet."""
+    return Run(shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("attacks", "lock")))
+
+
+def check_same(whole: list[Cell], run: Run, resumed: list[Cell], other: Run, kept: dict[Path, int]) -> None:
+    """Hold a resumed run's cells against those of an uninterrupted one; what was kept has not been written again."""
+    for before, after in zip(whole, resumed, strict=True):
+        assert after.path.stat().st_mtime_ns == kept.get(after.path, after.path.stat().st_mtime_ns)
+        tables = (before.load(run).table, after.load(other).table)
+        # The first budget of FGSM that is made up for pays for the gradient, which had been shared.
+        pd.testing.assert_frame_equal(*(table.drop(columns=["forwards", "backwards"]) for table in tables))

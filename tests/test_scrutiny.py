@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from robustbench_df import scrutiny
+from robustbench_df.attack_plan import AttackPlan
 from robustbench_df.attacks.checks import Check
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.errors import RunError
 from robustbench_df.pipeline import train_all
-from robustbench_df.robustness import AttackPlan, attack_run
+from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.attacks.catalogue import attack_named
+from robustbench_df.attacks.clean import CleanPasses
 from robustbench_df.attacks.spec import Attack, AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import ModelError, UsageError
@@ -87,6 +88,7 @@ def run_attack(
     seed: int = 0,
     eps: Tensor | None = None,
     only_correct: bool = True,
+    clean: CleanPasses | None = None,
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> Attacked:
@@ -104,6 +106,7 @@ def run_attack(
         eps: float ``[N]``, a budget per image instead of the spec's.
         only_correct: leave images alone that are wrong when clean. False attacks them too, as transfer needs, where
             another detector may be right on them; ``correct`` is then True throughout.
+        clean: of FGSM alone, what several calls about the same images, at one budget each, share.
         batch_size: images attacked together, halved while memory runs out.
         progress: called with the number of images of each finished batch.
 
@@ -113,7 +116,7 @@ def run_attack(
     """
     spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
     budgets = torch.full((len(x),), spec.eps) if eps is None else eps
-    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, only_correct, batch_size, progress)
+    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, only_correct, clean, batch_size, progress)
     return out
 
 
@@ -141,7 +144,7 @@ def run_sweep(
     for value in epsilons:
         validate_budget(spec, value)
     budgets = [torch.full((len(x),), epsilons[k]) for k in order]
-    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, True, batch_size, progress)
+    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, True, None, batch_size, progress)
     return [found[order.index(k)] for k in range(len(epsilons))]
 
 
@@ -160,6 +163,7 @@ def _run(
     seed: int,
     cumulative: bool,
     only_correct: bool,
+    clean: CleanPasses | None,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> list[Attacked]:
@@ -186,6 +190,10 @@ def _run(
                 stop=spec.early_stop and not attack.minimal,
             )
             try:
+                if clean is None:
+                    victim.open(gradient=attack.from_clean(spec))
+                else:
+                    clean.open(victim)
                 own = [b[part] for b in budgets]
                 parts.append(_attack_batch(victim, attack, spec, own, cumulative, only_correct))
             except RuntimeError as error:
@@ -204,8 +212,7 @@ def _run(
 def _attack_batch(
     victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool, only_correct: bool
 ) -> list[Attacked]:
-    """Attack one batch at every budget; the clean pass is made once."""
-    victim.open(gradient=attack.from_clean(spec))
+    """Attack one batch, whose clean pass is made, at every budget."""
     if not only_correct:
         victim.correct, victim.alive = torch.ones_like(victim.correct), torch.ones_like(victim.alive)
     chosen = victim.y != (-1 if spec.target is None else _CLASSES[spec.target])

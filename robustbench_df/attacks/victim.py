@@ -114,9 +114,18 @@ class Victim:
             logits, self.clean_gradient = self._slope(self.x, rows)
         else:
             logits = self._ask(self.x, rows)
-        self.clean_logits, self.worst_logits, self.last_logits = logits, logits.clone(), logits.clone()
-        self.worst = self.signed(logits, rows)
+        self._begin(logits)
         self.not_finite += (~torch.isfinite(self.worst)).long()
+
+    def reopen(self, logits: Tensor, gradient: Tensor | None) -> None:
+        """Begin with what `open` has shown of the same images at another budget: no pass is made, none is counted."""
+        self.clean_gradient = gradient
+        self._begin(logits)
+
+    def _begin(self, logits: Tensor) -> None:
+        """Set out from the answers ``[N, 2]`` to the clean images."""
+        self.clean_logits, self.worst_logits, self.last_logits = logits, logits.clone(), logits.clone()
+        self.worst = self.signed(logits, self.rows_all())
         # A margin that is not a number is no right answer; at a tie the verdict is fake, as `Decision.apply` says.
         self.correct = (self.worst > 0) | ((self.worst == 0) & (self.y == 1))
         self.alive = self.correct.clone()
@@ -129,11 +138,8 @@ class Victim:
         """
         fields = ("detector", "x", "y", "ids", "norm", "key", "eot", "limit", "stop")
         other = Victim(eps=eps, **{name: getattr(self, name) for name in fields})
-        for name in ("correct", "clean_logits", "clean_gradient"):
-            setattr(other, name, getattr(self, name))
-        other.alive = self.correct.clone()
-        other.last_logits = self.clean_logits.clone()
-        other.worst, other.worst_logits = self.signed(self.clean_logits, self.rows_all()), self.clean_logits.clone()
+        other.reopen(self.clean_logits, self.clean_gradient)
+        other.correct, other.alive = self.correct, self.correct.clone()
         if carry:
             for name in ("closest", "closest_logits", "distance", "worst", "worst_x", "worst_logits", "first_step"):
                 setattr(other, name, getattr(self, name).clone())

@@ -48,12 +48,13 @@ def attack(
     """Attack a run's detectors and ensemble as deployed, before and after phase 2, and check the numbers."""
     import json
 
+    from robustbench_df.attack_plan import AttackPlan
     from robustbench_df.attacks.threat import Threat, check_norm, parse_eps
     from robustbench_df.cli.attack_tables import print_attacks, print_checks, print_transfer, rows_json
     from robustbench_df.cli.console import reporting
     from robustbench_df.config import validated
     from robustbench_df.errors import UsageError
-    from robustbench_df.robustness import AttackPlan, attack_run
+    from robustbench_df.robustness import attack_run
     from robustbench_df.run import open_run
 
     check_norm(norm)

@@ -8,11 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_df.attack_plan import Cell
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
 from robustbench_df.metrics.intervals import Interval
-from robustbench_df.robustness import Cell
 from robustbench_df.run import Run
 
 _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}

@@ -49,11 +49,12 @@ def demo(
 
 def _examine(run: Run, reporter: Reporter) -> None:
     """Attack, corrupt and explain on few images: enough to see what the report holds, not to believe the numbers."""
+    from robustbench_df.attack_plan import AttackPlan
     from robustbench_df.attacks.spec import AttackSpec
     from robustbench_df.corruption_grid import corrupt_run
     from robustbench_df.corruption_plan import CorruptionPlan
     from robustbench_df.explain import ExplainPlan, explain
-    from robustbench_df.robustness import AttackPlan, attack_run
+    from robustbench_df.robustness import attack_run
 
     attack_run(run, AttackPlan(epsilons=(0.02, 0.05), attacks=(AttackSpec(name="fgsm"), "quick"), images=32), reporter)
     corrupt_run(run, CorruptionPlan(corruptions=CORRUPTIONS, severities=(1, 3, 5), images=64), reporter)

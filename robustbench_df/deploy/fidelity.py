@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_df.attack_plan import AttackPlan, choose_part
 from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.transfer import right_on
@@ -22,7 +23,7 @@ from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.metrics.intervals import wilson
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
-from robustbench_df.robustness import AttackPlan, Work, choose_part, tensors, thin, works
+from robustbench_df.robustness import Work, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 

@@ -25,7 +25,7 @@ SAME = 0.01
 devices and batch sizes move a margin by less."""
 
 VOTES = ("vote", "vote-surrogate")
-"""Attackable as `robustbench_df.robustness.VOTES`; their margins are no one detector's."""
+"""Attackable as `robustbench_df.attack_plan.VOTES`; their margins are no one detector's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class AttackCell:
-    """One detector under one attack or suite at one budget, image by image (`robustbench_df.robustness`)."""
+    """One detector under one attack or suite at one budget, image by image (`robustbench_df.attack_plan`)."""
 
     model: str
     phase: str
