@@ -34,7 +34,7 @@ _EXPORTS = {
     "Interval": "metrics.intervals",
     "Job": "train.fit",
     "Lab": "lab",
-    "MODELS": "models.zoo",
+    "MODELS": "models.architectures",
     "ModelConfig": "config",
     "Recipe": "config",
     "Run": "run",
@@ -77,6 +77,7 @@ _EXPORTS = {
     "trained": "train.shelf",
     "training_rate": "train.speed",
     "wilson": "metrics.intervals",
+    "working_memory": "deploy.timing",
 }
 
 __all__ = ["__version__", *_EXPORTS]

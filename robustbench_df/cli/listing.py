@@ -16,7 +16,7 @@ def models(
     timm: Annotated[str | None, typer.Option(help="Also list timm's models that match, e.g. 'resnet*'.")] = None,
 ) -> None:
     """List the registered detectors; any other of timm's models is 'timm:NAME'."""
-    from robustbench_df.models.zoo import MODELS
+    from robustbench_df.models.architectures import MODELS
 
     for name in MODELS:
         typer.echo(f"{name:22} {MODELS[name].summary}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from robustbench_df.cli import main
-from robustbench_df.models.zoo import MODELS
+from robustbench_df.models.architectures import MODELS
 from tests.conftest import learnable_set
 from tests.test_pipeline import SMALL, write_folder
 

@@ -13,6 +13,7 @@ from robustbench_df.config import merge
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
+from robustbench_df.models.zoo import MODELS
 from tests.conftest import ROOT, learnable_set
 from tests.experiments.test_shape import ABLATIONS
 from tests.test_pipeline import write_folder
@@ -26,7 +27,11 @@ TINY: dict[str, Any] = {
 }
 OWN: dict[str, dict[str, Any]] = {
     "architectures": {"headline": ["mlp"]},
-    "ensemble": {"pool": {"one": {"model": MLP}, "two": {"model": MLP, "phase1": {"lr": 1e-2}}}},
+    "ensemble": {
+        "pool": {"one": {"model": MLP}, "two": {"model": MLP, "phase1": {"lr": 1e-2}}},
+        "weighed": ["one", "two"],
+        "costly": list(MODELS),
+    },
     "leak": {"second": {"phase1": {"image_budget": 64}}},
     "objectives": {"eps": 0.9},
     "stem": {
@@ -43,7 +48,7 @@ def tiny(name: str, config: dict[str, Any]) -> dict[str, Any]:
             config.pop(table, None)
     config = merge(merge(config, copy.deepcopy(TINY)), OWN.get(name, {}))
     if "gpu" in config:
-        from robustbench_df.models.zoo import MODELS
+        from robustbench_df.models.architectures import MODELS
 
         config["gpu"] = [other for other in MODELS if other != "mlp"]
         del config["recipe"]["model"]["name"]
