@@ -1,0 +1,242 @@
+"""The registry of architectures: what each name means, and how its bare network over normalised pixels is made.
+
+Stems. ImageNet networks begin by dividing the image by 4 and end at 1/32: a 32-pixel image is gone before the last
+stage. ``stem="small"`` removes the early reductions (He et al. 2016, section 4.2, do the same for CIFAR);
+`experiments/stem` holds the comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from robustbench_df.config import ModelConfig
+from robustbench_df.errors import ModelError
+from robustbench_df.models.frontend import CHANNELS
+from robustbench_df.models.resnet_se import ResNetSE
+from robustbench_df.models.statistics import StatisticsNet
+from robustbench_df.registry import Registry
+
+CLASSIFIER_STD = 0.01
+"""Of a freshly initialised classifier: logits near zero, so that the loss begins at log 2."""
+
+Build = Callable[[ModelConfig, bool, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one registered model is made.
+
+    ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
+    architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
+    the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
+    ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them.
+    """
+
+    summary: str
+    build: Build
+    timm_name: str | None = None
+    fixed_side: int | None = None
+    small_stem: bool = False
+    fixed_grid: bool = False
+    pixels: bool = False
+
+
+MODELS: Registry[Architecture] = Registry("model", ModelError)
+
+
+class MLP(nn.Module):
+    """Two hidden layers over the flattened image: the baseline any convolutional detector must beat."""
+
+    def __init__(self, side: int, in_channels: int = 3, hidden: int = 512) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(in_channels * side * side, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Linear(hidden, hidden // 4),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden // 4, 2),
+        )
+
+    def forward(self, x: Any) -> Any:
+        """Map ``[N, in_channels, side, side]`` to ``[N, 2]``."""
+        return self.layers(x)
+
+
+def channels(config: ModelConfig) -> int:
+    """How many channels the network sees."""
+    return 3 + (CHANNELS if config.frontend == "residual" else 0)
+
+
+def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
+    """Build timm's network of that name with random weights and two logits; ``kwargs`` go to timm.
+
+    Raises:
+        ModelError: timm cannot build it with these settings.
+    """
+    import timm
+
+    settings = {"drop_rate": config.dropout, "in_chans": channels(config), "num_classes": 2, **kwargs}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **settings)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ModelError(f"timm cannot build '{name}': {str(error).splitlines()[0]}") from error
+    return model
+
+
+def _efficientnet(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
+        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        # timm scales the classifier by its outputs: with two, logits begin at ±10, which takes epochs to undo.
+        nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
+        if small:
+            net.conv_stem.stride = (1, 1)
+        return net  # type: ignore[no-any-return]
+
+    return build
+
+
+def _convnext(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
+        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        if small:
+            net.stem[0] = early_convolutions(channels(config), net.stem[0].out_channels)
+        return net  # type: ignore[no-any-return]
+
+    return build
+
+
+def early_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    """Two overlapping 3×3 convolutions, stride 2 in all, instead of patches (Xiao et al. 2021, arXiv:2106.14881).
+
+    On 32 px and from scratch they were worth over ten points of accuracy (`experiments/stem`). timm's own
+    ``patch_size=2`` would add a stride in the first stage and gain nothing.
+    """
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs // 2, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(outputs // 2),
+        nn.GELU(),
+        nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def recipe_head(features: int) -> nn.Sequential:
+    """The head of the recipe's ResNet-18: 512→128→ReLU→Dropout .3→classes."""
+    return nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(128, 2))
+
+
+def _resnet(name: str) -> Build:
+    def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
+        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        if small:
+            net.conv1 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
+            net.maxpool = nn.Identity()
+        if config.head == "recipe":
+            net.fc = recipe_head(net.num_features)
+        return net  # type: ignore[no-any-return]
+
+    return build
+
+
+def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:
+    net: Any = timm_network("densenet121", config)
+    if small:
+        net.features.conv0 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
+        net.features.pool0 = nn.Identity()
+    return net  # type: ignore[no-any-return]
+
+
+def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
+    patch = 4 if small else 16
+    usable = math.ceil(side / patch) * patch
+    if usable != side:
+        raise ModelError(
+            f"vit_base_patch16_224 needs a side divisible by {patch}, not {side}; set model.input_size={usable}"
+        )
+    return timm_network(
+        "vit_base_patch16_224",
+        config,
+        img_size=side,
+        patch_size=patch,
+        drop_path_rate=config.drop_path,
+    )
+
+
+def _entry(summary: str, build: Build, timm_name: str) -> Architecture:
+    return Architecture(summary, build, timm_name, small_stem=True)
+
+
+_TABLE = {
+    "convnext_tiny": _entry(
+        "ConvNeXt-Tiny (Liu et al. 2022), 27.8 M parameters", _convnext("convnext_tiny"), "convnext_tiny"
+    ),
+    "efficientnet_b0": _entry(
+        "EfficientNet-B0 (Tan & Le 2019), 4.0 M parameters",
+        _efficientnet("efficientnet_b0"),
+        "efficientnet_b0",
+    ),
+    "resnet_se": Architecture(
+        "ResNet with squeeze-and-excitation for small images, 11.2 M parameters",
+        lambda config, *_: ResNetSE(64, in_channels=channels(config)),
+    ),
+    "resnet_se_small": Architecture(
+        "the same shape at width 24, 1.6 M parameters", lambda config, *_: ResNetSE(24, in_channels=channels(config))
+    ),
+    "convnext_base": _entry(
+        "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
+    ),
+    "efficientnet_b2": _entry(
+        "EfficientNet-B2 (Tan & Le 2019), 7.7 M parameters",
+        _efficientnet("efficientnet_b2"),
+        "efficientnet_b2",
+    ),
+    "efficientnet_b3": _entry(
+        "EfficientNet-B3 (Tan & Le 2019), 10.7 M parameters",
+        _efficientnet("efficientnet_b3"),
+        "efficientnet_b3",
+    ),
+    "efficientnet_b4": _entry(
+        "EfficientNet-B4 (Tan & Le 2019), 17.6 M parameters",
+        _efficientnet("efficientnet_b4"),
+        "efficientnet_b4",
+    ),
+    "resnet18": _entry(
+        "ResNet-18 (He et al. 2016), 11.2 M parameters; model.head=recipe adds 512→128→2",
+        _resnet("resnet18"),
+        "resnet18",
+    ),
+    "resnet50": _entry("ResNet-50 (He et al. 2016), 23.5 M parameters", _resnet("resnet50"), "resnet50"),
+    "vit_base_patch16_224": Architecture(
+        "ViT-B/16 (Dosovitskiy et al. 2021), 85.8 M parameters; patch 4 with the small stem",
+        _vit,
+        "vit_base_patch16_224",
+        small_stem=True,
+        fixed_grid=True,
+    ),
+    "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121"),
+    "inception_resnet_v2": Architecture(
+        "Inception-ResNet-v2 (Szegedy et al. 2017), 54.3 M parameters; images are enlarged to 139 px",
+        lambda config, *_: timm_network("inception_resnet_v2", config),
+        "inception_resnet_v2",
+        fixed_side=139,
+    ),
+    "image_statistics": Architecture(
+        "statistics of JPEG blocks, colours and residuals under learnt kernels, 0.5 M parameters",
+        lambda *_: StatisticsNet(),
+        pixels=True,
+    ),
+    "mlp": Architecture(
+        "two hidden layers on the pixels: the baseline to beat",
+        lambda config, _small, side: MLP(side, channels(config)),
+        fixed_grid=True,
+    ),
+}
+for _name, _architecture in _TABLE.items():
+    MODELS.register(_name)(_architecture)
