@@ -1,4 +1,4 @@
-"""The registry at an equal budget of images: accuracy, robustness, size and speed. See README.md."""
+"""The registry at an equal budget of images: accuracy, robustness, size, memory and speed. See README.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import time
 from typing import Any
 
+import memory
 import torch
 
 import robustbench_df as rdf
@@ -27,12 +28,14 @@ def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     path = lab.checkpoint()
     detector = rdf.load_checkpoint(path.parent, "base")
     history = [json.loads(line) for line in (path.parent / "base-history.jsonl").read_text().splitlines()]
+    margins, labels = lab.margins(detector), lab.images.labels[lab.split.test]
     return {
-        "clean": lab.accuracy(detector),
-        "AUC": rdf.auc_interval(lab.margins(detector), lab.images.labels[lab.split.test]),
+        "clean": rdf.wilson(int(((margins >= 0) == (labels == 1)).sum()), len(labels)),
+        "AUC": rdf.auc_interval(margins, labels),
         "PGD-20 2/255": lab.robust(detector, "pgd", lab.config["eps"], steps=20),
         "parameters (M)": sum(p.numel() for p in detector.parameters()) / 1e6,
         "weights (MiB)": path.stat().st_size / 2**20,
+        **memory.peaks(lab.recipe(), lab.images.size, str(detector.mean.device)),
         "ms per image": milliseconds(lab, detector),
         "training images/s": statistics.median(row["images_per_second"] for row in history),
     }

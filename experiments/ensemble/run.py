@@ -5,71 +5,59 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pool
 import torch
 
 import robustbench_df as rdf
 
+GREEDY, WHOLE = "greedy selection", "greedy selection, whole registry"
+
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
-    alone = [rdf.Cell(name, {"member": name}) for name in config["pool"]]
+    """Members alone, then the weighings; the costly members join once, and have rows in `architectures` alone."""
+    few = int(config["few_seeds"])
     return [
-        *alone,
-        *(rdf.Cell(f"all, {kind}", {"kind": kind}) for kind in config["kinds"]),
-        rdf.Cell("greedy selection"),
+        *(rdf.Cell(name, {"member": name}, None if name in config["weighed"] else few) for name in pool.names(config)),
+        *(rdf.Cell(f"the four, {kind}", {"kind": kind}) for kind in config["kinds"]),
+        rdf.Cell("the four, greedy selection", {"from": config["weighed"]}),
+        rdf.Cell(GREEDY, {"from": pool.names(config)}),
+        rdf.Cell(WHOLE, {"from": pool.names(config, costly=True)}, int(config["whole_seeds"])),
     ]
 
 
 def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
-    config = lab.config
+    config, more = lab.config, {}
     if "member" in cell.settings:
-        name = config["member"]
-        detector = member(lab, name)
-        others = [member(lab, other) for other in config["pool"] if other != name]
-        more = diversity(lab, detector, others)
+        detector = pool.member(lab, config["member"])
+        margins = margins_of(lab, config["member"])
+        more = diversity(lab, config["member"], detector)
     else:
-        detector, more = ensemble(lab, config.get("kind"))
+        detector, picked = pool.weighed(lab, config["kind"]) if "kind" in config else pool.greedy(lab, config["from"])
+        margins, more = lab.margins(detector), {"weights": picked}
     labels = lab.images.labels[lab.split.test]
     return {
-        "clean": lab.accuracy(detector),
-        "AUC": rdf.auc_interval(lab.margins(detector), labels),
+        "clean": rdf.wilson(int(((margins >= 0) == (labels == 1)).sum()), len(labels)),
+        "AUC": rdf.auc_interval(margins, labels),
         "corrupted": lab.corrupted(detector, config["corruptions"], config["severity"]),
         "FGSM .05": lab.robust(detector, "fgsm", config["eps"]),
-        "PGD-20 2/255": lab.robust(detector, "pgd", config["standard_eps"], steps=20),
+        "standard 2/255": lab.robust(detector, "standard", config["standard_eps"]),
         **more,
     }
 
 
-def member(lab: rdf.Lab, name: str) -> rdf.Detector:
-    return lab.trained(lab.recipe(**lab.config["pool"][name]))
+def margins_of(lab: rdf.Lab, name: str) -> Any:
+    return np.diff(pool.answers(lab, name, "test").astype(np.float64))[:, 0]
 
 
-def ensemble(lab: rdf.Lab, kind: str | None) -> tuple[rdf.Detector, dict[str, Any]]:
-    """The whole pool weighed as ``kind`` says, or members picked one by one where that is None; all on val."""
-    members = [member(lab, name) for name in lab.config["pool"]]
-    logits = np.stack([rdf.predict_logits(m, lab.images, lab.split.val) for m in members])
-    labels = lab.images.labels[lab.split.val]
-    if kind is not None:
-        weights = rdf.fit_weights(kind, logits, labels)
-        return rdf.assemble(members, weights), {"weights": str(np.round(weights.weights, 2))}
-    picked = np.zeros(len(members))
-    probability = torch.from_numpy(logits).double().softmax(2)[..., 1].numpy()
-    for _ in range(lab.config["picks"]):  # Caruana et al. 2004: with repetition, by the log loss of the mean
-
-        def loss(k: int) -> float:
-            p = (picked @ probability + probability[k]) / (picked.sum() + 1)
-            return float(-np.log(np.clip(np.where(labels == 1, p, 1 - p), 1e-6, 1)).mean())
-
-        picked[min(range(len(members)), key=loss)] += 1
-    return rdf.Ensemble(members, picked.tolist()).eval(), {"weights": str(np.round(picked / picked.sum(), 2))}
-
-
-def diversity(lab: rdf.Lab, detector: rdf.Detector, others: list[rdf.Detector]) -> dict[str, float]:
+def diversity(lab: rdf.Lab, name: str, detector: rdf.Detector) -> dict[str, float]:
     """How often the others say something else, and how often they are right on what fools this one."""
-    own, x = lab.margins(detector) >= 0, lab.attack(detector, "pgd", lab.config["standard_eps"], early_stop=False).x_adv
+    others = [other for other in pool.names(lab.config) if other != name]
+    says = margins_of(lab, name) >= 0
+    apart = [float(((margins_of(lab, other) >= 0) != says).mean()) for other in others]
+    x = lab.attack(detector, "pgd", lab.config["standard_eps"], steps=20, early_stop=False).x_adv
     y = torch.from_numpy(lab.images.labels[lab.attacked_index].astype(np.int64))
     with torch.no_grad():
-        right = [float((other(x).argmax(1) == y).float().mean()) for other in others]
-    apart = [float(((lab.margins(other) >= 0) != own).mean()) for other in others]
+        right = [float((pool.member(lab, other)(x).argmax(1) == y).float().mean()) for other in others]
     return {"says otherwise than the others": np.mean(apart), "others right on its PGD": np.mean(right)}
 
 
