@@ -32,7 +32,7 @@ _EXPORTS = {
     "FidelityPlan": "deploy.fidelity",
     "ImageSet": "data.imageset",
     "Interval": "metrics.intervals",
-    "Job": "train.fit",
+    "Job": "train.job",
     "Lab": "lab",
     "MODELS": "models.architectures",
     "ModelConfig": "config",

@@ -16,7 +16,7 @@ from robustbench_df.evaluate import CLEAN, Condition, predict_logits, prediction
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
-from robustbench_df.train.fit import PHASES
+from robustbench_df.train.job import PHASES
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import load_checkpoint

@@ -38,7 +38,8 @@ from robustbench_df.rundir import (
     write_json,
     write_text,
 )
-from robustbench_df.train.fit import PHASES, Job, fit
+from robustbench_df.train.fit import fit
+from robustbench_df.train.job import PHASES, Job
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
 from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many

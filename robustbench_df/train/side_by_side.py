@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, cast
 
 from robustbench_df.data.split import Split
 from robustbench_df.errors import RunError
-from robustbench_df.train.fit import Job, fit
+from robustbench_df.train.fit import fit
+from robustbench_df.train.job import Job
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.worker import DONE, EVENTS, FAILED, WARNING, send
 

@@ -45,50 +45,47 @@ def snapshot(module: nn.Module) -> Weights:
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in module.state_dict().items()}
 
 
-def save_state(
-    path: Path,
-    progress: Progress,
-    detector: nn.Module,
-    ema: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    norms: nn.Module | None = None,
-) -> None:
-    """Write everything the next epoch depends on, whole or not at all; ``norms`` are trained beside the detector."""
-    state = {
-        "progress": asdict(progress),
-        "detector": detector.state_dict(),
-        "ema": ema.state_dict() if ema is not None else {},
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "norms": norms.state_dict() if norms is not None else {},
-    }
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What the steps of a phase change, in place.
+
+    ``ema`` is the running average of the detector's weights, if there is to be one; ``norms`` are batch normalisations
+    of attacked images, trained beside the detector (`robustbench_df.train.norms`).
+    """
+
+    detector: Detector
+    ema: Detector | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    norms: nn.Module | None = None
+
+    def stateful(self) -> dict[str, Any]:
+        """All that has a ``state_dict``, by name."""
+        parts = {k: getattr(self, k) for k in ("detector", "ema", "optimizer", "scaler", "norms")}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def save_state(path: Path, progress: Progress, trained: Trained) -> None:
+    """Write everything the next epoch depends on, whole or not at all."""
+    state = {"progress": asdict(progress), **{k: part.state_dict() for k, part in trained.stateful().items()}}
     # Through memory: where the disk is full, torch and safetensors hide the system's error behind one of their own.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
-def load_state(
-    path: Path,
-    detector: nn.Module,
-    ema: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    norms: nn.Module | None = None,
-) -> Progress:
-    """Restore a phase in place; returns a fresh `Progress` where nothing was saved."""
+def load_state(path: Path, trained: Trained) -> Progress:
+    """Restore a phase in place; returns a fresh `Progress` where nothing was saved.
+
+    Raises:
+        RunError: the file is damaged, or of other settings.
+    """
     if not path.exists():
         return Progress()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        detector.load_state_dict(state["detector"])
-        if ema is not None:
-            ema.load_state_dict(state["ema"])
-        if norms is not None:
-            norms.load_state_dict(state["norms"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        for name, part in trained.stateful().items():
+            part.load_state_dict(state[name])
         return Progress(**state["progress"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,9 +15,11 @@ from robustbench_df.data.split import Split, make_split
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import Detector
 from robustbench_df.train.adversary import Adversary, Batch
-from robustbench_df.train.fit import _backward, fit
+from robustbench_df.train.fit import fit
 from robustbench_df.train.norms import auxiliary_norms
 from robustbench_df.train.speed import Setting
+from robustbench_df.train.state import Trained
+from robustbench_df.train.step import backward
 from tests.attacks.detectors import Small
 from tests.conftest import learnable_set
 from tests.train.test_fit import StopAt, job, same
@@ -37,6 +39,10 @@ def normalised() -> Detector:
     torch.manual_seed(1)
     layers = (torch.nn.Conv2d(3, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
     return Detector(torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(6, 2)))
+
+
+def trained(net: Detector) -> Trained:
+    return Trained(net, None, torch.optim.SGD(net.parameters()), SCALER)
 
 
 def met(adversary: Adversary, seed: int = 0) -> Batch:
@@ -71,7 +77,7 @@ def test_free_climbs_the_gradient_that_training_leaves_and_forgets_it_with_the_e
     losses = []
     for _ in range(3):  # no optimiser step: only the images move
         batch = met(adversary)
-        losses.append(float(_backward(net, batch.images, target, Setting(), SCALER, 8, batch)))
+        losses.append(float(backward(trained(net), batch.images, target, Setting(), 8, batch)))
         adversary.learn(batch)
     assert losses[0] < losses[1]
     moved = (met(adversary).images - X).detach().abs().amax((1, 2, 3))
@@ -92,7 +98,7 @@ def test_an_epoch_of_free_meets_a_batch_as_often_as_it_is_replayed(tmp_path: Pat
             return super().attack(x, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("robustbench_df.train.fit.Adversary", Watched)
+        patch.setattr("robustbench_df.train.step.Adversary", Watched)
         options = ("phase1.epochs=0", "phase2.epochs=1", "phase2.objective=free", "phase2.replays=2")
         fit(job(tmp_path, *options), split)
     assert len(seen) == len(split.train) // 16
@@ -124,14 +130,14 @@ def test_adversarial_images_leave_the_deployed_statistics_alone() -> None:
     target = torch.nn.functional.one_hot(Y, 2).float()
     images = met(adversary).images.detach()
     batch = Batch(images, attacked=20, norms=adversary.norms)  # nothing but adversarial images
-    _backward(net, images, target, Setting(), SCALER, 20, batch)
+    backward(trained(net), images, target, Setting(), 20, batch)
     assert all(torch.equal(v, before[k]) for k, v in net.named_buffers())
     assert twins["twins.0.num_batches_tracked"] == 1
     assert not torch.equal(twins["twins.0.running_mean"], before["net.1.running_mean"])
     assert net.net[1].weight.grad is None
     assert adversary.norms.twins[0].weight.grad is not None
     batch = Batch(images, attacked=0, norms=adversary.norms)
-    _backward(net, images, target, Setting(), SCALER, 20, batch)
+    backward(trained(net), images, target, Setting(), 20, batch)
     assert net.net[1].num_batches_tracked == 1
     assert twins["twins.0.num_batches_tracked"] == 1
 

@@ -17,7 +17,8 @@ from robustbench_df.errors import RunError, TrainError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.scores import auc, margins
 from robustbench_df.train import fit as loop
-from robustbench_df.train.fit import Job, fit
+from robustbench_df.train.fit import fit
+from robustbench_df.train.job import Job
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import load_checkpoint
@@ -116,42 +117,6 @@ def test_finished_phases_are_not_trained_again(tmp_path: Path, split: Split) -> 
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
 
 
-def test_out_of_memory_halves_the_micro_batch_and_goes_on(
-    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, said = loop._backward, []
-
-    def small_memory(*args: Any) -> torch.Tensor:
-        if args[5] > 4:  # the micro-batch
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return real(*args)
-
-    class Listener(Reporter):
-        def warn(self, text: str) -> None:
-            said.append(text)
-
-    monkeypatch.setattr(loop, "_backward", small_memory)
-    fit(job(tmp_path, "phase2.epochs=0"), split, Listener())
-    assert said == [
-        "out of memory: micro-batch 16 → 8, accumulation doubled, training goes on",
-        "out of memory: micro-batch 8 → 4, accumulation doubled, training goes on",
-    ]
-
-
-def test_micro_batches_accumulate_the_same_gradient() -> None:
-    torch.manual_seed(0)
-    detector, _ = loop.build_detector(recipe().model, (16, 16))
-    detector.eval()  # batch statistics would differ between micro-batches, the gradient rule must not
-    x, target = torch.rand(12, 3, 16, 16), torch.nn.functional.one_hot(torch.arange(12) % 2, 2).float()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    gradients = []
-    for micro in (12, 5):
-        detector.zero_grad()
-        loop._backward(detector, x, target, Setting(), scaler, micro)
-        gradients.append(torch.cat([p.grad.flatten() for p in detector.parameters() if p.grad is not None]))
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
-
-
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_place(tmp_path: Path, split: Split) -> None:
     with pytest.raises(TrainError, match=r"not finite at epoch \d+, step \d+, lr .*phase1\.lr") as caught:
         fit(job(tmp_path, "phase1.lr=1e30", "phase1.clip_norm=0", "phase1.schedule=constant", "phase1.warmup=0"), split)
@@ -167,7 +132,7 @@ def test_early_stopping_and_best_checkpoint(tmp_path: Path, split: Split, monkey
         taken.append({k: v.clone() for k, v in detector.state_dict().items()})
         return {"score": next(scores)}
 
-    monkeypatch.setattr(loop, "_validate", fake)
+    monkeypatch.setattr(loop, "validate", fake)
     fit(job(tmp_path, "phase1.epochs=8", "phase1.patience=3", "phase2.epochs=0"), split)
     rows = (tmp_path / "base-history.jsonl").read_text().splitlines()
     assert len(rows) == 5  # the best was epoch 2; three more brought nothing
@@ -182,36 +147,10 @@ def test_a_refit_keeps_the_last_epoch_without_a_val_part(tmp_path: Path, split: 
     assert (tmp_path / "final.safetensors").exists()
 
 
-def test_phase_two_keeps_the_average_of_its_weights(
-    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    averages: list[dict[str, torch.Tensor]] = []
-    real = loop._average
-
-    def watched(ema: torch.nn.Module, detector: torch.nn.Module, *rest: Any) -> None:
-        real(ema, detector, *rest)
-        averages[:] = [{k: v.clone() for k, v in m.state_dict().items()} for m in (ema, detector)]
-
-    monkeypatch.setattr(loop, "_average", watched)
-    fit(job(tmp_path, "phase1.epochs=1", "phase2.ema=0.9", "phase2.select=last", "phase2.objective=pgd"), split)
-    kept, (average, raw) = load_file(tmp_path / "final.safetensors"), averages
-    assert all(torch.equal(kept[k], average[k]) for k in kept)
-    assert any(not torch.equal(kept[k], raw[k]) for k in kept)
-
-
-def test_a_frozen_backbone_moves_only_the_head(tmp_path: Path, split: Split) -> None:
-    fit(job(tmp_path, "phase1.freeze_backbone=true", "phase2.epochs=0"), split)
-    start, _ = loop.build_for(job(tmp_path), split.images.size)
-    after = load_file(tmp_path / "base.safetensors")
-    moved = {k for k, v in start.state_dict().items() if not torch.equal(v, after[k])}
-    assert moved
-    assert all(k.startswith("net.head.") for k in moved)
-
-
 def test_plateau_halves_after_three_epochs_without_progress_and_then_waits_again(
     tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_validate", lambda *_: {"score": 0.5})
+    monkeypatch.setattr(loop, "validate", lambda *_: {"score": 0.5})
     fit(job(tmp_path, "phase1.epochs=9", "phase1.schedule=plateau", "phase1.warmup=0", "phase2.epochs=0"), split)
     rates = [json.loads(x)["lr"] for x in (tmp_path / "base-history.jsonl").read_text().splitlines()]
     steps = [round(r / rates[0], 4) for r in rates]

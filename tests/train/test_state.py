@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_df.train.state import Progress, save_state, save_weights
+from robustbench_df.models.detector import Detector
+from robustbench_df.train.state import Progress, Trained, save_state, save_weights
 
 LIMIT = 10_000
 """Bytes a file may have: a disk as full as a test can make it."""
@@ -38,7 +39,7 @@ def test_a_full_disk_is_the_systems_error_and_leaves_nothing(tmp_path: Path) -> 
     optimizer = torch.optim.AdamW(net.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with full_disk(), pytest.raises(OSError, match="File too large") as state:
-        save_state(tmp_path / "state.pt", Progress(), net, None, optimizer, scaler)
+        save_state(tmp_path / "state.pt", Progress(), Trained(Detector(net), None, optimizer, scaler))
     with full_disk(), pytest.raises(OSError, match="File too large") as weights:
         save_weights(tmp_path / "base.safetensors", dict(net.state_dict()))
     assert state.value.errno == weights.value.errno == errno.EFBIG
