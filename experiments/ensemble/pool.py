@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import robustbench_df as rdf
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+GPU = torch.cuda.is_available()
 
 ANSWERS: dict[tuple[Path, str], Logits] = {}
 """What members said of a part of the split, by their weight file: the rows of one seed share them."""
 
 
 def names(config: dict[str, Any], *, costly: bool = False) -> list[str]:
-    """The pool: members with a recipe of their own, and the rest of the registry, with the ``costly`` on request."""
-    rest = [name for name in rdf.MODELS if name not in config["pool"] and (costly or name not in config["costly"])]
-    return [*config["pool"], *rest]
+    """The pool: members with a recipe of their own, and the rest of the registry that this machine can train."""
+    without = {*config["pool"], *([] if costly else config["costly"]), *([] if GPU else config["gpu"])}
+    return [*config["pool"], *(name for name in rdf.MODELS if name not in without)]
 
 
 def member(lab: rdf.Lab, name: str) -> rdf.Detector:

@@ -10,7 +10,7 @@ import torch
 
 import robustbench_df as rdf
 
-GREEDY, WHOLE = "greedy selection", "greedy selection, whole registry"
+GREEDY, WHOLE = "greedy selection from the pool", "greedy selection, costly members too"
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
