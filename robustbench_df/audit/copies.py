@@ -73,7 +73,8 @@ def find_copies(images: ImageSet, against: ImageSet | None = None) -> Copies:
     found. A near copy of a picture is one of all its exact copies. Of more than `CROWD` images with the same pixels
     only the first ones are paired with each other and with near copies; the rest are paired with the first.
 
-    Memory: a thumbnail of 1 KiB and half as much of hashes per image; pixels are read in chunks.
+    Memory: a thumbnail of 1 KiB and half as much of hashes per image, while pairs are sought 0.8 KiB more; pixels are
+    read in chunks.
     """
     here = _Side(images)
     there = here if against is None else _Side(against)

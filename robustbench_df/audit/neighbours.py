@@ -3,7 +3,8 @@
 1. `candidates`: pairs whose hashes differ in few bits, for some view and flip of the first image. Images are sorted
    into buckets by a few bits of their hash, several times over with other bits (locality-sensitive hashing, Indyk &
    Motwani 1998); only images in one bucket are compared. The bits taken grow with the logarithm of the number of
-   images, so that buckets stay small.
+   images, so that buckets stay small. Queries are put in the order of a few bits once, for all bands: those that are
+   looked up one after another then end in the same part of every table, which stays in a core's cache.
 2. `confirm`: the pixel check of `alignment`, for what is left.
 """
 
@@ -36,11 +37,12 @@ _POOL = 40
 """Bits that buckets are made of: those of the lowest frequencies, which misalignment changes least (in 2 to 8% of the
 copies, against 10 to 20% for the others)."""
 
-_ROWS = 1 << 14  # what fits into a core's cache
+_ROWS = 1 << 14  # of each view at once: what fits into a core's cache
+_LEADING = 16  # bits by which queries are arranged
 _PAIRS = 1 << 14  # thumbnails of so many pairs are held at once: 32 MiB
 _THREADS = min(4, os.cpu_count() or 1)  # beyond, memory is what is waited for
 _ONE, _SEVERAL = np.uint64(1), np.uint64(1 << 63)
-_PIECE_BITS = 10  # of the pool, looked up together
+_PIECE_BITS = 14  # of the pool, looked up together: three tables of 128 KiB, of which arranged queries use a part
 _PIECE = (1 << _PIECE_BITS) - 1
 
 
@@ -68,7 +70,7 @@ def candidates(queries: Hashes, index: Hashes, *, same: bool = False, radius: in
         the radius are found: the further apart, the fewer (see the tests for how many). Each image has at most `CROWD`
         candidates, which still links all that are alike.
     """
-    search = partial(_band, queries, index, same, radius)
+    search = partial(_band, _arranged(queries), index, same, radius)
     best = np.empty(0, np.uint64)
     with ThreadPoolExecutor(_THREADS) as pool:
         for packed in pool.map(search, bands(len(index))):
@@ -110,40 +112,61 @@ def bands(n: int) -> list[np.uint64]:
     return [np.uint64(sum(1 << int(k) for k in draw)) for draw in draws]
 
 
-def _band(queries: Hashes, index: Hashes, same: bool, radius: int, mask: np.uint64) -> Hashes:
+class _Arranged(NamedTuple):
+    """Each view's hashes in order of `_LEADING` bits, uint64 ``[V, N]``, and the image of each, uint32 ``[V, N]``."""
+
+    hashes: Hashes
+    image: NDArray[np.uint32]
+
+
+def _arranged(queries: Hashes) -> _Arranged:
+    """Sort each view, in linear time: numpy sorts 16 bits by radix.
+
+    The bits of a band that are among the leading ones are the highest of its bucket's number, as `_extraction` gathers
+    them. So the n-th rows of all views, whatever the band, have their buckets close together.
+    """
+    out = _Arranged(np.empty_like(queries), np.empty(queries.shape, np.uint32))
+    for view, hashes in enumerate(queries):
+        order = np.argsort((hashes >> np.uint64(_POOL - _LEADING)).astype(np.uint16), kind="stable")
+        out.hashes[view], out.image[view] = hashes.take(order), order
+    return out
+
+
+def _band(queries: _Arranged, index: Hashes, same: bool, radius: int, mask: np.uint64) -> Hashes:
     """Return the pairs within ``radius`` that share a bucket of one band, packed."""
     buckets = _Buckets(index, mask)
     negated = np.array([flip_mask(*flip) for flip in FLIPS])
     found = [np.empty(0, np.uint64)]
-    for view, hashes in enumerate(queries):
-        # Upside down, images are only sought as a whole: no usual augmentation joins that to a crop.
-        first, second, flip, distance = buckets.near(hashes, negated if view == 0 else negated[:2], radius)
+    for begin in range(0, queries.hashes.shape[1], _ROWS):
+        part = queries.hashes[:, begin : begin + _ROWS]
+        view, row, second, flip, distance = buckets.near(part, negated, radius)
+        first = queries.image[view, row + begin].astype(np.intp)
         other = ~(same & (first == second))
-        found.append(_pack(first[other], second[other], len(index), flip[other], distance[other], view))
+        found.append(_pack(first[other], second[other], len(index), flip[other], distance[other], view[other]))
     return _nearest(np.concatenate(found))
 
 
 class _Buckets:
     """The images of an index, sorted by some bits of their hashes, which are the number of their bucket.
 
-    A look-up in memory takes the longer the larger the tables are. So most end at `occupied`, a bit for each bucket,
-    which stays in a core's cache for a million images. Of the others only who is there is kept, found by counting the
-    occupied buckets before (rank by words, Jacobson 1989).
+    A look-up in memory takes the longer the larger the tables are. So most end at `occupied`, a byte for each bucket.
+    Of the others only who is there is kept, found by counting the occupied buckets before (rank by words, Jacobson
+    1989).
     """
 
     def __init__(self, index: Hashes, mask: np.uint64) -> None:
         self.tables = _extraction(mask)
         number = self.number(index)
-        self.order = _sorted(number)
-        number, self.hashes = number.take(self.order), index.take(self.order)  # from here memory is walked through
+        ordered = np.sort(number << 32 | np.arange(len(index)))  # by vectors: faster than a radix sort
+        number, self.order = ordered >> 32, ordered & 0xFFFFFFFF
+        self.hashes = index.take(self.order)  # from here memory is walked through
         self.begin = np.flatnonzero(np.diff(number, prepend=-1))
         self.size = np.diff(self.begin, append=len(index))
         # The hash of who is alone there; its highest bit says instead that there are several.
         self.lone = self.hashes.take(self.begin) & ~_SEVERAL | np.where(self.size > 1, _SEVERAL, np.uint64(0))
-        occupied = np.zeros(1 << int(mask).bit_count(), bool)
-        occupied[number] = True
-        self.occupied = np.packbits(occupied, bitorder="little")
-        self.words = self.occupied.view("<u8")
+        self.occupied = np.zeros(1 << int(mask).bit_count(), bool)
+        self.occupied[number] = True
+        self.words = np.packbits(self.occupied, bitorder="little").view("<u8")
         count = np.bitwise_count(self.words)
         self.before = (np.cumsum(count, dtype=np.int64) - count).astype(np.int32)
 
@@ -155,36 +178,37 @@ class _Buckets:
             out |= table.take(bits >> k * _PIECE_BITS & _PIECE)
         return out
 
-    def near(self, hashes: Hashes, negated: Hashes, radius: int) -> tuple[Index, Index, Index, NDArray[np.uint8]]:
-        """Find who shares a bucket with ``hashes[row] ^ negated[flip]`` and is within ``radius`` of it.
+    def near(
+        self, hashes: Hashes, negated: Hashes, radius: int
+    ) -> tuple[Index, Index, Index, Index, NDArray[np.uint8]]:
+        """Find who shares a bucket with ``hashes[view, row] ^ negated[flip]`` and is within ``radius`` of it.
 
-        Returns row, place in the index, flip and distance of each such pair.
+        Returns view, row, place in the index, flip and distance of each such pair.
         """
-        turned = self.number(negated)
-        found = [np.empty((3, 0), np.intp)]
-        for begin in range(0, len(hashes), _ROWS):
-            chunk = hashes[begin : begin + _ROWS]
+        turned, found, asked = self.number(negated), [], []
+        for view, chunk in enumerate(hashes):
             number = self.number(chunk)
-            for flip in range(len(negated)):
-                row, bucket = self._promising(chunk, negated[flip], number ^ turned[flip], radius)
-                found.append(np.stack([row + begin, bucket, np.full(len(row), flip)]))
-        row, bucket, flip_of = np.concatenate(found, axis=1)
+            # Upside down, images are only sought as a whole: no usual augmentation joins that to a crop.
+            for flip in range(len(negated) if view == 0 else 2):
+                found.append(self._promising(chunk, negated[flip], number ^ turned[flip], radius))
+                asked.append((view, flip))
+        row, bucket, sought = (np.concatenate(column) for column in zip(*found, strict=True))
+        view_of, flip_of = np.repeat(asked, [len(rows) for rows, _, _ in found], axis=0).T
         which, place = self.partners(row, bucket)
-        sought = hashes.take(row) ^ negated.take(flip_of)
         distance = np.bitwise_count(sought.take(which) ^ self.hashes.take(place))
         kept = np.flatnonzero(distance <= radius)
         which = which.take(kept)
-        return row.take(which), self.order.take(place.take(kept)), flip_of.take(which), distance.take(kept)
+        place = self.order.take(place.take(kept))
+        return view_of.take(which), row.take(which), place, flip_of.take(which), distance.take(kept)
 
-    def _promising(self, hashes: Hashes, negated: np.uint64, number: Index, radius: int) -> tuple[Index, Index]:
-        """Rows whose bucket holds one near hash, or several at any distance; and which of the occupied ones it is."""
-        occupied = self.occupied.take(number >> 3) >> (number & 7).astype(np.uint8) & 1
-        row = np.flatnonzero(occupied.view(bool))  # four times as fast as for numbers
-        bucket = self.rank(number.take(row))
+    def _promising(self, hashes: Hashes, negated: np.uint64, number: Index, radius: int) -> tuple[Index, Index, Hashes]:
+        """Rows whose bucket holds one near hash, or several at any distance; which occupied one; what is sought."""
+        row = np.flatnonzero(self.occupied.take(number))
+        bucket, sought = self.rank(number.take(row)), hashes.take(row) ^ negated
         lone = self.lone.take(bucket)
-        near = np.bitwise_count((lone ^ hashes.take(row) ^ negated) & ~_SEVERAL) <= radius
+        near = np.bitwise_count((lone ^ sought) & ~_SEVERAL) <= radius
         promising = np.flatnonzero(near | (lone >= _SEVERAL))
-        return row.take(promising), bucket.take(promising)
+        return row.take(promising), bucket.take(promising), sought.take(promising)
 
     def rank(self, number: Index) -> Index:
         """Count the occupied buckets before each of these numbers."""
@@ -206,19 +230,13 @@ class _Buckets:
 
 
 def _extraction(mask: np.uint64) -> list[Index]:
-    """Tables that gather the bits of a mask side by side: one for each piece of the pool, small enough for L1."""
+    """Tables that gather the bits of a mask side by side, in their order: one for each piece of the pool."""
     chosen = [k for k in range(_POOL) if int(mask) >> k & 1]
     piece = np.arange(1 << _PIECE_BITS)
-    tables = [np.zeros(1 << _PIECE_BITS, np.intp) for _ in range(_POOL // _PIECE_BITS)]
+    tables = [np.zeros(1 << _PIECE_BITS, np.intp) for _ in range(-(-_POOL // _PIECE_BITS))]
     for place, bit in enumerate(chosen):
         tables[bit // _PIECE_BITS] |= (piece >> bit % _PIECE_BITS & 1) << place
     return tables
-
-
-def _sorted(number: Index) -> Index:
-    """Return the stable order of numbers below 2³², in linear time: numpy sorts 16 bits by radix, more by merging."""
-    order = np.argsort((number & 0xFFFF).astype(np.uint16), kind="stable")
-    return order[np.argsort((number >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def _pack(first: Index, second: Index, n_index: int, flip: Index, distance: NDArray[np.uint8], view: int) -> Hashes:

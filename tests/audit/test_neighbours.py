@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from robustbench_df.audit.alignment import FLIPS, look_alike
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.hashing import VIEWS, flip_mask, thumbnails, view_hashes
-from robustbench_df.audit.neighbours import CROWD, RADIUS, _Buckets, _sorted, bands, candidates, confirm
+from robustbench_df.audit.neighbours import CROWD, RADIUS, _arranged, _Buckets, bands, candidates, confirm
 from robustbench_df.data.imageset import ImageSet, Pixels, image_set_from_arrays
 from tests.audit.photos import NEAR, changed, photos
 
@@ -157,10 +157,17 @@ def test_a_crowded_bucket_links_its_images_without_comparing_all() -> None:
     assert connected_components(links)[0] == 1
 
 
-def test_buckets_are_sorted_in_linear_time_as_a_stable_sort_would() -> None:
-    number = np.random.default_rng(0).integers(0, 1 << 22, 100_000)
-    number[::7] = number[0]
-    assert (_sorted(number) == np.argsort(number, kind="stable")).all()
+def test_arranged_queries_that_lie_side_by_side_end_in_a_part_of_every_table() -> None:
+    """It keeps the look-ups in a core's cache, whatever the number of images."""
+    queries = _random_hashes(2 << 16).reshape(2, -1)
+    arranged = _arranged(queries)
+    assert (np.take_along_axis(queries, arranged.image.astype(np.intp), axis=1) == arranged.hashes).all()
+
+    def places(hashes: np.ndarray) -> int:
+        tables = [_Buckets(queries[0], mask) for mask in bands(1 << 16)[:4]]
+        return sum(len(np.unique(t.number(hashes[:, :1024]) >> 6)) for t in tables)
+
+    assert places(arranged.hashes) < 0.5 * places(queries)
 
 
 def test_exactly_the_pairs_of_equal_chosen_bits_within_the_radius_are_found() -> None:
@@ -170,11 +177,12 @@ def test_exactly_the_pairs_of_equal_chosen_bits_within_the_radius_are_found() ->
     queries = _flip_bits(index, 5)
     negated = np.array([flip_mask(*flip) for flip in FLIPS])
     queries[::3] ^= negated[1]
-    row, place, flip, distance = _Buckets(index, mask).near(queries, negated, RADIUS)
+    view, row, place, flip, distance = _Buckets(index, mask).near(queries[None], negated, RADIUS)
     apart = queries[:, None, None] ^ negated[:, None] ^ index
     expected = np.argwhere(((apart & mask) == 0) & (np.bitwise_count(apart) <= RADIUS))
     assert {*zip(row.tolist(), flip.tolist(), place.tolist(), strict=True)} == {*map(tuple, expected.tolist())}
     assert len(row) == len(expected) > n / 10
+    assert not view.any()
     assert (distance == np.bitwise_count(apart[row, flip, place])).all()
 
 
@@ -182,7 +190,7 @@ def test_exactly_the_pairs_of_equal_chosen_bits_within_the_radius_are_found() ->
 def test_the_images_compared_with_each_do_not_grow_with_their_number(n: int) -> None:
     masks = bands(n)
     buckets = _Buckets(_random_hashes(n), masks[0])
-    row, _, _, _ = buckets.near(_random_hashes(n, 1), np.zeros(1, np.uint64), 64)
+    row = buckets.near(_random_hashes(n, 1)[None], np.zeros(1, np.uint64), 64)[1]
     assert len(row) < 0.27 * n  # 2^-2 in each of the bands,
     assert len(masks) <= 1.5 * (math.log2(n) + 2)  # of which there are O(log N): O(N log N) in all
 
