@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,12 @@ import numpy as np
 from PIL import Image
 
 import robustbench_df as rdf
+from robustbench_df.audit import neighbours
+from robustbench_df.audit.alignment import FLIPS
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.duplicates import duplicate_findings
-from robustbench_df.audit.neighbours import bands, candidates
+from robustbench_df.audit.hashing import Hashes, flip_mask, thumbnails, view_hashes
+from robustbench_df.audit.neighbours import RADIUS, Index, bands, candidates
 from robustbench_df.audit.shortcuts import shortcuts
 
 
@@ -38,9 +42,9 @@ def large_apart(sources: list[Path], n: int) -> list[dict[str, Any]]:
     return [*parts, whole]
 
 
-def growth_apart(views: int, sizes: list[int]) -> list[dict[str, Any]]:
+def growth_apart(views: int, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     """Search for near hashes among rising numbers of them, in a process of its own; a row each, then the exponents."""
-    found = child("hashes", str(views), *map(str, sizes))
+    found = child("hashes", str(views), str(rounds), *map(str, sizes))
     rows = [
         {
             "row": f"{row['n']:,} hashes",
@@ -54,7 +58,23 @@ def growth_apart(views: int, sizes: list[int]) -> list[dict[str, Any]]:
     fitted = ", ".join(
         f"{key.removeprefix('exponent of ')} {found[key]}" for key in found if key.startswith("exponent")
     )
-    return [*rows, {"row": "exponents in N", "the audit says": fitted}]
+    factor = f"{found['last to first']} times the CPU s per N log2 N over this range (median of {rounds} rounds)"
+    return [*rows, {"row": "exponents in N", "the audit says": f"{fitted}; {factor}"}]
+
+
+def pairs_apart(source: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Search among real hashes and compare all with all, in turn, in a process of its own; a row for each number."""
+    rows = child("pairs", source, str(rounds), *map(str, sizes))["sizes"]
+    return [
+        {
+            "row": f"{row['n']:,} pictures",
+            "CPU s": row["search cpu s"],
+            "all with all, CPU s": row["all cpu s"],
+            "all / search": row["all / search"],
+            "pairs found": rdf.wilson(row["found"], row["pairs"]),
+        }
+        for row in rows
+    ]
 
 
 def seconds(row: dict[str, Any], part: str) -> dict[str, Any]:
@@ -87,29 +107,69 @@ def child(*arguments: str) -> dict[str, Any]:
 def timed(row: dict[str, Any], name: str) -> Iterator[None]:
     wall, cpu = time.perf_counter(), time.process_time()
     yield
-    row[f"{name} s"] = round(time.perf_counter() - wall, 2)
-    row[f"{name} cpu s"] = round(time.process_time() - cpu, 2)
+    row[f"{name} s"] = round(time.perf_counter() - wall, 4)
+    row[f"{name} cpu s"] = round(time.process_time() - cpu, 4)
 
 
-def growth(views: int, sizes: list[int]) -> dict[str, Any]:
-    """Search among rising numbers of random hashes, so many views of each and their flips, and fit the exponents."""
-    rows: list[dict[str, Any]] = []
-    for n in sizes:
-        hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
-        runs: list[dict[str, Any]] = [{"n": n}, {"n": n}]
-        for run in runs:
+def growth(views: int, sizes: list[int], rounds: int) -> dict[str, Any]:
+    """Search among rising numbers of random hashes, so many views of each and their flips, and fit the exponents.
+
+    The sizes take turns. Of each the least of the rounds counts: other work on the machine only adds.
+    """
+    runs: list[list[float]] = [[] for _ in sizes]
+    rows: list[dict[str, Any]] = [{"n": n} for n in sizes]
+    for _ in range(rounds):
+        for row, cpu in zip(rows, runs, strict=True):
+            n: int = row["n"]
+            run: dict[str, Any] = {}
+            hashes = np.random.default_rng(0).integers(0, 2**64, (views, n), dtype=np.uint64)
             with timed(run, "search"):
                 candidates(hashes, hashes[0], same=True)
-        row = min(runs, key=lambda run: float(run["search cpu s"]))  # other work on the machine only adds
-        row["look-ups"] = (2 * views + 2) * n * len(bands(n))
+            cpu.append(run["search cpu s"] / (n * math.log2(n)))
+            row |= run if cpu[-1] == min(cpu) else {}
+            row.setdefault("peak MiB", peak())  # in the first round no larger size has been before
+    for row in rows:
+        row["look-ups"] = (2 * views + 2) * row["n"] * len(bands(row["n"]))
         row["ns per look-up"] = round(row["search cpu s"] * 1e9 / row["look-ups"], 2)
-        row["n log2 n"] = n * math.log2(n)
+        row["n log2 n"] = row["n"] * math.log2(row["n"])
         row["ns per n log2 n"] = round(row["search cpu s"] * 1e9 / row["n log2 n"])
-        rows.append(row | {"peak MiB": peak()})
-        print(rows[-1], file=sys.stderr)
     logs = {name: np.log([row[name] for row in rows]) for name in ("n", "search cpu s", "look-ups", "n log2 n")}
     fitted = {f"exponent of {k}": round(float(np.polyfit(logs["n"], v, 1)[0]), 3) for k, v in logs.items() if k != "n"}
-    return {"views": views, "sizes": rows, **fitted}
+    factor = statistics.median(last / first for first, last in zip(runs[0], runs[-1], strict=True))
+    return {"views": views, "sizes": rows, "last to first": round(factor, 3), **fitted}
+
+
+def pairs(source: str, sizes: list[int], rounds: int) -> dict[str, Any]:
+    """Seek near hashes among so many pictures, all views and flips of each, by the search and by comparing all."""
+    data, rows = rdf.load_images(source).data, []
+    for n in sizes:
+        hashes, runs = view_hashes(thumbnails(data[:n])), []
+        for _ in range(rounds):
+            run: dict[str, Any] = {}
+            with timed(run, "search"):
+                found = candidates(hashes, hashes[0], same=True)
+            with timed(run, "all"):
+                wanted = all_with_all(hashes)
+            runs.append(run)
+        row = {key: min(run[key] for run in runs) for key in ("search cpu s", "all cpu s")}
+        ratio = statistics.median(run["all cpu s"] / run["search cpu s"] for run in runs)
+        hit = np.intersect1d(wanted, found.first * n + found.second)
+        rows.append({"n": n, **row, "all / search": round(ratio, 2), "found": len(hit), "pairs": len(wanted)})
+    return {"sizes": rows}
+
+
+def all_with_all(hashes: Hashes) -> Index:
+    """Compare every view and flip with every image: ``first * n + second`` of those within the radius, each once."""
+    n = hashes.shape[1]
+    found, step = [np.empty(0, np.intp)], max(1, (1 << 16) // n)  # what fits into a core's cache
+    for view, row in enumerate(hashes):
+        for flip in FLIPS if view == 0 else FLIPS[:2]:
+            sought = row ^ flip_mask(*flip)
+            for begin in range(0, n, step):
+                distance = np.bitwise_count(sought[begin : begin + step, None] ^ hashes[0])
+                found.append(np.flatnonzero(distance <= RADIUS) + begin * n)
+    pair = np.unique(np.concatenate(found))
+    return np.asarray(pair[pair // n != pair % n], np.intp)
 
 
 def peak() -> int:
@@ -120,9 +180,12 @@ def peak() -> int:
 
 def main(what: str, *arguments: str) -> None:
     row: dict[str, Any] = {"what": what}
-    if what == "hashes":
-        views, *sizes = map(int, arguments)
-        row |= growth(views, sizes)
+    if what in ("hashes", "pairs"):
+        neighbours.THREADS = 1
+        first, rounds, *sizes = arguments
+        numbers = [int(size) for size in sizes]
+        many = what == "hashes"
+        row |= growth(int(first), numbers, int(rounds)) if many else pairs(first, numbers, int(rounds))
     else:
         with timed(row, "load"):
             images = rdf.load_images(arguments[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cost import growth_apart, large_apart
+from cost import growth_apart, large_apart, pairs_apart
 from planted import copies, faults, one_per_tile
 
 import robustbench_df as rdf
@@ -26,6 +26,7 @@ def cells(config: dict[str, Any]) -> list[rdf.Cell]:
     cost = config["cost"]
     if cost["images"]:
         made.append(rdf.Cell(f"cost of {cost['images']:,} images", {"what": "large"}))
+    made.append(rdf.Cell("near hashes against all with all", {"what": "pairs"}))
     return [*made, rdf.Cell("cost of near hashes", {"what": "growth"})]
 
 
@@ -33,7 +34,9 @@ def measure(_: rdf.Cell, lab: rdf.Lab) -> list[dict[str, Any]]:
     config, cost = lab.config, lab.config["cost"]
     beside = Path(lab.images.origin).parent  # the other archives lie where the one that was named lies
     if config["what"] == "growth":
-        return growth_apart(cost["views"], cost["hashes"])
+        return growth_apart(cost["views"], cost["hashes"], cost["rounds"])
+    if config["what"] == "pairs":
+        return pairs_apart(lab.images.origin, cost["pictures"], cost["rounds"])
     if config["what"] == "large":
         return large_apart([beside / name for name in cost["archives"]], cost["images"])
     if config["what"] == "audit":

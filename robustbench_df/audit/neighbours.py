@@ -33,6 +33,9 @@ CROWD = 32
 """Images of one bucket that are compared with each image, and candidates kept for each image, the nearest ones: where
 there are more (the frames of a video), they are copies of each other, and need only be linked."""
 
+THREADS = min(4, os.cpu_count() or 1)
+"""Bands that are searched at once; beyond, memory is what is waited for."""
+
 _POOL = 40
 """Bits that buckets are made of: those of the lowest frequencies, which misalignment changes least (in 2 to 8% of the
 copies, against 10 to 20% for the others)."""
@@ -40,7 +43,6 @@ copies, against 10 to 20% for the others)."""
 _ROWS = 1 << 14  # of each view at once: what fits into a core's cache
 _LEADING = 16  # bits by which queries are arranged
 _PAIRS = 1 << 14  # thumbnails of so many pairs are held at once: 32 MiB
-_THREADS = min(4, os.cpu_count() or 1)  # beyond, memory is what is waited for
 _ONE, _SEVERAL = np.uint64(1), np.uint64(1 << 63)
 _PIECE_BITS = 14  # of the pool, looked up together: three tables of 128 KiB, of which arranged queries use a part
 _PIECE = (1 << _PIECE_BITS) - 1
@@ -72,7 +74,7 @@ def candidates(queries: Hashes, index: Hashes, *, same: bool = False, radius: in
     """
     search = partial(_band, _arranged(queries), index, same, radius)
     best = np.empty(0, np.uint64)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for packed in pool.map(search, bands(len(index))):
             best = _nearest(np.concatenate([best, packed]))
             if len(best) > 2 * CROWD * queries.shape[1]:
@@ -95,7 +97,7 @@ def confirm(first: Pixels, second: Pixels, found: Candidates) -> tuple[NDArray[n
         rows = slice(start, start + _PAIRS)
         return look_alike(first[found.first[rows]], second[found.second[rows]], found.view[rows], found.flip[rows])
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         checked = [*pool.map(check, range(0, len(found.first), _PAIRS)), (np.empty(0, bool), np.empty(0, np.float32))]
     return np.concatenate([alike for alike, _ in checked]), np.concatenate([score for _, score in checked])
 
