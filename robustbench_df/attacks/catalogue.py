@@ -78,3 +78,11 @@ def attack_named(name: str) -> Attack:
     if name.startswith(library.PREFIX):
         return library.library_attack(name)
     return ATTACKS[name]
+
+
+def access_of(name: str) -> str:
+    """Return what an attack sees (`spec.Access`) by a name such as ``square`` or ``transfer:resnet_se``, or unknown."""
+    name = name.partition(":")[0]
+    if name == "transfer":
+        return "none"
+    return ATTACKS[name].access if name in ATTACKS else "unknown"

@@ -1,7 +1,7 @@
 """Can the number be believed? Checks of a detector and of the attacks on it, each pass, warn or fail with its figures.
 
 What they look at is measured by `robustbench_df.attacks.probes`; thresholds and sources are in
-`robustbench_df.attacks.judging`.
+`robustbench_df.attacks.judging` and `robustbench_df.attacks.strength`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.attacks.judging import CHECKS, Check
+from robustbench_df.attacks import judging, strength
+from robustbench_df.attacks.grading import Check
 from robustbench_df.attacks.probes import Evidence
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.threat import Threat
@@ -21,6 +22,29 @@ from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import frozen
 
 __all__ = ["CHECKS", "Check", "run_checks"]
+
+CHECKS: dict[str, tuple[Callable[[str, Evidence], Check], str]] = {
+    "eval-mode": (judging.eval_mode, "nothing"),
+    "input-range": (judging.input_range, "nothing"),
+    "logits": (judging.logits, "nothing"),
+    "repeatable": (judging.repeatable, "nothing"),
+    "finite": (judging.finite, "range"),
+    "eps-zero": (judging.eps_zero, "right"),
+    "saturated": (judging.saturated, "nothing"),
+    "gradients": (judging.gradients, "range"),
+    "differences": (judging.differences, "range"),
+    "quantised": (judging.quantised, "range"),
+    "landscape": (judging.landscape, "right"),
+    "bounds": (strength.bounds, "right"),
+    "fgsm": (strength.beats_fgsm, "right"),
+    "overfitting": (strength.overfitting, "right"),
+    "black-box": (strength.beats_black_box, "right"),
+    "monotone": (strength.monotone, "right"),
+    "chance": (strength.chance, "right"),
+    "more-steps": (strength.more_steps, "right"),
+    "flat-loss": (strength.flat_loss, "right"),
+}
+"""The checks by name, with what each needs: ``nothing``, images in ``range``, some that the detector gets ``right``."""
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
 """Layers that answer differently in train mode, if they keep running statistics or drop anything at all."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df import rng
-from robustbench_df.attacks.catalogue import ATTACKS
+from robustbench_df.attacks.catalogue import ATTACKS, access_of
 from robustbench_df.attacks.gradient import STEP_SHARE
 from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
@@ -252,7 +252,7 @@ class Evidence:
     @cached_property
     def white(self) -> Tensor:
         """bool ``[N]``: fooled by PGD or by any attack in ``found`` that sees gradients."""
-        return self._any_of({name for name in self.found if _access(name) == "gradient"}) | self.pgd.success
+        return self._any_of({name for name in self.found if access_of(name) == "gradient"}) | self.pgd.success
 
     @cached_property
     def standing(self) -> Tensor:
@@ -274,7 +274,7 @@ class Evidence:
         if "square" not in self.found and "square" in ATTACKS and self.norm in ATTACKS["square"].norms:
             out["square"] = self.fooled(rows, name="square", queries=QUERIES)
         for name, attacked in self.found.items():
-            if _access(name) not in ("gradient", "unknown"):
+            if access_of(name) not in ("gradient", "unknown"):
                 out[name] = attacked.success & ~self.white
         return out
 
@@ -295,11 +295,3 @@ class Evidence:
         y = self.y[rows]
         margin = torch.where(y == 1, before.margin, -before.margin)
         return self.clean[rows], margin, after
-
-
-def _access(name: str) -> str:
-    """What the attack of a name such as ``square`` or ``transfer:resnet_se`` sees."""
-    name = name.partition(":")[0]
-    if name == "transfer":
-        return "none"
-    return ATTACKS[name].access if name in ATTACKS else "unknown"

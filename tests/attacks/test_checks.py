@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_df.attacks.checks import CHECKS, Check, run_checks
-from robustbench_df.attacks.judging import limit
+from robustbench_df.attacks.grading import limit
 from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.errors import ModelError, UsageError

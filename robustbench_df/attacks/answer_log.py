@@ -1,0 +1,42 @@
+"""A file of answers: nothing is asked twice, and a killed attack that is started again goes on where it stood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from robustbench_df.attacks.asking import line_of, probabilities
+from robustbench_df.errors import ModelError, RunError
+
+
+def read_log(path: Path) -> dict[bytes, float]:
+    """Read the answers of a log; what a killed process left half-written at its end is cut off."""
+    answers: dict[bytes, float] = {}
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return answers
+    except OSError as error:
+        raise RunError(f"the log '{path}' cannot be read ({line_of(error)}); name another file") from error
+    *lines, rest = raw.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            answers[bytes.fromhex(entry["image"])] = probabilities([entry["fake"]], 1, "the log")[0]
+        except (ValueError, KeyError, TypeError, ModelError) as error:
+            raise RunError(f"line {number} of '{path}' is no answer ({line_of(error)}); delete the file") from error
+    if rest:
+        with path.open("r+b") as file:
+            file.truncate(len(raw) - len(rest))
+    return answers
+
+
+def append_log(path: Path, found: dict[bytes, float]) -> None:
+    """Add answers in one write, so that a killed process leaves at most its last line unfinished."""
+    lines = "".join(json.dumps({"image": key.hex(), "fake": p}) + "\n" for key, p in found.items())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(lines.encode())
+    except OSError as error:
+        raise RunError(f"the log '{path}' cannot be written ({line_of(error)}); name another file") from error
