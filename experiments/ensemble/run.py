@@ -40,7 +40,7 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
         "AUC": rdf.auc_interval(margins, labels),
         "corrupted": lab.corrupted(detector, config["corruptions"], config["severity"]),
         "FGSM .05": lab.robust(detector, "fgsm", config["eps"]),
-        "standard 2/255": lab.robust(detector, "standard", config["standard_eps"]),
+        "APGD-100 2/255": lab.robust(detector, "apgd", config["small_eps"], steps=100, restarts=2),
         **more,
     }
 
@@ -54,7 +54,7 @@ def diversity(lab: rdf.Lab, name: str, detector: rdf.Detector) -> dict[str, floa
     others = [other for other in pool.names(lab.config) if other != name]
     says = margins_of(lab, name) >= 0
     apart = [float(((margins_of(lab, other) >= 0) != says).mean()) for other in others]
-    x = lab.attack(detector, "pgd", lab.config["standard_eps"], steps=20, early_stop=False).x_adv
+    x = lab.attack(detector, "pgd", lab.config["small_eps"], steps=20, early_stop=False).x_adv
     y = torch.from_numpy(lab.images.labels[lab.attacked_index].astype(np.int64))
     with torch.no_grad():
         right = [float((pool.member(lab, other)(x).argmax(1) == y).float().mean()) for other in others]
