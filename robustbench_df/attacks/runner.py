@@ -106,7 +106,7 @@ def run_attack(
         eps: float ``[N]``, a budget per image instead of the spec's.
         only_correct: leave images alone that are wrong when clean. False attacks them too, as transfer needs, where
             another detector may be right on them; ``correct`` is then True throughout.
-        clean: of FGSM alone, what several calls about the same images, at one budget each, share.
+        clean: what several calls about the same images share: FGSM at one budget each, PGD.
         batch_size: images attacked together, halved while memory runs out.
         progress: called with the number of images of each finished batch.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_df.attacks.catalogue import attack_named
+from robustbench_df.attacks.clean import CleanPasses
 from robustbench_df.attacks.runner import BATCH, Attacked, merge, run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.errors import UsageError, nearest
@@ -56,12 +58,21 @@ def run_suite(
     """
     total: Attacked | None = None
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    clean = CleanPasses(io.BytesIO())
     for number, spec in enumerate(suite_specs(suite, eps, norm)):
         rows = torch.arange(len(x), device=x.device) if total is None else total.robust.nonzero().squeeze(1)
         if not len(rows):
             break
         found = run_attack(
-            detector, x[rows], y[rows], spec, ids=ids[rows], seed=seed, batch_size=batch_size, progress=progress
+            detector,
+            x[rows],
+            y[rows],
+            spec,
+            ids=ids[rows],
+            seed=seed,
+            clean=clean if attack_named(spec.name).from_clean(spec) else None,
+            batch_size=batch_size,
+            progress=progress,
         )
         total = found if total is None else merge(total, found, rows, number)
     if total is None:

@@ -11,6 +11,7 @@ import torch
 from robustbench_df.attacks.clean import CleanPasses
 from robustbench_df.attacks.runner import Attacked, run_attack, run_sweep, validate_budget
 from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.suite import run_suite, suite_specs
 from robustbench_df.attacks.threat import NORMS
 from tests.attacks.detectors import Linear, images, labels_of
 from tests.attacks.test_runner import Counted
@@ -43,15 +44,34 @@ def test_one_after_the_other_is_as_all_together(norm: str) -> None:
 
 def test_a_batch_with_an_unknown_image_is_asked_about() -> None:
     detector, x = Counted(Linear()), images(6)
-    y, ids = labels_of(detector, x), torch.arange(6)
+    y = labels_of(detector, x)
     spec = AttackSpec(name="fgsm", eps=0.05)
     with tempfile.TemporaryFile() as file:
         clean = CleanPasses(file)
-        run_attack(detector, x[:4], y[:4], spec, ids=ids[:4], clean=clean)
-        known = run_attack(detector, x[[3, 1]], y[[3, 1]], spec, ids=ids[[3, 1]], clean=clean)
-        more = run_attack(detector, x[2:], y[2:], spec, ids=ids[2:], clean=clean)
+        run_attack(detector, x[:4], y[:4], spec, clean=clean)
+        known = run_attack(detector, x[[3, 1]], y[[3, 1]], spec, clean=clean)
+        more = run_attack(detector, x[2:], y[2:], spec, clean=clean)
+        other = run_attack(detector, x[:4], 1 - y[:4], spec, clean=clean)
     alone = run_attack(detector, x, y, spec)
     assert known.backwards.tolist() == [0, 0]
     assert more.backwards.tolist() == [1, 1, 1, 1]
     assert torch.equal(known.x_adv, alone.x_adv[[3, 1]])
     assert torch.equal(more.x_adv, alone.x_adv[2:])
+    assert not other.correct.any()  # of the other label the gradient is another one
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_suite_asks_about_clean_images_once(norm: str) -> None:
+    detector, x = Counted(Linear()), images(12)
+    y, eps = labels_of(detector, x), float(detector.net.distance(x, norm).median())
+    detector.forwards = detector.backwards = 0
+    found = run_suite(detector, x, y, "quick", eps=eps, norm=norm)
+    asked = detector.forwards, detector.backwards
+    assert (int(found.forwards.sum()), int(found.backwards.sum())) == asked
+    first, second = (run_attack(detector, x, y, spec) for spec in suite_specs("quick", eps, norm))
+    left = ~first.success
+    assert 0 < int(left.sum()) < 12
+    expected = run_attack(detector, x[left], y[left], suite_specs("quick", eps, norm)[1])
+    assert asked[0] == int(first.forwards.sum() + expected.forwards.sum()) - int(left.sum())
+    assert asked[1] == int(first.backwards.sum() + expected.backwards.sum()) - int(left.sum())
+    assert torch.equal(found.success, first.success | second.success)
