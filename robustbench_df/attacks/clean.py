@@ -17,11 +17,11 @@ from robustbench_df.attacks.victim import Victim
 
 
 class CleanPasses:
-    """A detector's answers to clean images, and the gradient there, by pixels and label.
+    """What detectors answered to clean images, and the gradient there, by pixels and label.
 
-    The first attack that asks about an image makes its pass, and counts it. All attacks must be on the same detector,
-    in one norm, and use no more of the gradient than the direction of a step (`Geometry.ascent`): FGSM, and PGD without
-    momentum.
+    The first attack that asks about an image makes its pass, and counts it. All attacks must be in one norm, and use no
+    more of the gradient than the direction of a step (`Geometry.ascent`): FGSM, and PGD without momentum. The detectors
+    must live as long as this does.
 
     Args:
         file: open for reading and writing, empty. A value of an image takes one byte in L∞, where the gradient's sign
@@ -58,7 +58,6 @@ class CleanPasses:
 
 def _keys(victim: Victim) -> list[bytes]:
     """Digests by which images are known again, whatever ids they come under; the gradient depends on the label."""
-    images, labels = victim.x.cpu().numpy(), victim.y.tolist()
-    return [
-        hashlib.blake2b(x.tobytes() + bytes([y]), digest_size=16).digest() for x, y in zip(images, labels, strict=True)
-    ]
+    rest = [bytes([label]) + id(victim.detector).to_bytes(8, "little") for label in victim.y.tolist()]
+    images = victim.x.cpu().numpy()
+    return [hashlib.blake2b(x.tobytes() + more, digest_size=16).digest() for x, more in zip(images, rest, strict=True)]

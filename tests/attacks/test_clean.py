@@ -51,13 +51,15 @@ def test_a_batch_with_an_unknown_image_is_asked_about() -> None:
         run_attack(detector, x[:4], y[:4], spec, clean=clean)
         known = run_attack(detector, x[[3, 1]], y[[3, 1]], spec, clean=clean)
         more = run_attack(detector, x[2:], y[2:], spec, clean=clean)
-        other = run_attack(detector, x[:4], 1 - y[:4], spec, clean=clean)
+        mislabelled = run_attack(detector, x[:4], 1 - y[:4], spec, clean=clean)
+        another = run_attack(Linear(seed=3), x[:4], y[:4], spec, clean=clean)
     alone = run_attack(detector, x, y, spec)
     assert known.backwards.tolist() == [0, 0]
     assert more.backwards.tolist() == [1, 1, 1, 1]
     assert torch.equal(known.x_adv, alone.x_adv[[3, 1]])
     assert torch.equal(more.x_adv, alone.x_adv[2:])
-    assert not other.correct.any()  # of the other label the gradient is another one
+    assert not mislabelled.correct.any()
+    assert torch.equal(another.x_adv, run_attack(Linear(seed=3), x[:4], y[:4], spec).x_adv)
 
 
 @pytest.mark.parametrize("norm", NORMS)
