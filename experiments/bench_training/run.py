@@ -34,9 +34,11 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     for _ in range(config["pairs"]):
         seen["bare"].append(rdf.training_rate(build(), images.size, batch, setting, config["steps"]))
         seen["ours"].append(ours(split, cell.name, recipe, setting))
-        seen["usual"].append(
-            max(usual_loop(build(), images, recipe.augment, batch, config["steps"], w) for w in config["workers"])
-        )
+        usual = [
+            usual_loop(build(), images, recipe.augment, batch, config["steps"], workers, setting.device)
+            for workers in config["workers"]
+        ]
+        seen["usual"].append(max(usual))
     return {
         "setting": f"{setting.precision} {setting.memory_format}, {setting.threads} threads, {setting.device}",
         **{f"{name} images/s": round(statistics.median(rates), 1) for name, rates in seen.items()},

@@ -34,19 +34,27 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 def images_per_second(
-    detector: rdf.Detector, images: rdf.ImageSet, augment: rdf.AugmentConfig, batch: int, steps: int, workers: int
+    detector: rdf.Detector,
+    images: rdf.ImageSet,
+    augment: rdf.AugmentConfig,
+    batch: int,
+    steps: int,
+    workers: int,
+    device: str,
 ) -> float:
+    detector.to(device)
     loader = DataLoader(Pictures(images, augment), batch, shuffle=True, num_workers=workers, drop_last=True)
     optimizer = torch.optim.AdamW(detector.train().parameters(), 1e-4)
     done = 0
     for x, y in loader:
         if done == 1:  # the first batch waits for the workers to start
             start = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(detector(x), y)
+        loss = torch.nn.functional.cross_entropy(detector(x.to(device)), y.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         done += 1
         if done == steps + 1:
             break
+    loss.item()  # waits for the device
     return batch * (done - 1) / (time.perf_counter() - start)

@@ -19,7 +19,7 @@ ANSWERS: dict[tuple[Path, str], Logits] = {}
 
 
 def names(config: dict[str, Any], *, costly: bool = False) -> list[str]:
-    """The pool: members with a recipe of their own, and the rest of the registry that this machine can train."""
+    """The members with a recipe of their own, and the rest of the registry that this machine can train."""
     without = {*config["pool"], *([] if costly else config["costly"]), *([] if GPU else config["gpu"])}
     return [*config["pool"], *(name for name in rdf.MODELS if name not in without)]
 
@@ -43,8 +43,8 @@ def answers(lab: rdf.Lab, name: str, part: str) -> Logits:
 
 
 def weighed(lab: rdf.Lab, kind: str) -> tuple[rdf.Detector, str]:
-    """The members that are weighed against each other, as ``kind`` weighs them on val; and the weights in words."""
-    those = lab.config["weighed"]
+    """The members with a recipe of their own, as ``kind`` weighs them on val; and the weights in words."""
+    those = list(lab.config["pool"])
     fitted = rdf.fit_weights(kind, *val(lab, those))
     return rdf.assemble([member(lab, name) for name in those], fitted), in_words(those, np.asarray(fitted.weights))
 

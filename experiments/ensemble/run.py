@@ -10,18 +10,18 @@ import torch
 
 import robustbench_df as rdf
 
-GREEDY, WHOLE = "greedy selection from the pool", "greedy selection, costly members too"
+PICKED = "greedy selection from"
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
-    """Members alone, then the weighings; the costly members join once, and have rows in `architectures` alone."""
-    few = int(config["few_seeds"])
+    """The four alone, weighed in every way and picked from; then picked from more and more of the registry."""
+    four, more, whole = list(config["pool"]), pool.names(config), pool.names(config, costly=True)
     return [
-        *(rdf.Cell(name, {"member": name}, None if name in config["weighed"] else few) for name in pool.names(config)),
-        *(rdf.Cell(f"the four, {kind}", {"kind": kind}) for kind in config["kinds"]),
-        rdf.Cell("the four, greedy selection", {"from": config["weighed"]}),
-        rdf.Cell(GREEDY, {"from": pool.names(config)}),
-        rdf.Cell(WHOLE, {"from": pool.names(config, costly=True)}, int(config["whole_seeds"])),
+        *(rdf.Cell(name, {"member": name}) for name in four),
+        *(rdf.Cell(f"all four, {kind}", {"kind": kind}) for kind in config["kinds"]),
+        rdf.Cell(f"{PICKED} the four", {"from": four}),
+        rdf.Cell(f"{PICKED} the registry, light", {"from": more}),
+        rdf.Cell(f"{PICKED} the registry, all", {"from": whole}, int(config["whole_seeds"])),
     ]
 
 
@@ -29,8 +29,7 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     config, more = lab.config, {}
     if "member" in cell.settings:
         detector = pool.member(lab, config["member"])
-        margins = margins_of(lab, config["member"])
-        more = diversity(lab, config["member"], detector)
+        margins, more = margins_of(lab, config["member"]), diversity(lab, config["member"], detector)
     else:
         detector, picked = pool.weighed(lab, config["kind"]) if "kind" in config else pool.greedy(lab, config["from"])
         margins, more = lab.margins(detector), {"weights": picked}
@@ -40,7 +39,7 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
         "AUC": rdf.auc_interval(margins, labels),
         "corrupted": lab.corrupted(detector, config["corruptions"], config["severity"]),
         "FGSM .05": lab.robust(detector, "fgsm", config["eps"]),
-        "APGD-100 2/255": lab.robust(detector, "apgd", config["small_eps"], steps=100, restarts=2),
+        "PGD-20 2/255": lab.robust(detector, "pgd", config["small_eps"], steps=20),
         **more,
     }
 
@@ -50,15 +49,21 @@ def margins_of(lab: rdf.Lab, name: str) -> Any:
 
 
 def diversity(lab: rdf.Lab, name: str, detector: rdf.Detector) -> dict[str, float]:
-    """How often the others say something else, and how often they are right on what fools this one."""
-    others = [other for other in pool.names(lab.config) if other != name]
+    """How often the others of the four say something else, and how often they are right on what fools this one."""
+    others = [other for other in lab.config["pool"] if other != name]
     says = margins_of(lab, name) >= 0
     apart = [float(((margins_of(lab, other) >= 0) != says).mean()) for other in others]
-    x = lab.attack(detector, "pgd", lab.config["small_eps"], steps=20, early_stop=False).x_adv
+    x = lab.attack(detector, "pgd", lab.config["small_eps"], early_stop=False).x_adv
     y = torch.from_numpy(lab.images.labels[lab.attacked_index].astype(np.int64))
     with torch.no_grad():
         right = [float((pool.member(lab, other)(x).argmax(1) == y).float().mean()) for other in others]
     return {"says otherwise than the others": np.mean(apart), "others right on its PGD": np.mean(right)}
+
+
+def tell(results: dict[str, Any]) -> list[str]:
+    """Whom the selections picked, with their weights, a clause per seed."""
+    rows = [row for row in results["rows"] if row["cell"].startswith(PICKED) and row["values"]]
+    return [f"{row['cell']}: {row['values']['weights'].replace(' / ', '; ')}" for row in rows]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ OWN: dict[str, dict[str, Any]] = {
     "architectures": {"headline": ["mlp"]},
     "ensemble": {
         "pool": {"one": {"model": MLP}, "two": {"model": MLP, "phase1": {"lr": 1e-2}}},
-        "weighed": ["one", "two"],
         "costly": list(MODELS),
     },
     "leak": {"second": {"phase1": {"image_budget": 64}}},
