@@ -1,0 +1,54 @@
+"""The benches whose peers are at hand run from end to end, with settings too small to time anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustbench_df.config import merge
+from robustbench_df.experiment import run_experiment
+from robustbench_df.experiment_folder import open_experiment
+from robustbench_df.experiment_results import read_json
+from tests.conftest import ROOT, learnable_set
+from tests.test_pipeline import write_folder
+
+
+def rows(name: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Run the quick form with ``tiny`` merged over it; returns the values of each cell."""
+    monkeypatch.chdir(tmp_path)
+    opened = open_experiment(ROOT / "experiments" / name, quick=True)
+    experiment = replace(opened, config=merge(opened.config, tiny))
+    write_folder(learnable_set(120), tmp_path / "images")
+    done = run_experiment(experiment, "images", quick=True, device="cpu")
+    assert done.failed == {}
+    results = read_json(done.out / "results.json")
+    assert results["cells_run"] == results["cells"] > 0
+    return {row["cell"]: row["values"] for row in results["rows"]}
+
+
+def test_training_times_our_loop_a_bare_step_and_the_usual_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"images": 120, "batch_size": 16, "steps": 1}
+    (found,) = rows("bench_training", tiny, tmp_path, monkeypatch).values()
+    rates = {side: found[f"{side} images/s"]["value"] for side in ("bare", "ours", "usual")}
+    assert min(rates.values()) > 0
+    # One pair: the median of its ratio is the ratio, but for the rounding of the rates.
+    assert found["ours / bare"]["value"] == pytest.approx(rates["ours"] / rates["bare"], rel=0.01)
+    assert found["ours / usual"]["value"] == pytest.approx(rates["ours"] / rates["usual"], rel=0.01)
+    assert "cpu" in found["setting"]
+
+
+def test_corruptions_are_compared_one_by_one_and_run_at_odd_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imagecorruptions", reason="the peers are not installed")
+    found = rows("bench_corruptions", {"sides": [[32, 2]], "pairs": 1}, tmp_path, monkeypatch)
+    assert found["runs 33x47"]["wrong"] == "none"
+    timed = found["gaussian_noise 32 px"]
+    assert timed["library / ours"]["value"] == pytest.approx(
+        timed["library s"]["value"] / timed["ours s"]["value"], rel=0.2
+    )
