@@ -40,7 +40,8 @@ def measure(_: rdf.Cell, lab: rdf.Lab) -> list[dict[str, Any]]:
     if config["what"] == "large":
         return large_apart([beside / name for name in cost["archives"]], cost["images"])
     if config["what"] == "audit":
-        first, other = (rdf.load_images(str(beside / name)) if name else None for name in config["sets"])
+        places = [str(beside / name) if name.endswith(".zip") else name for name in config["sets"]]
+        first, other = (rdf.load_images(place) if place else None for place in places)
         found = audit(first, other).findings if first is not None else ()
         return [{"row": f.id, "severity": f.severity, "the audit says": f.detail} for f in found]
     alone, whole = pools(config, lab.images)
@@ -57,17 +58,20 @@ def pools(config: dict[str, Any], images: rdf.ImageSet) -> tuple[rdf.ImageSet, r
 
 
 def tell(results: dict[str, Any]) -> list[str]:
-    """The worst of what was planted, and how the search grows."""
-    rows = [row for row in results["rows"] if row["values"]]
-    lines = []
+    """The worst of what was planted, what the search saves, and how it grows."""
+    rows, lines = [row for row in results["rows"] if row["values"]], []
     for pool in results["config"]["pools"]:
         shares = [(r["values"]["found"]["value"], r["row"]) for r in rows if r["cell"] == f"copies planted in {pool}"]
         if shares:
-            lines.append(
-                f"copies planted in {pool}: the least found are {min(shares)[1]}, {100 * min(shares)[0]:.1f}%."
-            )
+            share, kind = min(shares)
+            lines.append(f"copies planted in {pool}: the least found are {kind}, {100 * share:.1f}%.")
     missed = [f"{r['row']} ({r['cell']})" for r in rows if r["values"].get("as it should be") == "no"]
     lines.append(f"planted faults that are not named as they should be: {'; '.join(missed) or 'none'}.")
+    for row, found in ((r["row"], r["values"]) for r in rows if "all / search" in r["values"]):
+        ratio, share = (found[key]["value"] for key in ("all / search", "copies found"))
+        lines.append(
+            f"{row}: all with all takes {ratio:.1f} times as long; {100 * share:.1f}% of its copies are found."
+        )
     fitted = [r["values"]["the audit says"] for r in rows if r["row"] == "exponents in N"]
     return [*lines, *(f"search for near hashes, exponents in N: {line}." for line in fitted)]
 
