@@ -37,6 +37,15 @@ class Run(RunDir):
             raise RunError(f"run '{self.path}' has no split.parquet; finish it with: {self.resume_command}")
         return pd.read_parquet(path)
 
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each image id, "" for none; empty where the run has recorded none."""
+        import pandas as pd
+
+        path = self.file("images.parquet")
+        known = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+        return dict(zip(known["image_id"], known["group"], strict=True)) if "group" in known else {}
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images the run was trained on."""

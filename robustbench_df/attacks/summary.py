@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
+from robustbench_df.metrics.intervals import NAN, Groups, Interval, auc_interval, wilson
+from robustbench_df.metrics.resampling import Outcomes, bootstrap_auc, real_groups, resampled_means
+from robustbench_df.metrics.scores import Floats, Ints
 
 
 def robust(table: pd.DataFrame) -> Any:
@@ -30,34 +33,54 @@ def cumulative(tables: Mapping[float, pd.DataFrame]) -> dict[float, Any]:
     return out
 
 
-def summarise(table: pd.DataFrame) -> dict[str, Any]:
+def summarise(table: pd.DataFrame, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the numbers of one cell.
 
     ``accuracy`` and ``clean_accuracy`` are shares of all images, ``fake_to_real`` and ``real_to_fake`` shares of the
-    images of that class that were right when clean; all with Wilson intervals. ``auc`` is of the scores after the
-    attack, with DeLong's interval. ``forwards`` and ``backwards`` are means per image.
+    images of that class that were right when clean. ``auc`` is of the scores after the attack. Intervals are Wilson's
+    and DeLong's, or where there are groups a cluster bootstrap's. ``forwards`` and ``backwards`` are means per image.
+
+    Args:
+        table: a row per image.
+        groups: group of each image id, "" for none; images of one group err together and are drawn together.
     """
     label = table["label"].to_numpy()
     correct, success = table["correct"].to_numpy(bool), table["success"].to_numpy(bool)
     margin = (table["logit_fake"] - table["logit_real"]).to_numpy(np.float64)
-    n = len(table)
+    owners = real_groups([(groups or {}).get(str(name), "") for name in table["image_id"]])
+    all_of_them = np.ones(len(table), bool)
 
-    def fooled(of: int) -> Interval:
-        chosen = correct & (label == of)
-        return wilson(int((success & chosen).sum()), int(chosen.sum()))
+    def share(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Interval:
+        return _share(hit, among, label, owners)
 
-    finite = bool(np.isfinite(margin).all())
     return {
-        "n": n,
-        "clean_accuracy": wilson(int(correct.sum()), n),
-        "accuracy": wilson(int((correct & ~success).sum()), n),
-        "auc": auc_interval(margin, label) if finite else Interval(np.nan, np.nan, np.nan, n, "undefined"),
-        "fake_to_real": fooled(1),
-        "real_to_fake": fooled(0),
+        "n": len(table),
+        "clean_accuracy": share(correct, all_of_them),
+        "accuracy": share(correct & ~success, all_of_them),
+        "auc": _auc(margin, label, owners),
+        "fake_to_real": share(success, correct & (label == 1)),
+        "real_to_fake": share(success, correct & (label == 0)),
         "forwards": float(table["forwards"].mean()),
         "backwards": float(table["backwards"].mean()),
         "not_finite": int((table["not_finite"] > 0).sum()),
     }
+
+
+def _share(hit: NDArray[np.bool_], among: NDArray[np.bool_], label: Ints, groups: Groups | None) -> Interval:
+    """Return which share of the images ``among`` were ``hit``."""
+    if groups is None or not among.any():
+        return wilson(int((hit & among).sum()), int(among.sum()))
+    # A ratio over draws of all images: they are drawn once for all shares of all cells that show the same images.
+    drawn = resampled_means(np.stack([hit & among, among], axis=1), label, groups=groups)
+    own = Outcomes(hit[among].astype(np.float64), label[among], np.asarray(groups)[among])
+    with np.errstate(invalid="ignore"):
+        return own.interval(float(own.right.mean()), drawn[:, 0] / drawn[:, 1])
+
+
+def _auc(margin: Floats, label: Ints, groups: Groups | None) -> Interval:
+    if not np.isfinite(margin).all():
+        return Interval(NAN, NAN, NAN, len(margin), "undefined")
+    return auc_interval(margin, label) if groups is None else bootstrap_auc(margin, label, groups=groups)
 
 
 def fooled_by(table: pd.DataFrame, names: Sequence[str]) -> dict[str, int]:

@@ -35,7 +35,7 @@ def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         predictions = cell.load(run)
-        numbers = {key: plain(value) for key, value in summarise(predictions.table).items()}
+        numbers = {key: plain(value) for key, value in summarise(predictions.table, run.groups).items()}
         head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name, "norm": cell.threat.norm}
         rows.append(
             {
@@ -61,7 +61,7 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
         table.add_column("phase")
         headings = (
             "clean",
-            "under attack (Wilson)",
+            "under attack",
             "AUC after",
             "fake→real",
             "real→fake",
@@ -73,7 +73,7 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
             table.add_column(heading, justify="right")
         for cell in chosen:
             predictions = cell.load(run)
-            s = summarise(predictions.table)
+            s = summarise(predictions.table, run.groups)
             is_shipped = cell.model == "ensemble" and cell.phase == shipped
             auc = s["auc"].value
             table.add_row(
@@ -90,11 +90,14 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
                 style="bold" if is_shipped else "",
             )
         out.print(table)
+    grouped = any(run.groups.values())
+    method = "a bootstrap of whole groups, whose images err together" if grouped else "Wilson"
     lines = (
         "Attacked as deployed, with the calibrated threshold; the ensemble as one. Only images that are right when "
         "clean are attacked, each ends at its first success, and any image the attack asked about counts.",
         "fake→real: share of the rightly recognised fakes that the attack passed off as real. "
         "F, B: forwards and backwards through the detector.",
+        f"Interval of the accuracy under attack: {method}.",
     )
     for line in lines:
         out.print(Text(line))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
@@ -33,22 +32,15 @@ def read_cells(run: Run, cells: Sequence[CorruptionCell]) -> dict[CorruptionCell
     """Read and score every cell, once; the clean one of each detector must be among them."""
     pairs = {cell.pair: cell for cell in cells if cell.damage.name == CLEAN}
     clean = {pair: cell.load(run).table for pair, cell in pairs.items()}
-    alpha, groups = run.config.ensemble.alpha, _groups(run)
+    alpha = run.config.ensemble.alpha
     fitted = {pair: summary.Calibrated(run.decision(*pair), run.band(*pair), alpha) for pair in pairs}
 
     def read(cell: CorruptionCell) -> Read:
         found = cell.load(run)
-        scored = summary.score(found.table, fitted[cell.pair], clean[cell.pair], groups)
+        scored = summary.score(found.table, fitted[cell.pair], clean[cell.pair], run.groups)
         return Read(scored, found.notes, str(found.table["part"].iloc[0]))
 
     return {cell: read(cell) for cell in cells}
-
-
-def _groups(run: Run) -> dict[str, str]:
-    """Return the group of each image id; empty where the run has recorded none."""
-    path = run.file("images.parquet")
-    known = pd.read_parquet(path) if path.exists() else pd.DataFrame()
-    return dict(zip(known["image_id"], known["group"], strict=True)) if "group" in known else {}
 
 
 def _key(cell: CorruptionCell) -> Key:

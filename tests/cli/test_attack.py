@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robustbench_df.cli import main
@@ -56,6 +57,29 @@ def test_json_holds_every_cell_with_its_interval(place: Path) -> None:
     assert cell["eps"] == pytest.approx(8 / 255)
     assert cell["accuracy"]["low"] <= cell["accuracy"]["value"] <= cell["accuracy"]["high"]
     assert cell["forwards"] <= 4
+
+
+def test_where_images_have_groups_whole_groups_are_drawn_and_the_page_says_so(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    options = ("--eps", "0.05", "--suite", "none", "--attack", "fgsm", "--phase", "base", "--n", "12")
+    monkeypatch.setattr("sys.argv", ["rdf", "attack", *options, "--checks", "none"])
+    file = place / "runs" / "one" / "images.parquet"
+    known = pd.read_parquet(file)
+
+    def said() -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "Interval of the accuracy under attack: Wilson." in said()
+    try:
+        known.assign(group=[f"g{k % 9}" for k in range(len(known))]).to_parquet(file, index=False)
+        assert "a bootstrap of whole groups" in said()
+    finally:
+        known.to_parquet(file, index=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from robustbench_df.report.content.facts import AttackRow, Facts
 from robustbench_df.report.content.judging import groups_in, measured
 from robustbench_df.report.content.pieces import Piece, Shelf, Tab, tabbed
 from robustbench_df.report.content.reading import PHASES, Pair
-from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE, PHASE_HINT, SYMBOLS, label_of, said, threat
+from robustbench_df.report.content.words import (
+    NOT_APPLICABLE,
+    PHASE,
+    PHASE_HINT,
+    SYMBOLS,
+    WILSON,
+    label_of,
+    said,
+    threat,
+)
 from robustbench_df.report.document import Block, Cell, Column, Curves, Estimate, Heat, Series, Table, Text
 from robustbench_df.summary import judge
 
@@ -185,7 +194,7 @@ def _table(facts: Facts) -> Table:
         Column("norm", "Norm"),
         Column("eps", "ε", "text", "Budget in pixels of [0, 1]; times 255 for grey levels."),
         Column("clean", "Clean accuracy", "percent", "On the same images.", "higher"),
-        Column("accuracy", "Accuracy under attack", "percent", "Share of all images; Wilson interval.", "higher"),
+        Column("accuracy", "Accuracy under attack", "percent", f"Share of all images; {WILSON}.", "higher"),
         Column("auc", "AUC after", "number", "Of the scores after the attack; 0.5 is chance.", "higher"),
         Column("fake_to_real", "Fake → real", "percent", "Rightly recognised fakes that were passed off.", "lower"),
         Column("real_to_fake", "Real → fake", "percent", "Rightly recognised reals that were discredited.", "lower"),

@@ -30,7 +30,7 @@ VOTES = ("vote", "vote-surrogate")
 
 @dataclass(frozen=True, eq=False)
 class AttackRow:
-    """One cell of `rdf attack` and its numbers (`attacks.summary.summarise`), shares with Wilson intervals."""
+    """One cell of `rdf attack` and its numbers (`attacks.summary.summarise`)."""
 
     cell: AttackCell
     clean: Estimate
@@ -89,13 +89,14 @@ def facts_of(path: Path) -> Facts:
     best = best_member(material, phase) if len(material.config.models) > 1 else None
     fresh = _Fresh(material)
     attacks, dropped = _chosen_attacks([cell for cell in material.attacks if fresh.attack(cell)])
+    groups = about(material, "group")
     damaged, others = _chosen_corruptions(fresh.corruptions())
     return Facts(
         material=material,
         subjects=subjects,
         shipped=subjects.get(("ensemble", phase)) if material.shipped else None,
         best=subjects.get((best, phase)) if best else None,
-        attacks=[_attack_row(cell) for cell in _ordered(attacks, material)],
+        attacks=[_attack_row(cell, groups) for cell in _ordered(attacks, material)],
         scores=_scores(material, damaged),
         damaged=damaged,
         stale=fresh.stale,
@@ -210,8 +211,8 @@ def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, Corr
     return found, [cell.path for cell in cells if cell.path not in paths]
 
 
-def _attack_row(cell: AttackCell) -> AttackRow:
-    numbers = summarise(cell.table)
+def _attack_row(cell: AttackCell, groups: Mapping[str, str]) -> AttackRow:
+    numbers = summarise(cell.table, groups)
 
     def share(name: str) -> Estimate:
         value: Interval = numbers[name]
