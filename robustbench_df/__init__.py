@@ -17,7 +17,7 @@ from typing import Any
 from robustbench_df._version import __version__
 
 _EXPORTS = {
-    "AttackPlan": "robustness",
+    "AttackPlan": "attack_plan",
     "AttackSpec": "attacks.spec",
     "Attacked": "attacks.runner",
     "AugmentConfig": "config",
