@@ -25,7 +25,7 @@ def info(
     labels: Labels = "folder",
     fake_is: FakeIs = None,
     size: Size = None,
-    max_bad: MaxBad = 0.05,
+    max_bad: MaxBad = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Show layout, counts by class and split, sizes, formats, bad files and exact duplicates."""
@@ -34,7 +34,7 @@ def info(
     from robustbench_df.data.sources import image_sizes, load_images
 
     sizes = image_sizes(source, layout=layout, fake_is=fake_is)
-    # Information must not be refused for what it would tell: mixed sizes, one class only.
+    # Information must not be refused for what it would tell: mixed sizes, one class only, many bad files.
     side = size or (COMMON_SIDE if len(sizes) > 1 else None)
     images = load_images(
         source, layout=layout, labels=labels, fake_is=fake_is, size=side, max_bad=max_bad, require_classes=False

@@ -224,10 +224,20 @@ def print_data_info(facts: dict[str, Any]) -> None:
     else:
         out.print(Text("exact duplicates: none"))
     if facts["predictions"]:
-        out.print(Text("black-box predictions: " + ", ".join(f"{k} {v}" for k, v in facts["predictions"].items())))
+        out.print(Text(_agreement(facts["predictions"])))
     for kind, count in facts["finding_counts"].items():
         out.print(Text(f"{kind}: {count}", style="yellow"))
     for finding in facts["findings"][:20]:
         out.print(Text(f"  {finding['where']}: {finding['detail']}"))
     if len(facts["findings"]) > 20:
         out.print(Text(f"  … and {len(facts['findings']) - 20} more; all of them with --json"))
+
+
+def _agreement(said: dict[str, Any]) -> str:
+    """One line on the black-box predictions (`robustbench_df.data.info.agreement`)."""
+    classes = [f"{name} {c['agree']} of {c['n']}" for name, c in said["classes"].items()]
+    without = f"; {said['without']} images have none" if said["without"] else ""
+    return (
+        f"black-box predictions: {said['agree']} of {said['n']} agree with the folder ({said['share']:.1%}; "
+        f"{', '.join(classes)}){without}"
+    )

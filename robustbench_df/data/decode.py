@@ -57,6 +57,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that make the stored width the height seen."""
 
 
 def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
@@ -93,10 +95,14 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
 
 
 def dimensions(raw: bytes) -> str | None:
-    """Read an image's size from its header, as "width×height" before any EXIF turn; None where there is none."""
+    """Return the size in which an image is seen, read from its header, as "width×height"; None where there is none."""
     try:
         with Image.open(BytesIO(raw), formats=FORMATS) as image:
-            return f"{image.width}×{image.height}"
+            # Pillow would decode a whole PNG to see whether EXIF comes after the pixels, where hardly any writes it.
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and _orientation(image) in _SIDEWAYS
+            width, height = reversed(image.size) if turned else image.size
+            return f"{width}×{height}"
     except (Image.DecompressionBombError, UnidentifiedImageError, *_PILLOW_ERRORS):
         return None
 
@@ -113,11 +119,17 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        found = image.getexif().get(_ORIENTATION, 1)
+        return int(found) if found in _UPRIGHT else 1
     except _PILLOW_ERRORS:
-        return image  # malformed EXIF says nothing about the pixels, which are sound
+        return 1  # malformed EXIF says nothing about the pixels, which are sound
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

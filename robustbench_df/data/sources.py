@@ -107,11 +107,12 @@ def load_configured(data: DataConfig, seed: int) -> ImageSet:
 def image_sizes(
     source: str | Path | None = None, *, layout: str = "auto", fake_is: int | None = None
 ) -> dict[str, int]:
-    """Count the images of a source by their size ("width×height", the most frequent first), from their headers.
+    """Count the images of a source by the size ("width×height") they are seen in, from their headers; most first.
 
     Raises:
         UsageError, DataError: as `load_images`.
     """
+    _check_options(layout, fake_is=fake_is)
     if source is None or source == "demo":
         return {}
     from robustbench_df.data.decode import dimensions, quiet_pillow
@@ -133,7 +134,12 @@ def image_sizes(
 
 
 def _check_options(
-    layout: str, labels: str, fake_is: int | None, size: int | None, max_bad: float, workers: int | None
+    layout: str,
+    labels: str = "folder",
+    fake_is: int | None = None,
+    size: int | None = None,
+    max_bad: float = 0.0,
+    workers: int | None = None,
 ) -> None:
     for option, value, choices in (("layout", layout, LAYOUTS), ("labels", labels, LABELS)):
         if value not in choices:

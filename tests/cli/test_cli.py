@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from robustbench_df.cli import main
 from robustbench_df.models.architectures import MODELS
@@ -102,6 +103,42 @@ def test_data_info_of_mixed_sizes_and_one_class(place: Path) -> None:
     assert done.returncode == 1
     assert "--size" in done.stderr
     assert not (place / "runs" / "mixed").exists()  # a source that cannot be used leaves no run behind
+
+
+def test_data_info_lists_bad_files_however_many_and_sizes_as_they_are_seen(tmp_path: Path) -> None:
+    folder = write_folder(learnable_set(4), tmp_path / "odd")
+    upright, turned = Image.new("RGB", (12, 16)), Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90°
+    upright.save(folder / "real" / "upright.jpg")
+    upright.save(folder / "real" / "turned.jpg", exif=turned)
+    for name in ("a.png", "b.png"):
+        (folder / "fake" / name).write_bytes(b"no image")
+    assert "did you mean 'folders'" in rdf("data", "info", "odd", "--layout", "folder", cwd=tmp_path).stderr
+    facts = json.loads(rdf("data", "info", "odd", "--json", cwd=tmp_path).stdout)
+    assert facts["sizes"] == {"16×16": 4, "12×16": 1, "16×12": 1}
+    assert facts["finding_counts"] == {"unreadable": 2}
+
+
+def test_data_info_of_images_that_differ_only_by_their_turn(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    folder = tmp_path / "turned" / "real"
+    folder.mkdir(parents=True)
+    for name, exif in (("a.jpg", Image.Exif()), ("b.jpg", turned)):
+        Image.new("RGB", (12, 16)).save(folder / name, exif=exif)
+    done = rdf("data", "info", "turned", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sizes"] == {"12×16": 1, "16×12": 1}
+
+
+def test_data_info_says_how_often_the_black_box_agrees(tmp_path: Path) -> None:
+    write_folder(learnable_set(6), tmp_path / "challenge")
+    for word in ("real", "fake"):
+        (tmp_path / "challenge" / word).rename(tmp_path / "challenge" / f"{word}_some_images")
+    rows = [{"index": k, "prediction": "fake" if k == 0 else "real"} for k in (0, 2)]
+    (tmp_path / "challenge" / "real_some_preds.json").write_text(json.dumps(rows))
+    said = rdf("data", "info", "challenge", cwd=tmp_path).stdout
+    assert "black-box predictions: 1 of 2 agree with the folder (50.0%; real 1 of 2, fake 0 of 0); 4 images" in said
 
 
 def test_predict_takes_any_size_and_a_folder_of_one_class(place: Path) -> None:
