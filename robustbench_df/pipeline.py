@@ -27,6 +27,7 @@ from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError, UsageError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.pretrained import read_weights
 from robustbench_df.models.zoo import architecture, build_detector
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
@@ -71,8 +72,11 @@ def train_all(
     """
     reporter = reporter or Reporter()
     for name in {*config.models, *config.per_model}:
-        # A misspelt name fails before anything is read or written.
-        architecture(config.for_model(name).model.name)
+        # A misspelt name, of a model or a weight file, fails before anything is read or written.
+        model = config.for_model(name).model
+        architecture(model.name)
+        if model.weights is not None and not resume:
+            read_weights(Path(model.weights))
     choose_device(config.speed.device)
     run: Run | None = None
     try:

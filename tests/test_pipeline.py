@@ -223,6 +223,13 @@ def test_misspelt_models_fail_before_anything_is_written(source: Path, tmp_path:
         train_all(settings(source, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run").detector("mpl")
 
 
+def test_a_weight_file_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:
+    absent = f"model.weights='{tmp_path / 'absent.pth'}'"
+    with pytest.raises(rdf.errors.ModelError, match="no weight file"):
+        train_all(settings(tmp_path / "nowhere", "models=['mlp']", absent), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def final_weights(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return {str(p.relative_to(folder)): load_file(p) for p in sorted(folder.rglob("*.safetensors"))}
 
