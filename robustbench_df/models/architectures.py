@@ -92,22 +92,24 @@ def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
 
 def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        network = timm_network(name, config, drop_path_rate=config.drop_path)
+        net: Any = network
         # timm scales the classifier by its outputs: with two, logits begin at ±10, which takes epochs to undo.
         nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
         if small:
             net.conv_stem.stride = (1, 1)
-        return net  # type: ignore[no-any-return]
+        return network
 
     return build
 
 
 def _convnext(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        network = timm_network(name, config, drop_path_rate=config.drop_path)
+        net: Any = network
         if small:
             net.stem[0] = early_convolutions(channels(config), net.stem[0].out_channels)
-        return net  # type: ignore[no-any-return]
+        return network
 
     return build
 
@@ -134,23 +136,25 @@ def recipe_head(features: int) -> nn.Sequential:
 
 def _resnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-        net: Any = timm_network(name, config, drop_path_rate=config.drop_path)
+        network = timm_network(name, config, drop_path_rate=config.drop_path)
+        net: Any = network
         if small:
             net.conv1 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
             net.maxpool = nn.Identity()
         if config.head == "recipe":
             net.fc = recipe_head(net.num_features)
-        return net  # type: ignore[no-any-return]
+        return network
 
     return build
 
 
 def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:
-    net: Any = timm_network("densenet121", config)
+    network = timm_network("densenet121", config)
+    net: Any = network
     if small:
         net.features.conv0 = nn.Conv2d(channels(config), 64, 3, 1, 1, bias=False)
         net.features.pool0 = nn.Identity()
-    return net  # type: ignore[no-any-return]
+    return network
 
 
 def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
