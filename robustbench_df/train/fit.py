@@ -25,7 +25,7 @@ from robustbench_df.train.job import PHASES, Job, build_for
 from robustbench_df.train.objectives import collapsed
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
-from robustbench_df.train.speed import apply_format, working
+from robustbench_df.train.speed import prepare, working
 from robustbench_df.train.state import (
     load_checkpoint,
     load_state,
@@ -70,7 +70,7 @@ def _set_out(job: Job, phase: str, split: Split) -> Detector:
         begun = (job.folder / f"{phase}-state.pt").exists()
         detector, model = resolved_detector(job.folder) if begun else build_for(job, split.images.size)
         save_model_config(job.folder, model, split.images.size)
-    apply_format(detector, job.setting)
+    prepare(detector, job.setting)
     return detector
 
 

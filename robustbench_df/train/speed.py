@@ -26,6 +26,7 @@ from robustbench_df.errors import UsageError
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
+from robustbench_df.train.convolution import quicken
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -114,6 +115,7 @@ def setting_for(
         "host": [platform.node(), os.cpu_count()],
         "threads": threads,
         "torch": torch.__version__,
+        "convolutions": 2,  # counted up when the step that was timed changes
         "choices": [config.precision, config.memory_format],
     }
     path = None
@@ -176,7 +178,7 @@ def training_rate(
         give_up_below: stop after the first step that is slower than this rate.
     """
     device = torch.device(setting.device)
-    apply_format(detector.train(), setting)
+    prepare(detector.train(), setting)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
     x = torch.rand(batch, 3, *size, device=device).contiguous(memory_format=setting.format)
     y = torch.arange(batch, device=device) % 2
@@ -218,9 +220,11 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def apply_format(module: nn.Module, setting: Setting) -> None:
-    """Move a module to the setting's device and memory format."""
+def prepare(module: nn.Module, setting: Setting) -> None:
+    """Move a module to the setting's device and memory format; on a CPU its convolutions learn in our way."""
     module.to(torch.device(setting.device)).to(memory_format=setting.format)
+    if torch.device(setting.device).type == "cpu":
+        quicken(module)
 
 
 def _digest(key: dict[str, Any]) -> str:

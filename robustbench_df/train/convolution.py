@@ -1,0 +1,168 @@
+"""Convolutions whose gradients keep off oneDNN's slow paths on a CPU.
+
+What oneDNN 3 (torch 2.14) computes of a convolution takes about as long forwards as backwards, but for these, on the
+small maps and in the bfloat16 that detectors are trained in (experiments/bench_gradients):
+
+- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: 15 to 300 times
+  the forward (bfloat16 more than fp32);
+- the images' gradient of a strided depthwise one in bfloat16: 70 to 400 times the forward;
+- all of a dense one on maps of 4×4 and less in bfloat16: half the rate of a matrix product.
+
+The same sums are computed here by matrix products. Where no gradient is asked for and where nothing is slow the
+library's own convolution runs, and so it does forwards in every depthwise one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_SMALL = 16
+"""Positions of an output map up to which a dense convolution is slower in oneDNN than as a matrix product."""
+
+_PAIRS = {torch.bfloat16: 256 * 256, torch.float32: 64 * 64}
+"""Pairs of an output and an input position up to which the products of all pairs are cheaper than oneDNN's way."""
+
+
+def quicken(module: nn.Module) -> None:
+    """Let the plain convolutions of a module on a CPU learn faster, in place; weights and names stay as they are."""
+    for part in module.modules():
+        if type(part) is nn.Conv2d and part.padding_mode == "zeros" and _symmetric(part):
+            part.__class__ = Conv2d
+
+
+def _symmetric(conv: nn.Conv2d) -> bool:
+    """Whether rows and columns are treated alike, with no dilation."""
+    square = len(set(conv.kernel_size)) == len(set(conv.stride)) == len(set(conv.padding)) == 1
+    return square and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`; where gradients are asked for on a CPU, with those of this module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[N, O, H', W']`` of images ``[N, C, H, W]``."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        asked = torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad)
+        if not asked or x.device.type != "cpu" or dtype not in _PAIRS:
+            return super().forward(x)
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
+        if self.groups == self.in_channels == self.out_channels > 1:
+            way: type[torch.autograd.Function] = _Depthwise
+        elif self.groups == 1 and dtype == torch.bfloat16 and height * width <= _SMALL:
+            way = _Dense
+        else:
+            return super().forward(x)
+        y: Tensor = way.apply(x.to(dtype), self.weight.to(dtype), stride, padding)
+        return y if self.bias is None else y + self.bias.to(dtype)[:, None, None]
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution of the library's, with the gradients it is slow at computed otherwise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, padding, kernel = ctx.stride, ctx.padding, weight.shape[-1]
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            exact = x.dtype if stride == 1 else torch.float32
+            of_x = _library(gradient.to(exact), x.to(exact), weight.to(exact), stride, padding, 0).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            slow = kernel >= 5 or kernel > min(x.shape[2:])
+            few = x.shape[2:].numel() * gradient.shape[2:].numel() <= _PAIRS[x.dtype]
+            if slow and few:
+                of_weight = _all_pairs(x, gradient, kernel, stride, padding).to(weight.dtype)
+            else:
+                of_weight = _library(gradient, x, weight, stride, padding, 1)
+        return of_x, of_weight, None, None
+
+
+class _Dense(torch.autograd.Function):
+    """A dense convolution as one matrix product of its patches (im2col), and its gradients likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        patches, size = _patches(x, weight.shape[-1], stride, padding)
+        return _unflattened(patches @ _flat(weight).t(), len(x), size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, padding = ctx.stride, ctx.padding
+        out, channels, kernel, _ = weight.shape
+        rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            if stride == 1:  # a convolution again: of the gradient, by the kernel turned round
+                patches, size = _patches(gradient, kernel, 1, kernel - 1 - padding)
+                of_x = _unflattened(patches @ _flat(weight.flip(2, 3).transpose(0, 1)).t(), len(x), size)
+            else:
+                of_x = _library(gradient, x, weight, stride, padding, 0)
+        if ctx.needs_input_grad[1]:
+            of_weight = (rows.t() @ _patches(x, kernel, stride, padding)[0]).reshape(out, kernel, kernel, channels)
+            of_weight = of_weight.permute(0, 3, 1, 2)
+        return of_x, of_weight, None, None
+
+
+def _library(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, which: int) -> Tensor:
+    """Torch's own gradient of the images (``which`` 0) or of the weights (1)."""
+    groups = x.shape[1] // weight.shape[1]
+    mask = [which == 0, which == 1, False]
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
+    )
+    return found[which]
+
+
+def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+    """The weights' gradient ``[C, 1, k, k]``: products of every output with every input position, then their sums."""
+    channels, (height, width), (h, w) = x.shape[1], x.shape[2:], gradient.shape[2:]
+    inputs, outputs = (t.permute(1, 0, 2, 3).reshape(channels, len(x), -1) for t in (x, gradient))
+    products = torch.bmm(outputs.transpose(1, 2), inputs).reshape(channels, -1).float()
+    taps = _taps(height, width, h, w, kernel, stride, padding)
+    return (products @ taps).reshape(channels, 1, kernel, kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(height: int, width: int, h: int, w: int, kernel: int, stride: int, padding: int) -> Tensor:
+    """Which tap of the kernel joins an output and an input position: 0 or 1, ``[h · w · height · width, k · k]``."""
+    down = torch.arange(height)[None] - stride * torch.arange(h)[:, None] + padding
+    right = torch.arange(width)[None] - stride * torch.arange(w)[:, None] + padding
+    rows, columns = (F.one_hot(t.clamp(-1, kernel) + 1, kernel + 2)[..., 1:-1].float() for t in (down, right))
+    return torch.einsum("ayi,bxj->abyxij", rows, columns).reshape(-1, kernel * kernel)
+
+
+def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
+    """The patches of images as rows ``[N · H' · W', k · k · C]``, and ``(H', W')``."""
+    pixels = x.permute(0, 2, 3, 1)
+    if padding:
+        pixels = F.pad(pixels, (0, 0, padding, padding, padding, padding))
+    views = pixels.unfold(1, kernel, stride).unfold(2, kernel, stride)
+    return views.permute(0, 1, 2, 4, 5, 3).reshape(-1, kernel * kernel * x.shape[1]), (views.shape[1], views.shape[2])
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """Weights ``[O, C, k, k]`` in the order of `_patches`: ``[O, k · k · C]``."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _unflattened(rows: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+    """Rows ``[N · H' · W', O]`` as images ``[N, O, H', W']``, channels last in memory."""
+    return rows.reshape(count, *size, -1).permute(0, 3, 1, 2)
