@@ -201,6 +201,8 @@ class SpeedConfig(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
+    own_gradients: bool = True
+    """On a CPU, gradients that the library is slow at are computed as matrix products (`train.convolution`)."""
     save_every: Annotated[float, Field(ge=0)] = 20.0
     """Least seconds between two saves of the training state: what a kill can cost."""
 

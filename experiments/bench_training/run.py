@@ -30,18 +30,18 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
 
     speed = rdf.load_config("full", speed={"device": lab.device}).speed
     setting = rdf.setting_for(build, images.size, batch, speed, {}, None)
-    seen: dict[str, list[float]] = {"bare": [], "ours": [], "usual": []}
+    plain = rdf.setting_for(build, images.size, batch, speed.model_copy(update={"own_gradients": False}), {}, None)
+    seen: dict[str, list[float]] = {"library": [], "bare": [], "ours": [], "usual": []}
     for _ in range(config["pairs"]):
+        seen["library"].append(rdf.training_rate(build(), images.size, batch, plain, config["steps"]))
         seen["bare"].append(rdf.training_rate(build(), images.size, batch, setting, config["steps"]))
         seen["ours"].append(ours(split, cell.name, recipe, setting))
-        usual = [
-            usual_loop(build(), images, recipe.augment, batch, config["steps"], workers, setting.device)
-            for workers in config["workers"]
-        ]
+        usual = [usual_loop(recipe, images, batch, config["steps"], workers, setting) for workers in config["workers"]]
         seen["usual"].append(max(usual))
     return {
         "setting": f"{setting.precision} {setting.memory_format}, {setting.threads} threads, {setting.device}",
         **{f"{name} images/s": round(statistics.median(rates), 1) for name, rates in seen.items()},
+        "bare / library": ratio(seen["bare"], seen["library"]),
         "ours / bare": ratio(seen["ours"], seen["bare"]),
         "ours / usual": ratio(seen["ours"], seen["usual"]),
     }

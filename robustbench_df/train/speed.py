@@ -43,6 +43,8 @@ class Setting:
     precision: str = "fp32"
     memory_format: str = "channels_last"
     threads: int = 1
+    own_gradients: bool = True
+    """Whether `robustbench_df.train.convolution` computes the gradients that the library is slow at."""
     measured: dict[str, float] | None = None
     """Images per second of each candidate (forward + backward + step), where a probe was made."""
 
@@ -103,7 +105,7 @@ def setting_for(
     """
     device = choose_device(config.device)
     threads = config.threads or torch.get_num_threads()
-    fixed = Setting(device, config.precision, config.memory_format, threads)
+    fixed = Setting(device, config.precision, config.memory_format, threads, config.own_gradients)
     candidates = _candidates(fixed)
     if len(candidates) == 1:
         return candidates[0]
@@ -115,8 +117,7 @@ def setting_for(
         "host": [platform.node(), os.cpu_count()],
         "threads": threads,
         "torch": torch.__version__,
-        "convolutions": 2,  # counted up when the step that was timed changes
-        "choices": [config.precision, config.memory_format],
+        "choices": [config.precision, config.memory_format, config.own_gradients],
     }
     path = None
     if cache is not None:
@@ -221,9 +222,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def prepare(module: nn.Module, setting: Setting) -> None:
-    """Move a module to the setting's device and memory format; on a CPU its convolutions learn in our way."""
+    """Move a module to the setting's device and memory format, with its convolutions' gradients as the setting says."""
     module.to(torch.device(setting.device)).to(memory_format=setting.format)
-    if torch.device(setting.device).type == "cpu":
+    if setting.own_gradients:
         quicken(module)
 
 

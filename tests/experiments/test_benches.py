@@ -43,6 +43,12 @@ def test_training_times_our_loop_a_bare_step_and_the_usual_loop(
     assert "cpu" in found["setting"]
 
 
+def test_gradients_are_timed_and_held_against_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in rows("bench_gradients", {"batch_size": 2}, tmp_path, monkeypatch).values():
+        assert values["library ms"]["value"] > 0
+        assert 0 < values["error of ours"]["value"] < 2 * values["error of the library"]["value"] + 0.005
+
+
 def test_corruptions_are_compared_one_by_one_and_run_at_odd_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
