@@ -15,11 +15,11 @@ from robustbench_df.attacks.runner import BATCH
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.suite import suite_specs
 from robustbench_df.attacks.threat import Threat
-from robustbench_df.config import Count, Settings
 from robustbench_df.errors import RunError, UsageError, nearest
 from robustbench_df.models.wrappers import attackable_vote, soft_surrogate
 from robustbench_df.records import Predictions, load_predictions
 from robustbench_df.run import Run
+from robustbench_df.settings import Count, Settings
 
 VOTES = {"vote": attackable_vote, "vote-surrogate": soft_surrogate}
 """The members' majority vote, and the smooth stand-in whose gradient attacks it: attacked when asked for by name."""

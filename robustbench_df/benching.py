@@ -17,7 +17,6 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_df import rng
-from robustbench_df.config import Positive, Settings
 from robustbench_df.deploy.graphs import save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import OnnxDetector, runtime_version
@@ -27,6 +26,7 @@ from robustbench_df.exporting import ExportPlan, detector_of, ready_file
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance
+from robustbench_df.settings import Positive, Settings
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device, device_name, synchronize, working
 

@@ -5,33 +5,23 @@ Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set ke
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from robustbench_df.errors import UsageError, nearest
+from robustbench_df.settings import Count, Fraction, Positive, Settings, merge, parse_override, validated
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 FprRule = Annotated[str, Field(pattern=r"^fpr:0?\.\d+$")]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
 PRESETS = ("full", "quick", "robust", "seed")
 
-
 AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, no extra keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataConfig(Settings):
@@ -241,7 +231,7 @@ class RunConfig(Settings):
     refit: bool = False
     allow_findings: bool = False
     """Train in spite of a failing finding of the audit; the run and what is made of it say so."""
-    per_model: dict[str, dict[str, Any]] = {}
+    per_model: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``. A name of one's own is another
     member of an architecture: ``{"twin": {"model": {"name": "resnet_se", "frontend": "rgb"}}}``."""
 
@@ -271,9 +261,6 @@ class Recipe(Settings):
     phase2: AdversarialConfig
 
 
-S = TypeVar("S", bound=Settings)
-
-
 def load_config(
     preset: str = "full", file: Path | None = None, overrides: Iterable[str] = (), **values: Any
 ) -> RunConfig:
@@ -297,61 +284,8 @@ def load_config(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{file}' is not valid TOML: {error}") from error
     for override in overrides:
-        merge(merged, _parse_override(override))
+        merge(merged, parse_override(override))
     merge(merged, values)
     if merged["preset"] != preset:
         raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")
     return validated(RunConfig, merged)
-
-
-def validated(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Validate ``values`` as settings of ``kind``; the first problem becomes one `UsageError` line."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = known_keys(kind)
-            raise UsageError(f"unknown setting '{path}'{nearest(path, known)}") from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{path}: {message}" if path else message) from error
-
-
-def known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
-    """List every dotted key of a settings class."""
-    keys = []
-    for name, info in kind.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
-            keys += known_keys(info.annotation, f"{prefix}{name}.")
-    return keys
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, found, value = text.partition("=")
-    if not found or not key.strip():
-        raise UsageError(f"--set takes KEY=VALUE, not '{text}'")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
-    nested: Any = parsed
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return dict(nested)
-
-
-def merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested dictionaries in place; later values win, tables are merged key by key."""
-    for key, value in new.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
-    return into
-
-
-def dump(settings: Settings) -> str:
-    """Return settings as indented JSON."""
-    return json.dumps(settings.model_dump(mode="json"), indent=2) + "\n"

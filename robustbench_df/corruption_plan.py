@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_df import attack_plan
-from robustbench_df.config import Count, Settings
 from robustbench_df.corruption_summary import CLEAN, COMMON
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.chain import Chain, apply_chain, parse_chain
@@ -26,6 +25,7 @@ from robustbench_df.errors import UsageError, nearest
 from robustbench_df.evaluate import BATCH
 from robustbench_df.records import Predictions, load_predictions
 from robustbench_df.run import Run
+from robustbench_df.settings import Count, Settings
 
 SETS = ("all", "common", "web")
 """Names for several corruptions: every one, the 15 of ImageNet-C, or what images meet on the web."""

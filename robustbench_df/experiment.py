@@ -203,8 +203,8 @@ def _run_cell(
     splits: dict[str, Any],
 ) -> str:
     """Run one cell and write its file; returns what went wrong, or nothing."""
-    from robustbench_df.config import merge
     from robustbench_df.lab import Lab
+    from robustbench_df.settings import merge
 
     settings = merge(copy.deepcopy(experiment.config), task.cell.settings)
     lab = Lab(images, settings, task.seed, device, reporter=reporter, splits=splits)

@@ -99,7 +99,7 @@ def open_experiment(name: str | Path, *, quick: bool = False, root: Path = EXPER
         raise UsageError(f"experiment '{folder.name}' has no run.py; copy one from another experiment") from error
     only_quick = config.pop("quick", {})
     if quick:
-        from robustbench_df.config import merge
+        from robustbench_df.settings import merge
 
         config = merge(config, only_quick)
     module = _module(folder)

@@ -21,7 +21,6 @@ from torch import Tensor
 from robustbench_df import attack_plan
 from robustbench_df.attack_plan import AttackPlan, choose_part
 from robustbench_df.attacks.fgsm import fgsm
-from robustbench_df.config import Count, Fraction, Settings
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
 from robustbench_df.data.imageset import ImageSet
@@ -37,6 +36,7 @@ from robustbench_df.models.deployed import Deployed
 from robustbench_df.robustness import Index
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
+from robustbench_df.settings import Count, Fraction, Settings
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device
 

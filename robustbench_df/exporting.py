@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from robustbench_df.attack_plan import AttackPlan
-from robustbench_df.config import Settings
 from robustbench_df.deploy.fidelity import FidelityPlan, fidelity
 from robustbench_df.deploy.graphs import FORMATS, open_graph, save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
@@ -25,6 +24,7 @@ from robustbench_df.models.detector import Detector, frozen
 from robustbench_df.robustness import tensors, thin
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance, write_atomic, write_json
+from robustbench_df.settings import Settings
 from robustbench_df.train.report import Reporter
 
 TOLERANCE = 1e-3

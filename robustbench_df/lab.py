@@ -19,7 +19,7 @@ from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.suite import SUITES, run_suite
 from robustbench_df.attacks.transfer import right_on
-from robustbench_df.config import Recipe, SpeedConfig, SplitConfig, load_config, merge, validated
+from robustbench_df.config import Recipe, SpeedConfig, SplitConfig, load_config
 from robustbench_df.corruptions.suite import corrupt
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.split import Split, make_split
@@ -27,6 +27,7 @@ from robustbench_df.errors import DataError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.intervals import Interval, wilson
 from robustbench_df.models.detector import Detector
+from robustbench_df.settings import merge, validated
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.shelf import SHELF, Phase, train_once, training_seconds
 from robustbench_df.train.state import load_checkpoint

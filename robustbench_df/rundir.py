@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_df._version import __version__
-from robustbench_df.config import RunConfig, validated
+from robustbench_df.config import RunConfig
 from robustbench_df.errors import RunError
+from robustbench_df.settings import validated
 
 SCHEMA = 1
 """Version of the files in a run folder; another one is refused."""

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.victim import Victim
-from robustbench_df.config import Settings
 from robustbench_df.errors import UsageError, nearest
+from robustbench_df.settings import Settings
 
 Access = Literal["gradient", "score", "decision", "none"]
 """What an attack sees of the detector: its gradient, its logits, its verdict, nothing."""

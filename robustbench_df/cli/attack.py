@@ -52,10 +52,10 @@ def attack(
     from robustbench_df.attacks.threat import Threat, check_norm, parse_eps
     from robustbench_df.cli.attack_tables import print_attacks, print_checks, print_transfer, rows_json
     from robustbench_df.cli.console import reporting
-    from robustbench_df.config import validated
     from robustbench_df.errors import UsageError
     from robustbench_df.robustness import attack_run
     from robustbench_df.run import open_run
+    from robustbench_df.settings import validated
 
     check_norm(norm)
     budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
@@ -120,8 +120,8 @@ def _attacks(
     from robustbench_df.attacks.catalogue import attack_named
     from robustbench_df.attacks.spec import AttackSpec
     from robustbench_df.attacks.suite import SUITES
-    from robustbench_df.config import validated
     from robustbench_df.errors import UsageError, nearest
+    from robustbench_df.settings import validated
 
     if suite is not None and suite != "none" and suite not in SUITES:
         raise UsageError(f"unknown suite '{suite}'{nearest(suite, SUITES)}; choose from {', '.join(SUITES)}, none")

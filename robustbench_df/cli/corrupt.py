@@ -48,10 +48,10 @@ def corrupt(
 
     from robustbench_df.cli.console import reporting
     from robustbench_df.cli.corrupt_tables import facts_json, print_corruptions
-    from robustbench_df.config import validated
     from robustbench_df.corruption_grid import corrupt_run
     from robustbench_df.corruption_plan import CorruptionPlan
     from robustbench_df.run import open_run
+    from robustbench_df.settings import validated
 
     opened = open_run(run, finished=True)
     wanted = [name for name in models or [] if name != "all"] or [*opened.models, "ensemble"]

@@ -38,10 +38,10 @@ def explain(
 
     from robustbench_df.attacks.threat import Threat, parse_eps
     from robustbench_df.cli.console import reporting
-    from robustbench_df.config import validated
     from robustbench_df.explain import ExplainPlan
     from robustbench_df.explain import explain as work
     from robustbench_df.run import open_run
+    from robustbench_df.settings import validated
 
     plan = validated(
         ExplainPlan,

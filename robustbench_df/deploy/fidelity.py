@@ -14,7 +14,6 @@ from robustbench_df.attack_plan import AttackPlan, choose_part
 from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.transfer import right_on
-from robustbench_df.config import Count, Settings
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.deploy.graphs import save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
@@ -25,6 +24,7 @@ from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
 from robustbench_df.robustness import Work, tensors, thin, works
 from robustbench_df.run import Run
+from robustbench_df.settings import Count, Settings
 from robustbench_df.train.report import Reporter
 
 ATTACKS = (AttackSpec(name="fgsm", eps=2 / 255), AttackSpec(name="pgd", steps=10, eps=2 / 255))

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.config import ModelConfig, validated
+from robustbench_df.config import ModelConfig
 from robustbench_df.errors import RunError
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.rundir import write_atomic, write_json
+from robustbench_df.settings import validated
 
 Weights = dict[str, Tensor]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from robustbench_df.config import merge
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
 from robustbench_df.models.zoo import MODELS
+from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
 from tests.experiments.test_shape import ABLATIONS
 from tests.test_pipeline import write_folder

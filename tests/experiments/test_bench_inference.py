@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_df.config import merge
 from robustbench_df.deploy import timing
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
 from robustbench_df.pipeline import train_all
+from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
 from tests.test_pipeline import settings, write_folder
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import robustbench_df as rdf
-from robustbench_df.config import merge
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
+from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
 from tests.test_pipeline import write_folder
 

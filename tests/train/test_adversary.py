@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from robustbench_df.config import AdversarialConfig, validated
+from robustbench_df.config import AdversarialConfig
 from robustbench_df.data.split import Split, make_split
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import Detector
+from robustbench_df.settings import validated
 from robustbench_df.train.adversary import Adversary, Batch
 from robustbench_df.train.fit import fit
 from robustbench_df.train.norms import auxiliary_norms
