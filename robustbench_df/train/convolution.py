@@ -49,7 +49,7 @@ class Conv2d(nn.Conv2d):
         """Return ``[N, O, H', W']`` of images ``[N, C, H, W]``."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         asked = torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad)
-        if not asked or x.device.type != "cpu" or dtype not in _PAIRS:
+        if not asked or x.device.type != "cpu" or x.ndim != 4 or dtype not in _PAIRS:
             return super().forward(x)
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
@@ -140,7 +140,7 @@ def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: i
     return (products @ taps).reshape(channels, 1, kernel, kernel)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)  # as many shapes as a network has; at most 13 MB each for 7×7
 def _taps(height: int, width: int, h: int, w: int, kernel: int, stride: int, padding: int) -> Tensor:
     """Which tap of the kernel joins an output and an input position: 0 or 1, ``[h · w · height · width, k · k]``."""
     down = torch.arange(height)[None] - stride * torch.arange(h)[:, None] + padding
