@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,30 +22,36 @@ def cells(config: dict[str, Any]) -> list[rdf.Cell]:
 
 
 def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
-    return runs(lab.config, *lab.config["size"]) if "size" in lab.config else compared(lab.config)
+    config, device = lab.config, torch.device(lab.device)
+    return runs(config, device, *config["size"]) if "size" in config else compared(config, device)
 
 
-def compared(config: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of all severities on all images; the ratio is the median over the pairs, a part of the images each."""
+def compared(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Seconds of all severities on all images; the ratio is the median over the pairs, a part of the images each.
+
+    The library computes on the CPU whatever the device is.
+    """
     equal_cores(config["threads"])
     name, n, side = config["name"], config["n"], config["side"]
     x, ids, pairs = photos(n, side, side), torch.arange(n), []
-    for call in (rdf.corrupt, rdf.library_corrupt):
-        call(x[:2], name, 3, ids=ids[:2])  # tables and textures are made once, and not in the time
+    there = x.to(device)
+    for images, call in ((there, rdf.corrupt), (x, rdf.library_corrupt)):
+        call(images[:2], name, 3, ids=ids[:2])  # tables and textures are made once, and not in the time
     for part in ids.chunk(config["pairs"]):
         ours = library = 0.0
         for level in config["severities"]:
-            ours += seconds(lambda: rdf.corrupt(x[part], name, level, ids=part, constants="imagenet"))  # noqa: B023
-            library += seconds(lambda: rdf.library_corrupt(x[part], name, level, ids=part))  # noqa: B023
+            own = partial(rdf.corrupt, there[part], name, level, ids=part, constants="imagenet")
+            ours += seconds(own, device)
+            library += seconds(partial(rdf.library_corrupt, x[part], name, level, ids=part), device)
         pairs.append((ours, library))
     ours, library = (round(sum(times), 4) for times in zip(*pairs, strict=True))
     ratio = round(statistics.median(theirs / own for own, theirs in pairs), 2)
     return {"ours s": ours, "library s": library, "library / ours": ratio}
 
 
-def runs(config: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+def runs(config: dict[str, Any], device: torch.device, height: int, width: int) -> dict[str, Any]:
     """Everything once, in both constant sets: same shape and type out as in, but another image."""
-    x, wrong = photos(1, height, width), []
+    x, wrong = photos(1, height, width).to(device), []
     conditions = list(itertools.product(rdf.CORRUPTIONS, ("cifar", "imagenet"), config["severities"]))
     for name, constants, level in conditions:
         out = rdf.corrupt(x, name, level, constants=constants)
