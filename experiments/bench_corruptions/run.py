@@ -22,7 +22,7 @@ def cells(config: dict[str, Any]) -> list[rdf.Cell]:
 
 
 def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
-    config, device = lab.config, torch.device(lab.device)
+    config, device = lab.config, torch.device(rdf.choose_device(lab.device))
     return runs(config, device, *config["size"]) if "size" in config else compared(config, device)
 
 
