@@ -3,10 +3,10 @@
 What oneDNN 3 (torch 2.14) computes of a convolution takes about as long forwards as backwards, but for these, on the
 small maps and in the bfloat16 that detectors are trained in (experiments/bench_gradients):
 
-- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: 15 to 300 times
-  the forward (bfloat16 more than fp32);
-- the images' gradient of a strided depthwise one in bfloat16: 70 to 400 times the forward;
-- all of a dense one on maps of 4×4 and less in bfloat16: half the rate of a matrix product.
+- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: up to 27 times the
+  forward in fp32, up to 77 times in bfloat16;
+- the images' gradient of a strided depthwise one in bfloat16: with the former, up to 133 times the forward;
+- all of a dense one on maps of 4×4 and less in bfloat16: about half the rate of a matrix product.
 
 The same sums are computed here by matrix products. Where no gradient is asked for and where nothing is slow the
 library's own convolution runs, and so it does forwards in every depthwise one.
@@ -77,17 +77,17 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         stride, padding, kernel = ctx.stride, ctx.padding, weight.shape[-1]
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:
-            exact = x.dtype if stride == 1 else torch.float32
-            of_x = _library(gradient.to(exact), x.to(exact), weight.to(exact), stride, padding, 0).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            slow = kernel >= 5 or kernel > min(x.shape[2:])
-            few = x.shape[2:].numel() * gradient.shape[2:].numel() <= _PAIRS[x.dtype]
-            if slow and few:
-                of_weight = _all_pairs(x, gradient, kernel, stride, padding).to(weight.dtype)
-            else:
-                of_weight = _library(gradient, x, weight, stride, padding, 1)
+        slow = kernel >= 5 or kernel > min(x.shape[2:])
+        few = x.shape[2:].numel() * gradient.shape[2:].numel() <= _PAIRS[x.dtype]
+        by_pairs = ctx.needs_input_grad[1] and slow and few
+        in_fp32 = ctx.needs_input_grad[0] and stride > 1 and x.dtype == torch.bfloat16
+        asked = (ctx.needs_input_grad[0] and not in_fp32, ctx.needs_input_grad[1] and not by_pairs)
+        of_x, of_weight = _library(gradient, x, weight, stride, padding, asked)
+        if in_fp32:
+            exact, _ = _library(gradient.float(), x.float(), weight.float(), stride, padding, (True, False))
+            of_x = exact.to(x.dtype)
+        if by_pairs:
+            of_weight = _all_pairs(x, gradient, kernel, stride, padding).to(weight.dtype)
         return of_x, of_weight, None, None
 
 
@@ -114,21 +114,24 @@ class _Dense(torch.autograd.Function):
                 patches, size = _patches(gradient, kernel, 1, kernel - 1 - padding)
                 of_x = _unflattened(patches @ _flat(weight.flip(2, 3).transpose(0, 1)).t(), len(x), size)
             else:
-                of_x = _library(gradient, x, weight, stride, padding, 0)
+                of_x, _ = _library(gradient, x, weight, stride, padding, (True, False))
         if ctx.needs_input_grad[1]:
             of_weight = (rows.t() @ _patches(x, kernel, stride, padding)[0]).reshape(out, kernel, kernel, channels)
             of_weight = of_weight.permute(0, 3, 1, 2)
         return of_x, of_weight, None, None
 
 
-def _library(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, which: int) -> Tensor:
-    """Torch's own gradient of the images (``which`` 0) or of the weights (1)."""
+def _library(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, asked: tuple[bool, bool]
+) -> tuple[Any, Any]:
+    """Torch's own gradients of the images and of the weights; None for what is not ``asked`` for."""
+    if not any(asked):
+        return None, None
     groups = x.shape[1] // weight.shape[1]
-    mask = [which == 0, which == 1, False]
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
+    found = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, [*asked, False]
     )
-    return found[which]
+    return found[0], found[1]
 
 
 def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
