@@ -3,8 +3,8 @@
 What oneDNN 3 (torch 2.14) computes of a convolution takes about as long forwards as backwards, but for these, on the
 small maps and in the bfloat16 that detectors are trained in (experiments/bench_gradients):
 
-- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: up to 27 times the
-  forward in fp32, up to 77 times in bfloat16;
+- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: up to 27 times
+  the forward in fp32, up to 77 times in bfloat16;
 - the images' gradient of a strided depthwise one in bfloat16: with the former, up to 133 times the forward;
 - all of a dense one on maps of 4×4 and less in bfloat16: about half the rate of a matrix product.
 
