@@ -13,7 +13,8 @@ from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.train import speed
-from robustbench_df.train.speed import Setting, choose_device, setting_for, training_rate
+from robustbench_df.train.convolution import Conv2d
+from robustbench_df.train.speed import Setting, choose_device, prepare, setting_for, training_rate
 
 SIZE = (16, 16)
 
@@ -65,3 +66,12 @@ def test_devices() -> None:
         assert choose_device("auto") in ("cpu", "mps")
         with pytest.raises(UsageError, match="torch sees none such"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_configuration_says_whose_gradients_convolutions_have(own: bool) -> None:
+    config = SpeedConfig(device="cpu", precision="fp32", memory_format="contiguous", threads=1, own_gradients=own)
+    setting = setting_for(build, SIZE, 8, config, {})
+    detector = build()
+    prepare(detector, setting)
+    assert any(type(part) is Conv2d for part in detector.modules()) == own
