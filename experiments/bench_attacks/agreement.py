@@ -25,7 +25,7 @@ def standard(config: dict[str, Any], d: rdf.Detector, x: Tensor, y: Tensor) -> d
 
 def ours(d: rdf.Detector, x: Tensor, y: Tensor, eps: float, steps: int, queries: int) -> Tensor:
     """Which images the suite `standard` leaves standing, with other numbers of steps and queries than its own."""
-    standing = torch.ones(len(x), dtype=torch.bool)
+    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
     suite = ({"name": "apgd", "restarts": 2, "steps": steps}, {"name": "fab", "steps": steps})
     for attack in (*suite, {"name": "square", "queries": queries}):
         rows = standing.nonzero().squeeze(1)

@@ -23,31 +23,36 @@ def torchattacks_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, step
 def foolbox_fgsm(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     import foolbox
 
-    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device="cpu")
+    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device=x.device)
     return foolbox.attacks.FGSM()(model, x, y, epsilons=eps)[1]
 
 
 def foolbox_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step: float) -> Tensor:
     import foolbox
 
-    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device="cpu")
+    model = foolbox.PyTorchModel(detector, bounds=(0, 1), device=x.device)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
     return attack(model, x, y, epsilons=eps)[1]
 
 
 def _art(detector: nn.Module, x: Tensor) -> Any:
+    """ART's classifier on the detector's own device; images and answers are numpy's, as ART has it."""
     from art.estimators.classification import PyTorchClassifier
 
     shape = tuple(x.shape[1:])
-    loss = nn.CrossEntropyLoss()
-    return PyTorchClassifier(detector, loss, shape, 2, clip_values=(0, 1), device_type="cpu")
+    loss, kind = nn.CrossEntropyLoss(), "gpu" if x.is_cuda else "cpu"
+    return PyTorchClassifier(detector, loss, shape, 2, clip_values=(0, 1), device_type=kind)
+
+
+def _generated(attack: Any, x: Tensor, y: Tensor) -> Tensor:
+    return torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x.device)
 
 
 def art_fgsm(detector: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     from art.attacks.evasion import FastGradientMethod
 
     attack = FastGradientMethod(_art(detector, x), eps=eps, batch_size=64)
-    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+    return _generated(attack, x, y)
 
 
 def art_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, step: float) -> Tensor:
@@ -56,14 +61,14 @@ def art_pgd(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, s
     attack = ProjectedGradientDescent(
         _art(detector, x), eps=eps, eps_step=step, max_iter=steps, batch_size=64, verbose=False
     )
-    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+    return _generated(attack, x, y)
 
 
 def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 100, queries: int = 5000) -> Tensor:
     """The published components that make sense for two classes: APGD-CE, FAB, Square, with our suite's settings."""
     from pyautoattack import AutoAttack
 
-    adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom")
+    adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom", device=x.device)
     adversary.verbose = False
     adversary.apgd.n_restarts, adversary.fab.n_restarts, adversary.square.n_queries = 2, 1, queries
     apgd = adversary.apgd

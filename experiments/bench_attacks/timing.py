@@ -9,6 +9,7 @@ from typing import Any
 
 import agreement
 import peers
+import torch
 from agreement import pgd_spec, right, settings
 from torch import Tensor
 
@@ -27,6 +28,8 @@ def compare(
         for name, call in (("ours", ours), *them.items()):
             start = time.perf_counter()
             call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if pair >= 0:
                 seconds[name].append(time.perf_counter() - start)
     ratios = [min(seconds[name][k] for name in them) / own for k, own in enumerate(seconds["ours"])]
