@@ -39,8 +39,7 @@ def _art(detector: nn.Module, x: Tensor) -> Any:
     """ART's classifier on the detector's own device; images and answers are numpy's, as ART has it."""
     from art.estimators.classification import PyTorchClassifier
 
-    shape = tuple(x.shape[1:])
-    loss, kind = nn.CrossEntropyLoss(), "gpu" if x.is_cuda else "cpu"
+    shape, loss, kind = tuple(x.shape[1:]), nn.CrossEntropyLoss(), "gpu" if x.is_cuda else "cpu"
     return PyTorchClassifier(detector, loss, shape, 2, clip_values=(0, 1), device_type=kind)
 
 
@@ -68,7 +67,8 @@ def autoattack(detector: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int
     """The published components that make sense for two classes: APGD-CE, FAB, Square, with our suite's settings."""
     from pyautoattack import AutoAttack
 
-    adversary = AutoAttack(detector, attacks=["apgd-ce", "fab", "square"], eps=eps, seed=0, version="custom", device=x.device)
+    components = ["apgd-ce", "fab", "square"]
+    adversary = AutoAttack(detector, attacks=components, eps=eps, seed=0, version="custom", device=x.device)
     adversary.verbose = False
     adversary.apgd.n_restarts, adversary.fab.n_restarts, adversary.square.n_queries = 2, 1, queries
     apgd = adversary.apgd
