@@ -26,13 +26,16 @@ from robustbench_df.errors import UsageError
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
-from robustbench_df.train.convolution import quicken
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PROBE_BATCH = 64
 PROBE_STEPS = 2
+
+WARM_UP = 3
+"""Steps until the memory of a batch has been fetched from the system, which can take longer than the steps themselves:
+timed, they would tell against whatever is measured first."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Setting:
     memory_format: str = "channels_last"
     threads: int = 1
     own_gradients: bool = True
-    """Whether `robustbench_df.train.convolution` computes the gradients that the library is slow at."""
+    """Whether gradients that the library is slow at are computed otherwise (`train.convolution`, `.excitation`)."""
     measured: dict[str, float] | None = None
     """Images per second of each candidate (forward + backward + step), where a probe was made."""
 
@@ -117,6 +120,7 @@ def setting_for(
         "host": [platform.node(), os.cpu_count()],
         "threads": threads,
         "torch": torch.__version__,
+        "warm_up": WARM_UP,
         "choices": [config.precision, config.memory_format, config.own_gradients],
     }
     path = None
@@ -141,20 +145,26 @@ def _candidates(fixed: Setting) -> list[Setting]:
     return [replace(fixed, precision=p, memory_format=f) for f in formats for p in chosen]
 
 
+_HOPELESS = 2
+"""A candidate is given up once it is so many times slower than the best: it will not catch up when it is warm."""
+
+
 def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
     """Time a few whole steps of each candidate on random images and return the fastest."""
     rates: dict[str, float] = {}
     best = 0.0
     with torch.random.fork_rng():
         for candidate in candidates:
-            rate = training_rate(build(), size, batch, candidate, give_up_below=best / 1.5)
+            rate = training_rate(build(), size, batch, candidate, give_up_below=best / _HOPELESS)
             rates[f"{candidate.precision}/{candidate.memory_format}"] = rate
             best = max(best, rate)
         names = list(rates)
         winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
         if winner.device == "cpu" and winner.threads > 1:  # hyper-threads can be slower than cores
             fewer = replace(winner, threads=winner.threads // 2)
-            rates[f"{fewer.threads} threads"] = rate = training_rate(build(), size, batch, fewer, give_up_below=best)
+            rates[f"{fewer.threads} threads"] = rate = training_rate(
+                build(), size, batch, fewer, give_up_below=best / _HOPELESS
+            )
             winner = fewer if rate > best else winner
     return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
 
@@ -175,8 +185,8 @@ def training_rate(
         size: image height and width in pixels.
         batch: images per step.
         setting: device, precision, memory format, threads.
-        steps: timed steps, after one that is not.
-        give_up_below: stop after the first step that is slower than this rate.
+        steps: timed steps, after `WARM_UP` that are not.
+        give_up_below: stop after the first step but one that is slower than this rate.
     """
     device = torch.device(setting.device)
     prepare(detector.train(), setting)
@@ -185,7 +195,7 @@ def training_rate(
     y = torch.arange(batch, device=device) % 2
     seconds = []
     with working(setting.threads):
-        for step in range(1 + steps):
+        for step in range(WARM_UP + steps):
             synchronize(device)
             start = time.perf_counter()
             with setting.autocast():
@@ -194,11 +204,10 @@ def training_rate(
             loss.backward()
             optimizer.step()
             synchronize(device)
-            if step:  # the first step allocates and chooses kernels
-                seconds.append(time.perf_counter() - start)
-                if batch / seconds[-1] < give_up_below:
-                    break
-    return batch / statistics.median(seconds)
+            seconds.append(time.perf_counter() - start)
+            if step and batch / min(seconds) < give_up_below:
+                break
+    return batch / statistics.median(seconds[WARM_UP:] or seconds[-1:])
 
 
 @contextmanager
@@ -222,10 +231,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def prepare(module: nn.Module, setting: Setting) -> None:
-    """Move a module to the setting's device and memory format, with its convolutions' gradients as the setting says."""
+    """Move a module to the setting's device and memory format, and have its gradients computed as the setting says."""
+    from robustbench_df.train import convolution, excitation
+
     module.to(torch.device(setting.device)).to(memory_format=setting.format)
     if setting.own_gradients:
-        quicken(module)
+        for part in (convolution, excitation):
+            part.quicken(module)
 
 
 def _digest(key: dict[str, Any]) -> str:

@@ -42,6 +42,18 @@ def test_the_fastest_candidate_wins_and_is_remembered(tmp_path: Path, monkeypatc
     assert len(asked) == 8  # another model is another question
 
 
+def test_steps_that_fetch_memory_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([t for step in range(speed.WARM_UP + 2) for t in (0.0, 5.0 if step < speed.WARM_UP else 0.5)])
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    assert training_rate(build(), SIZE, 4, Setting(), 2) == 8.0
+
+
+def test_a_hopeless_candidate_is_given_up_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 0.0, 2.0])
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    assert training_rate(build(), SIZE, 4, Setting(), 2, give_up_below=3.0) == 2.0
+
+
 def test_what_is_fixed_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "training_rate", lambda *_, **__: pytest.fail("probed"))
     config = SpeedConfig(device="cpu", precision="fp32", memory_format="channels_last", threads=1)
