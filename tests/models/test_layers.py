@@ -30,6 +30,7 @@ def detector(name: str, size: tuple[int, int] = SIZE, **extra: Any) -> Detector:
         ("efficientnet_b0", "native", "net.blocks.1", 8),
         ("resnet_se", "auto", "net.stages.1", 8),
         ("resnet_se_small", "auto", "net.stages.1", 8),
+        ("vgg6", "auto", "net.stages.1", 8),
         ("resnet18", "native", "net.layer1", 8),
         ("densenet121", "small", "net.features.denseblock3", 8),
         ("timm:resnet10t", "auto", "net.layer1", 8),

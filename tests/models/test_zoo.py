@@ -22,6 +22,7 @@ LIGHT = [
     "efficientnet_b0",
     "resnet_se",
     "resnet_se_small",
+    "vgg6",
     "resnet18",
     "densenet121",
     "image_statistics",
