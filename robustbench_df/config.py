@@ -103,6 +103,8 @@ class AugmentConfig(Settings):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     erase: Fraction = 0.0
     """Probability of erasing a rectangle (RandomErasing, Zhong et al. 2020)."""
+    cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Side of a grey square in every image, as a share of the image's (Cutout, DeVries & Taylor 2017)."""
     trivial: bool = False
     """TrivialAugmentWide (Müller & Hutter 2021), before the others."""
     corruption: Fraction = 0.0

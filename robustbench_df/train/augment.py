@@ -59,13 +59,15 @@ def augment(x: Tensor, config: AugmentConfig, ids: Tensor, *key: rng.Key) -> Ten
         )
     if config.erase:
         x = _erase(x, torch.stack([next(column) for _ in range(8)], dim=1), config.erase)
+    if config.cutout:
+        x = _cut_out(x, next(column), next(column), config.cutout)
     if config.corruption:
         x = corrupted(x, config.corruption, ids, *key)
     return x
 
 
-_COLUMNS = 24
-"""Random numbers per image: the sum of what all changes take (23), rounded up."""
+_COLUMNS = 26
+"""Random numbers per image: the sum of what all changes take (25), rounded up."""
 
 
 def _shift(x: Tensor, u: Tensor, v: Tensor, limit: float) -> Tensor:
@@ -124,13 +126,25 @@ def _erase(x: Tensor, u: Tensor, probability: float) -> Tensor:
     aspect = torch.exp((u[:, 2] * 2 - 1) * math.log(3.3))
     h = (area * aspect).sqrt().clamp(max=height - 1)
     w = (area / aspect).sqrt().clamp(max=width - 1)
-    top, left = u[:, 3] * (height - h), u[:, 4] * (width - w)
+    hit = _within(x, h, w, u[:, 3], u[:, 4]) & (u[:, 0] < probability)[:, None, None, None]
+    return torch.where(hit, u[:, 5:8, None, None], x)
+
+
+def _cut_out(x: Tensor, u: Tensor, v: Tensor, share: float) -> Tensor:
+    """Put a grey square, ``share`` of the sides long, somewhere inside (DeVries & Taylor 2017, arXiv:1708.04552)."""
+    h, w = (torch.full_like(u, max(round(share * side), 1)) for side in x.shape[2:])
+    return torch.where(_within(x, h, w, u, v), 0.5, x)
+
+
+def _within(x: Tensor, h: Tensor, w: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Pixels ``[N, 1, H, W]`` in a rectangle of ``h`` by ``w``, at the place that ``u`` and ``v`` in [0, 1) name."""
+    height, width = x.shape[2:]
+    top, left = u * (height - h), v * (width - w)
     ys = torch.arange(height, device=x.device)[None]
     xs = torch.arange(width, device=x.device)[None]
     in_rows = (ys >= top[:, None]) & (ys < (top + h)[:, None])
     in_columns = (xs >= left[:, None]) & (xs < (left + w)[:, None])
-    hit = in_rows[:, :, None] & in_columns[:, None, :] & (u[:, 0] < probability)[:, None, None]
-    return torch.where(hit[:, None], u[:, 5:8, None, None], x)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
 def mix(x: Tensor, target: Tensor, mixup: float, cutmix: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ KINDS = [
     {"saturation": 0.5},
     {"hue": 0.2},
     {"erase": 1.0},
+    {"cutout": 0.4},
     {"trivial": True},
 ]
 
@@ -51,6 +52,18 @@ def test_an_image_is_treated_alike_in_any_batch(kind: dict[str, float]) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:7]
     assert torch.allclose(augment(x[order], config, IDS[order], 3, "epoch"), whole[order], atol=1e-6)
     assert not torch.equal(augment(x, AugmentConfig(), IDS, 4, "epoch"), augment(x, AugmentConfig(), IDS, 3, "epoch"))
+
+
+def test_cutout_blanks_one_square_inside_and_nothing_else() -> None:
+    x = images() * 0.4  # no pixel is grey already
+    out = augment(x, AugmentConfig.model_validate({**OFF, "cutout": 0.4}), IDS, 0)
+    cut = (out == 0.5).all(dim=1)
+    assert torch.equal(torch.where(cut[:, None], 0.5, x), out)
+    for mask in cut:
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        assert len(rows) == len(columns) == round(0.4 * 16)
+        assert mask.sum() == len(rows) * len(columns)
+    assert len({tuple(mask.nonzero()[0].tolist()) for mask in cut}) > 10  # at places of their own
 
 
 def test_no_change_is_the_identity() -> None:
