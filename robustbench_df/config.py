@@ -194,7 +194,7 @@ class SpeedConfig(Settings):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     own_gradients: bool = True
-    """Gradients that the library is slow at are computed otherwise (`train.convolution`, `train.excitation`)."""
+    """On a CPU, gradients that the library is slow at are computed by `train.convolution` and `train.excitation`."""
     save_every: Annotated[float, Field(ge=0)] = 20.0
     """Least seconds between two saves of the training state: what a kill can cost."""
 

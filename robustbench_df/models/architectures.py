@@ -19,7 +19,7 @@ from robustbench_df.errors import ModelError
 from robustbench_df.models.frontend import CHANNELS
 from robustbench_df.models.resnet_se import ResNetSE
 from robustbench_df.models.statistics import StatisticsNet
-from robustbench_df.models.vgg import VGG6
+from robustbench_df.models.vgg import SMALLEST, VGG6
 from robustbench_df.registry import Registry
 
 CLASSIFIER_STD = 0.01
@@ -174,6 +174,12 @@ def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
     )
 
 
+def _vgg6(config: ModelConfig, _small: bool, side: int) -> nn.Module:
+    if side < SMALLEST:
+        raise ModelError(f"vgg6 needs images of at least {SMALLEST} px, not {side}; set model.input_size={SMALLEST}")
+    return VGG6(in_channels=channels(config))
+
+
 def _entry(summary: str, build: Build, timm_name: str) -> Architecture:
     return Architecture(summary, build, timm_name, small_stem=True)
 
@@ -194,10 +200,7 @@ _TABLE = {
     "resnet_se_small": Architecture(
         "the same shape at width 24, 1.6 M parameters", lambda config, *_: ResNetSE(24, in_channels=channels(config))
     ),
-    "vgg6": Architecture(
-        "six 3×3 convolutions with max pooling, for small images, 0.6 M parameters",
-        lambda config, *_: VGG6(in_channels=channels(config)),
-    ),
+    "vgg6": Architecture("six 3×3 convolutions with max pooling, for small images, 0.6 M parameters", _vgg6),
     "convnext_base": _entry(
         "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
     ),

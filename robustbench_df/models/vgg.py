@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SMALLEST = 8
+"""Least side of an image in pixels: three poolings leave one position of it."""
+
 
 class Stage(nn.Module):
     """Convolution, max pooling by 2, convolution, each with batch normalisation and GELU."""
@@ -29,7 +32,7 @@ class Stage(nn.Module):
 
 
 class VGG6(nn.Module):
-    """Three stages and a linear classifier, for images of at least 8 px."""
+    """Three stages and a linear classifier, for images of at least `SMALLEST` px."""
 
     def __init__(self, width: int = 64, num_classes: int = 2, in_channels: int = 3) -> None:
         super().__init__()

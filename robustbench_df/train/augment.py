@@ -126,20 +126,23 @@ def _erase(x: Tensor, u: Tensor, probability: float) -> Tensor:
     aspect = torch.exp((u[:, 2] * 2 - 1) * math.log(3.3))
     h = (area * aspect).sqrt().clamp(max=height - 1)
     w = (area / aspect).sqrt().clamp(max=width - 1)
-    hit = _within(x, h, w, u[:, 3], u[:, 4]) & (u[:, 0] < probability)[:, None, None, None]
+    hit = _within(x, u[:, 3] * (height - h), u[:, 4] * (width - w), h, w) & (u[:, 0] < probability)[:, None, None, None]
     return torch.where(hit, u[:, 5:8, None, None], x)
 
 
 def _cut_out(x: Tensor, u: Tensor, v: Tensor, share: float) -> Tensor:
-    """Put a grey square, ``share`` of the sides long, somewhere inside (DeVries & Taylor 2017, arXiv:1708.04552)."""
-    h, w = (torch.full_like(u, max(round(share * side), 1)) for side in x.shape[2:])
-    return torch.where(_within(x, h, w, u, v), 0.5, x)
+    """Put a grey square, ``share`` of the sides long, anywhere inside.
+
+    After Cutout (DeVries & Taylor 2017, arXiv:1708.04552), whose square may reach beyond the image.
+    """
+    h, w = (min(max(round(share * side), 1), side - 1) for side in x.shape[2:])
+    top, left = (u * (x.shape[2] - h + 1)).floor(), (v * (x.shape[3] - w + 1)).floor()
+    return torch.where(_within(x, top, left, torch.full_like(u, h), torch.full_like(v, w)), 0.5, x)
 
 
-def _within(x: Tensor, h: Tensor, w: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Pixels ``[N, 1, H, W]`` in a rectangle of ``h`` by ``w``, at the place that ``u`` and ``v`` in [0, 1) name."""
+def _within(x: Tensor, top: Tensor, left: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """Which pixels ``[N, 1, H, W]`` are in a rectangle of each image: its corner and sides ``[N]``, in pixels."""
     height, width = x.shape[2:]
-    top, left = u * (height - h), v * (width - w)
     ys = torch.arange(height, device=x.device)[None]
     xs = torch.arange(width, device=x.device)[None]
     in_rows = (ys >= top[:, None]) & (ys < (top + h)[:, None])

@@ -1,38 +1,47 @@
 """Squeeze-and-excitation whose mean passes its gradient on as one number per channel.
 
-Torch writes the gradient of a mean over a map out as a map, and row by row where the activations are channels last, so
-that adding the two is slow: a tenth of a step of EfficientNet-B0 on a CPU. A broadcast number gives the same sum.
+Torch writes the gradient of a mean over a map out as a map, and in another order than activations that are channels
+last, so that adding the two is slow on a CPU. A number that is broadcast gives the same sum.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import Any
 
 import torch
-from timm.models._efficientnet_blocks import SqueezeExcite as _SqueezeExcite
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+_BLOCKS = "timm.models._efficientnet_blocks"
+"""Where timm keeps the blocks of its EfficientNet family. A private place: where it has moved, nothing is quickened."""
+
 
 def quicken(module: nn.Module) -> None:
-    """Let a module's blocks of timm's EfficientNet family learn faster, in place; weights and names stay as they are.
+    """Let a module learn faster, in place; weights and names stay as they are.
 
-    Its SiLUs no longer overwrite their input: backwards needs it, so torch copies it first.
+    Squeeze-and-excitation of timm's EfficientNet family gets the mean of this module. SiLUs no longer overwrite their
+    input: backwards needs it, so torch would copy it first.
     """
+    theirs = getattr(sys.modules.get(_BLOCKS), "SqueezeExcite", None)  # not loaded: then the module has none
     for part in module.modules():
-        if type(part) is _SqueezeExcite:
-            part.__class__ = SqueezeExcite
+        if theirs is not None and type(part) is theirs:
+            part.__class__ = _quick(theirs)
         elif type(part) is nn.SiLU:
             part.inplace = False
 
 
-class SqueezeExcite(_SqueezeExcite):
-    """timm's squeeze-and-excitation, with the mean of this module."""
+@functools.cache
+def _quick(theirs: type[nn.Module]) -> type[nn.Module]:
+    """Make the class of quick blocks."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` gated, same shape ``[N, C, H, W]``."""
-        gate: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(_Mean.apply(x)))))
-        return x * gate
+    class SqueezeExcite(theirs):  # type: ignore[misc,valid-type]
+        def forward(self, x: Tensor) -> Tensor:
+            gate: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(_Mean.apply(x)))))
+            return x * gate
+
+    return SqueezeExcite
 
 
 class _Mean(torch.autograd.Function):

@@ -26,6 +26,7 @@ from robustbench_df.errors import UsageError
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
+from robustbench_df.train import convolution, excitation
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,7 +48,7 @@ class Setting:
     memory_format: str = "channels_last"
     threads: int = 1
     own_gradients: bool = True
-    """Whether gradients that the library is slow at are computed otherwise (`train.convolution`, `.excitation`)."""
+    """On a CPU, whether gradients that the library is slow at are `train.convolution`'s and `train.excitation`'s."""
     measured: dict[str, float] | None = None
     """Images per second of each candidate (forward + backward + step), where a probe was made."""
 
@@ -186,7 +187,7 @@ def training_rate(
         batch: images per step.
         setting: device, precision, memory format, threads.
         steps: timed steps, after `WARM_UP` that are not.
-        give_up_below: stop after the first step but one that is slower than this rate.
+        give_up_below: stop once two steps or more were all slower than this rate; the last is then what counts.
     """
     device = torch.device(setting.device)
     prepare(detector.train(), setting)
@@ -232,10 +233,8 @@ def synchronize(device: torch.device) -> None:
 
 def prepare(module: nn.Module, setting: Setting) -> None:
     """Move a module to the setting's device and memory format, and have its gradients computed as the setting says."""
-    from robustbench_df.train import convolution, excitation
-
     module.to(torch.device(setting.device)).to(memory_format=setting.format)
-    if setting.own_gradients:
+    if setting.own_gradients and torch.device(setting.device).type == "cpu":
         for part in (convolution, excitation):
             part.quicken(module)
 

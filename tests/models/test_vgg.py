@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustbench_df.config import ModelConfig
+from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import parameter_count
 from robustbench_df.models.vgg import VGG6, Stage
 from robustbench_df.models.zoo import build_detector
@@ -23,6 +24,11 @@ def test_every_stage_halves_the_map(side: int, last: int) -> None:
     net = VGG6(width=4).eval()
     assert net.stages(torch.rand(2, 3, side, side)).shape == (2, 8, last, last)
     assert net(torch.rand(2, 3, side, side)).shape == (2, 2)
+
+
+def test_an_image_too_small_to_pool_is_refused() -> None:
+    with pytest.raises(ModelError, match="at least 8 px"):
+        build_detector(ModelConfig(name="vgg6", pretrained="never"), (7, 7))
 
 
 def test_the_head_tells_one_place_from_everywhere() -> None:

@@ -55,15 +55,23 @@ def test_an_image_is_treated_alike_in_any_batch(kind: dict[str, float]) -> None:
 
 
 def test_cutout_blanks_one_square_inside_and_nothing_else() -> None:
-    x = images() * 0.4  # no pixel is grey already
-    out = augment(x, AugmentConfig.model_validate({**OFF, "cutout": 0.4}), IDS, 0)
+    x = images(400) * 0.4  # no pixel is grey already
+    out = augment(x, AugmentConfig.model_validate({**OFF, "cutout": 0.4}), torch.arange(400), 0)
     cut = (out == 0.5).all(dim=1)
     assert torch.equal(torch.where(cut[:, None], 0.5, x), out)
     for mask in cut:
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
         assert len(rows) == len(columns) == round(0.4 * 16)
         assert mask.sum() == len(rows) * len(columns)
-    assert len({tuple(mask.nonzero()[0].tolist()) for mask in cut}) > 10  # at places of their own
+    corners = torch.stack([mask.nonzero()[0] for mask in cut])
+    for places in corners.unbind(1):
+        assert set(places.tolist()) == set(range(16 - 6 + 1))  # any place, the edges too
+
+
+def test_cutout_leaves_something_of_every_image() -> None:
+    x = images()
+    out = augment(x, AugmentConfig.model_validate({**OFF, "cutout": 0.99}), IDS, 0)
+    assert (out == x).flatten(1).any(dim=1).all()
 
 
 def test_no_change_is_the_identity() -> None:
