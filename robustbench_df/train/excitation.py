@@ -33,10 +33,10 @@ def quicken(module: nn.Module) -> None:
 
 
 @functools.cache
-def _quick(theirs: type[nn.Module]) -> type[nn.Module]:
+def _quick(theirs: Any) -> Any:
     """Make the class of quick blocks."""
 
-    class SqueezeExcite(theirs):  # type: ignore[misc,valid-type]
+    class SqueezeExcite(theirs):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
             gate: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(_Mean.apply(x)))))
             return x * gate
