@@ -87,7 +87,7 @@ class _Depthwise(torch.autograd.Function):
             exact, _ = _library(gradient.float(), x.float(), weight.float(), stride, padding, (True, False))
             of_x = exact.to(x.dtype)
         if by_pairs:
-            of_weight = _all_pairs(x, gradient, kernel, stride, padding).to(weight.dtype)
+            of_weight = _all_pairs(x, gradient, kernel, stride, padding)
         return of_x, of_weight, None, None
 
 
@@ -138,18 +138,20 @@ def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: i
     """The weights' gradient ``[C, 1, k, k]``: products of every output with every input position, then their sums."""
     channels, (height, width), (h, w) = x.shape[1], x.shape[2:], gradient.shape[2:]
     inputs, outputs = (t.permute(1, 0, 2, 3).reshape(channels, len(x), -1) for t in (x, gradient))
-    products = torch.bmm(outputs.transpose(1, 2), inputs).reshape(channels, -1).float()
-    taps = _taps(height, width, h, w, kernel, stride, padding)
+    products = torch.bmm(outputs.transpose(1, 2), inputs).reshape(channels, -1)
+    taps = _taps(height, width, h, w, kernel, stride, padding, products.dtype)
     return (products @ taps).reshape(channels, 1, kernel, kernel)
 
 
 @functools.lru_cache(maxsize=32)  # as many shapes as a network has; at most 13 MB each for 7×7
-def _taps(height: int, width: int, h: int, w: int, kernel: int, stride: int, padding: int) -> Tensor:
+def _taps(
+    height: int, width: int, h: int, w: int, kernel: int, stride: int, padding: int, dtype: torch.dtype
+) -> Tensor:
     """Which tap of the kernel joins an output and an input position: 0 or 1, ``[h · w · height · width, k · k]``."""
     down = torch.arange(height)[None] - stride * torch.arange(h)[:, None] + padding
     right = torch.arange(width)[None] - stride * torch.arange(w)[:, None] + padding
     rows, columns = (F.one_hot(t.clamp(-1, kernel) + 1, kernel + 2)[..., 1:-1].float() for t in (down, right))
-    return torch.einsum("ayi,bxj->abyxij", rows, columns).reshape(-1, kernel * kernel)
+    return torch.einsum("ayi,bxj->abyxij", rows, columns).reshape(-1, kernel * kernel).to(dtype)
 
 
 def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
