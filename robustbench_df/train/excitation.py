@@ -25,9 +25,10 @@ def quicken(module: nn.Module) -> None:
     input: backwards needs it, so torch would copy it first.
     """
     theirs = getattr(sys.modules.get(_BLOCKS), "SqueezeExcite", None)  # not loaded: then the module has none
+    ours = None if theirs is None else _quick(theirs)
     for part in module.modules():
-        if theirs is not None and type(part) is theirs:
-            part.__class__ = _quick(theirs)
+        if ours is not None and type(part) is theirs:
+            part.__class__ = ours
         elif type(part) is nn.SiLU:
             part.inplace = False
 
