@@ -37,7 +37,7 @@ def quicken(module: nn.Module) -> None:
 def _quick(theirs: Any) -> Any:
     """Make the class of quick blocks."""
 
-    class SqueezeExcite(theirs):  # type: ignore[misc]
+    class SqueezeExcite(theirs):  # type: ignore[misc]  # timm comes without types
         def forward(self, x: Tensor) -> Tensor:
             gate: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(_Mean.apply(x)))))
             return x * gate
