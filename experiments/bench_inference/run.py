@@ -12,10 +12,10 @@ QUICK = Path("runs/experiments/bench_inference/run")
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
-    folds = {"ensemble": {"folds": config["ensemble_folds"]}}
-    judged = [rdf.Cell(f"{m}, int8", {"model": m, **folds.get(m, {})}) for m in config["models"]]
+    models = {name: {"model": name, **config["own"].get(name, {})} for name in config["models"]}
+    judged = [rdf.Cell(f"{m}, int8", own) for m, own in models.items()]
     timed = [
-        [rdf.Cell(f"{m}, {n} thread{'s' * (n > 1)}", {"model": m, "own_threads": n}) for m in config["models"]]
+        [rdf.Cell(f"{m}, {n} thread{'s' * (n > 1)}", {**own, "own_threads": n}) for m, own in models.items()]
         for n in config["threads"]
     ]
     first = [cell for pair in zip(judged, timed[0], strict=True) for cell in pair]  # files made to judge are timed
