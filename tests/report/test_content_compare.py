@@ -13,7 +13,8 @@ from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.report.content import compare_of
 from robustbench_df.report.content.facts import facts_of
 from robustbench_df.report.document import Estimate, Points, Text, as_json
-from tests.report.runs import edit_table, some_images, write_run
+from tests.report.edits import edit_table
+from tests.report.runs import some_images, write_run
 from tests.report.test_content_document import alert, blocks, table
 
 

@@ -20,7 +20,9 @@ from robustbench_df.report.content.corruptions import corruptions_section
 from robustbench_df.report.content.facts import facts_of
 from robustbench_df.report.content.pieces import Rows, Shelf, Shot
 from robustbench_df.report.document import Alert, Block, Curves, Document, Gallery, Heat, Table, Text, as_json
-from tests.report.runs import CORRUPTIONS, HOSTILE, MODELS, edit_json, edit_table
+from tests.report.edits import edit_json, edit_table
+from tests.report.evaluations import CORRUPTIONS
+from tests.report.runs import HOSTILE, MODELS
 
 SECTIONS = ["detectors", "attacks", "corruptions", "looks", "data", "reproduce"]
 

@@ -15,7 +15,7 @@ import pytest
 from robustbench_df.records import load_predictions
 from robustbench_df.report.content import document_of
 from robustbench_df.report.document import Cell, Curves, Document, Estimate, Heat, Table
-from tests.report.runs import edit_json, edit_table
+from tests.report.edits import edit_json, edit_table
 from tests.report.test_content_document import blocks
 
 PICTURES = {"examples", "corruption-examples"}

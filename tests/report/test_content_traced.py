@@ -18,7 +18,9 @@ from robustbench_df.report.content.facts import facts_of
 from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Heat, Histogram, Table
 from robustbench_df.run import open_run
 from robustbench_df.summary import find
-from tests.report.runs import CORRUPTIONS, MODELS, SEVERITIES, edit_json, edit_table, write_run
+from tests.report.edits import edit_json, edit_table
+from tests.report.evaluations import CORRUPTIONS, SEVERITIES
+from tests.report.runs import MODELS, write_run
 from tests.report.test_content_document import alert, at, blocks, table
 
 
