@@ -33,11 +33,12 @@ QUICK = Path("runs") / "experiments"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `run_experiment` left behind: where, and which cells failed or wait."""
+    """What a call of `run_experiment` left: where, which cells failed, how many wait, how many were there before."""
 
     out: Path
     failed: dict[str, str]
     waiting: int
+    kept: int
 
 
 def run_experiment(
@@ -75,16 +76,14 @@ def run_experiment(
     """
     from robustbench_df.data.sources import load_images
     from robustbench_df.train.report import Reporter as Silent
+    from robustbench_df.train.speed import choose_device
 
     name, config = experiment.name, experiment.config
     source = "demo" if quick and data is None else find_data(name, config, data)
     images = load_images(source, labels=config.get("labels", "folder"))
     out = out or (QUICK if quick else REPORTS) / name
-    declared = _declared(experiment)
-    tasks = [
-        _Task(cell, seed, cell_path(out, cell.name, seed), _key(experiment, cell, seed, images.fingerprint))
-        for cell, seed in _work(declared, int(config.get("seeds", 1)), seeds)
-    ]
+    declared = declared_cells(experiment)
+    tasks = tasks_of(experiment, declared, out, images.fingerprint, choose_device(device), seeds)
     if fresh:
         for task in tasks:
             task.path.unlink(missing_ok=True)
@@ -100,11 +99,11 @@ def run_experiment(
     }
     results = collect(facts, [cell.name for cell in declared], {task.path: task.key for task in tasks})
     save_results(out, {**results, "said": experiment.tell(results)})
-    return Outcome(out, failed, len(missing[limit:]) if limit else 0)
+    return Outcome(out, failed, len(missing[limit:]) if limit else 0, len(tasks) - len(missing))
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One seed of one cell: where its file is, and the digest of all that its numbers depend on."""
 
     cell: Cell
@@ -114,10 +113,12 @@ class _Task:
 
     @property
     def title(self) -> str:
+        """Name of the cell and its seed."""
         return f"{self.cell.name}, seed {self.seed}"
 
     @property
     def finished(self) -> bool:
+        """Whether its file is there and was made with the code and settings as they are."""
         try:
             return bool(read_json(self.path)["key"] == self.key)
         except (FileNotFoundError, RunError):
@@ -125,7 +126,7 @@ class _Task:
 
 
 def _run(
-    experiment: Experiment, tasks: Sequence[_Task], images: ImageSet, device: str, reporter: Reporter
+    experiment: Experiment, tasks: Sequence[Task], images: ImageSet, device: str, reporter: Reporter
 ) -> dict[str, str]:
     """Run cells one by one; returns what failed, by title."""
     failed: dict[str, str] = {}
@@ -168,7 +169,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", name).strip("_")
 
 
-def _declared(experiment: Experiment) -> list[Cell]:
+def declared_cells(experiment: Experiment) -> list[Cell]:
+    """Return the cells of an experiment.
+
+    Raises:
+        UsageError: there is none, or two share a name.
+    """
     declared = experiment.declare(copy.deepcopy(experiment.config))
     names = [slug(cell.name) for cell in declared]
     twice = next((cell.name for cell, own in zip(declared, names, strict=True) if names.count(own) > 1), None)
@@ -178,6 +184,22 @@ def _declared(experiment: Experiment) -> list[Cell]:
     return declared
 
 
+def tasks_of(
+    experiment: Experiment,
+    declared: Sequence[Cell],
+    out: Path,
+    fingerprint: str,
+    device: str,
+    seeds: int | None = None,
+) -> list[Task]:
+    """Return every seed of every cell, with its place under ``out`` and its key; ``seeds`` None takes the config's."""
+    usual = int(experiment.config.get("seeds", 1))
+    return [
+        Task(cell, seed, cell_path(out, cell.name, seed), _key(experiment, cell, seed, fingerprint, device))
+        for cell, seed in _work(declared, usual, seeds)
+    ]
+
+
 def _work(declared: Sequence[Cell], usual: int, asked: int | None) -> Iterator[tuple[Cell, int]]:
     """Yield cells by seed: the first seed of every cell comes before any second one."""
     wanted = [(asked or usual) if cell.seeds is None else min(cell.seeds, asked or cell.seeds) for cell in declared]
@@ -185,18 +207,22 @@ def _work(declared: Sequence[Cell], usual: int, asked: int | None) -> Iterator[t
         yield from ((cell, seed) for cell, most in zip(declared, wanted, strict=True) if seed < most)
 
 
-def _key(experiment: Experiment, cell: Cell, seed: int, fingerprint: str) -> str:
-    """Digest of all that a cell's numbers depend on; what only shapes the output is left out."""
+def _key(experiment: Experiment, cell: Cell, seed: int, fingerprint: str, device: str) -> str:
+    """Digest of all that a cell's numbers depend on; what only shapes the output is left out.
+
+    Neither the processor nor the version is in it: a cell says both, and ``fresh`` measures again.
+    """
     shaping = ("seeds", "columns", "figure", "data")
     config = {k: v for k, v in experiment.config.items() if k not in shaping}
     made_of = [SCHEMA, experiment.source, config, cell.name, dict(cell.settings), seed, fingerprint]
+    made_of += [] if device == "cpu" else [device]  # a GPU's numbers never stand for a CPU's, nor the reverse
     text = json.dumps(made_of, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _run_cell(
     experiment: Experiment,
-    task: _Task,
+    task: Task,
     images: ImageSet,
     device: str,
     reporter: Reporter,

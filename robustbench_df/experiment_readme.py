@@ -20,6 +20,8 @@ BENCH = "bench_"
 OWN_START, OWN_END = "<!-- measured -->", "<!-- /measured -->"
 """Between these an experiment's README holds its own."""
 
+NOT_RUN = "Not run yet."
+
 _EXPLAINED = """\
 Written by `rdf experiment --readme` from `reports/experiments/*/results.json`. A share reads
 `mean [95% over images] (least–greatest seed)`: the two uncertainties are kept apart. Budgets are small: differences
@@ -36,9 +38,10 @@ def readmes(root: Path = Path()) -> dict[Path, str]:
     sections, wanted = [], {}
     for name, folder in find_experiments(root / EXPERIMENTS).items():
         results = kept_results(root / REPORTS / name)
-        if results is None:
-            continue
         own = folder / "README.md"
+        if results is None:  # a copied folder brings the table of the one it was copied from
+            wanted |= {own: _filled(own, OWN_START, OWN_END, NOT_RUN)} if own.exists() else {}
+            continue
         sections.append(_section(results, own))
         wanted[own] = _filled(own, OWN_START, OWN_END, measured(results))
     main = root / "README.md"

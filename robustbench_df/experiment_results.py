@@ -161,7 +161,9 @@ def aggregate(values: Sequence[Any]) -> Any:
         out["n"], out["method"] = intervals[0]["n"], intervals[0]["method"]
     if len(numbers) > 1:
         out["seed_low"], out["seed_high"] = min(numbers), max(numbers)
-        out["t_low"], out["t_high"] = t_interval(numbers)
+        low, high = t_interval(numbers)
+        # A share or an area lies in [0, 1], and so does its mean; Student's interval of three seeds does not know it.
+        out["t_low"], out["t_high"] = (max(low, 0.0), min(high, 1.0)) if "method" in out else (low, high)
     elif all(isinstance(number, int) for number in numbers):
         out["value"] = numbers[0]
     return out

@@ -143,5 +143,9 @@ class Lab:
 
     def robust(self, detector: Detector, how: str, eps: float, **settings: Any) -> Interval:
         """Robust accuracy under `attack`, with Wilson's interval: the share right on the clean image and not fooled."""
-        robust = self.attack(detector, how, eps, **settings).robust
+        return self.withstood(detector, {how: settings}, eps)
+
+    def withstood(self, detector: Detector, attacks: Mapping[str, Mapping[str, Any]], eps: float) -> Interval:
+        """Robust accuracy under the worst of several attacks, by name with their settings: as a suite counts it."""
+        robust = torch.stack([self.attack(detector, how, eps, **own).robust for how, own in attacks.items()]).all(0)
         return wilson(int(robust.sum()), len(robust))

@@ -242,6 +242,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
             rows.append(
                 {
                     "image_id": str(images.ids[index[k]]),
+                    "file": f"{stem}-adversarial.png",
                     "label": int(y[k]),
                     "distance": float(found.distance[k]),
                     "margin": float(found.margin[k]),
@@ -252,6 +253,8 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
     reporter.finish()
     summary = {
         "threat": str(cell.threat),
+        "norm": cell.threat.norm,
+        "eps": cell.threat.eps,
         "attack": cell.attack_name,
         "amplified": AMPLIFIED,
         "fooled": len(rows),

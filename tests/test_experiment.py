@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import t
 
 from robustbench_df.errors import UsageError
-from robustbench_df.experiment import run_experiment
+from robustbench_df.experiment import declared_cells, run_experiment, tasks_of
 from robustbench_df.experiment_figure import draw, pareto
 from robustbench_df.experiment_folder import find_experiments, open_experiment, question
 from robustbench_df.experiment_results import aggregate, in_words, read_json, table_of, to_json
@@ -122,6 +122,23 @@ def test_fresh_runs_all_again(place: Path) -> None:
     run(seeds=1)
     run(seeds=1, fresh=True)
     assert calls() == ["a0", "b0"] * 2
+
+
+def test_another_device_is_another_cell(place: Path) -> None:
+    """Where a GPU is asked for, numbers of a CPU that are there already are no answer."""
+    experiment = open_experiment("toy")
+    run_experiment(experiment, "images", device="cpu")
+    results = read_json(place / "reports/experiments/toy/results.json")
+    about = (experiment, declared_cells(experiment), place / "reports/experiments/toy", results["data"]["fingerprint"])
+    assert all(task.finished for task in tasks_of(*about, "cpu"))
+    assert not any(task.finished for task in tasks_of(*about, "cuda"))
+    assert run_experiment(experiment, "images", device="cpu").kept == 6
+
+
+def test_an_interval_over_seeds_of_a_share_stays_a_share() -> None:
+    value = aggregate([to_json(wilson(k, 100)) for k in (0, 1, 30)])
+    assert value["t_low"] == 0 < value["t_high"] <= 1
+    assert aggregate([-5.0, 0.0, 9.0])["t_low"] < -5  # a difference may be negative
 
 
 def test_another_setting_or_other_code_is_another_cell_but_a_comment_is_not(place: Path) -> None:

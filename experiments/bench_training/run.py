@@ -44,6 +44,7 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
         "bare / library": ratio(seen["bare"], seen["library"]),
         "ours / bare": ratio(seen["ours"], seen["bare"]),
         "ours / usual": ratio(seen["ours"], seen["usual"]),
+        "of each pair": " · ".join(f"{x / y:.2f}" for x, y in zip(seen["ours"], seen["usual"], strict=True)),
     }
 
 

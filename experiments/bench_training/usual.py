@@ -20,6 +20,9 @@ from torchvision import transforms
 
 import robustbench_df as rdf
 
+WARM_UP = 3
+"""Batches that are not timed, as many as `rdf.training_rate` leaves out: workers start, kernels are chosen."""
+
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
     def __init__(self, images: rdf.ImageSet, augment: rdf.AugmentConfig) -> None:
@@ -68,17 +71,17 @@ def loop(
     optimizer = torch.optim.AdamW(detector.train().parameters(), 1e-4)
     done = 0
     for x, y in loader:
-        if done == 1:  # the first batch waits for the workers to start
+        if done == WARM_UP:
             start = time.perf_counter()
         loss = torch.nn.functional.cross_entropy(detector(x.to(device)), y.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         done += 1
-        if done == steps + 1:
+        if done == WARM_UP + steps:
             break
     loss.item()  # waits for the device
-    return batch * (done - 1) / (time.perf_counter() - start)
+    return batch * (done - WARM_UP) / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 import robustbench_df as rdf
 
-PICKED = "greedy selection from"
+PICKED, STACKED = "greedy selection from", "all four, stacked"
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
@@ -49,20 +49,27 @@ def margins_of(lab: rdf.Lab, name: str) -> Any:
 
 
 def diversity(lab: rdf.Lab, name: str, detector: rdf.Detector) -> dict[str, float]:
-    """How often the others of the four say something else, and how often they are right on what fools this one."""
-    others = [other for other in lab.config["pool"] if other != name]
+    """How often the others of the four say something else, and what they lose on images crafted against this one.
+
+    Every image is crafted, also those that this one gets wrong when clean: else the weak would seem to transfer less.
+    """
+    others = {other: pool.member(lab, other) for other in lab.config["pool"] if other != name}
     says = margins_of(lab, name) >= 0
     apart = [float(((margins_of(lab, other) >= 0) != says).mean()) for other in others]
-    x = lab.attack(detector, "pgd", lab.config["small_eps"], early_stop=False).x_adv
-    y = torch.from_numpy(lab.images.labels[lab.attacked_index].astype(np.int64))
+    x, y, ids = lab.batch(lab.attacked_index)
+    spec = rdf.AttackSpec(name="pgd", eps=lab.config["small_eps"], steps=20, early_stop=False)
+    crafted = rdf.run_attack(detector, x, y, spec, ids=ids, only_correct=False).x_adv
     with torch.no_grad():
-        right = [float((pool.member(lab, other)(x).argmax(1) == y).float().mean()) for other in others]
-    return {"says otherwise than the others": np.mean(apart), "others right on its PGD": np.mean(right)}
+        clean, right = (
+            np.mean([float((other(seen).argmax(1) == y).float().mean()) for other in others.values()])
+            for seen in (x, crafted)
+        )
+    return {"says otherwise than the others": np.mean(apart), "others right": clean, "others right on its PGD": right}
 
 
 def tell(results: dict[str, Any]) -> list[str]:
-    """Whom the selections picked, with their weights, a clause per seed."""
-    rows = [row for row in results["rows"] if row["cell"].startswith(PICKED) and row["values"]]
+    """How stacking weighs the four and whom the selections picked, a clause per seed."""
+    rows = [row for row in results["rows"] if row["cell"].startswith((PICKED, STACKED)) and row["values"]]
     return [f"{row['cell']}: {row['values']['weights'].replace(' / ', '; ')}" for row in rows]
 
 

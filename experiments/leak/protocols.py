@@ -7,6 +7,7 @@ run folder holds: who was learnt from, who was judged, and which copies under wh
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
 import robustbench_df as rdf
@@ -25,6 +27,10 @@ from robustbench_df.models.detector import IMAGENET_MEAN, IMAGENET_STD, frozen
 from robustbench_df.rundir import create_run, write_json
 from robustbench_df.train.augment import augment
 
+Attack = Callable[[rdf.Detector, Tensor, Tensor, float], Tensor]
+"""Of a detector, images ``[N, 3, H, W]`` in [0, 1], labels ``[N]`` and ε to attacked images."""
+KEPT = 32
+"""Attacked images that a protocol leaves behind."""
 COPY = rdf.AugmentConfig(flip=0.5, shift=0.0, rotation=15.0, brightness=0.2, contrast=0.2, saturation=0.2)
 """The recipe's augmentation, but for its perspective."""
 
@@ -105,8 +111,8 @@ def second_stage(lab: rdf.Lab, done: Protocol) -> rdf.Detector:
     return lab.trained(recipe, rdf.Split(images, train, train[:0]))
 
 
-def audited(lab: rdf.Lab, done: Protocol, detector: rdf.Detector) -> tuple[AuditFinding, ...]:
-    """Write what the protocol did as a run folder, and let the audit of a run look at it."""
+def audited(lab: rdf.Lab, done: Protocol, detector: rdf.Detector, attack: Attack | None = None) -> list[AuditFinding]:
+    """Write what the protocol did as a run folder, with images it attacked, and return what its audit objects to."""
     images, name = done.images, lab.recipe().model.name
     rows = [(images.ids[k], "train", -1) for k in done.train] + [(images.ids[k], "test", -1) for k in done.test]
     listed = [{"kind": "adversarial", "source": images.ids[row], "label": label} for row, label in done.adversarial]
@@ -123,7 +129,23 @@ def audited(lab: rdf.Lab, done: Protocol, detector: rdf.Detector) -> tuple[Audit
         named = {"model": name, "phase": "final", "condition": "clean", "part": "test"}
         table = predictions_table(images, done.test, logits, **named)
         table.save(run.predictions_path(name, "final", "clean"))
-        return audit_run(run, images, find_copies(images).pairs())
+        if attack is not None:
+            keep_attacked(lab, run, done, detector, attack)
+        found = audit_run(run, images, find_copies(images).pairs())
+    return [f for f in found if f.severity in ("fail", "warn")]
+
+
+def keep_attacked(lab: rdf.Lab, run: rdf.Run, done: Protocol, detector: rdf.Detector, attack: Attack) -> None:
+    """Leave attacked images of the protocol's own test in its run folder, with the ε that it believes in."""
+    rows, eps = done.test[:KEPT], lab.config["eps"]
+    x, y, _ = replace(lab, images=done.images).batch(rows)
+    crafted = (attack(detector, x, y, eps).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    place = run.file("attacks", "examples-of-the-protocol")
+    place.mkdir(parents=True)
+    listed = [{"image_id": str(done.images.ids[row]), "file": f"{k}.png"} for k, row in enumerate(rows)]
+    for entry, pixels in zip(listed, crafted, strict=True):
+        Image.fromarray(pixels).save(place / entry["file"])
+    write_json(place / "examples.json", {"norm": "linf", "eps": eps, "images": listed})
 
 
 def fgsm_in_normalised_space(detector: rdf.Detector, x: Tensor, y: Tensor, eps: float) -> Tensor:

@@ -33,33 +33,29 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     detector = protocols.second_stage(lab, done)
     right = protocols.replace(lab, images=done.images).accuracy(detector, done.test)
     true = lab.accuracy(detector)
-    caught = [f for f in protocols.audited(lab, done, detector) if f.severity in ("fail", "warn")]
-    return {
-        "claimed": right,
-        "true": true,
-        "points too much": round(100 * (right.value - true.value), 2),
-        "FGSM .05": lab.robust(detector, "fgsm", lab.config["eps"]),
-        "caught by": ", ".join(f"{f.id} ({f.severity})" for f in caught) or "nothing to catch",
-        "audit": "; ".join(f.detail for f in caught),
-    }
+    under_attack = {"FGSM .05": lab.robust(detector, "fgsm", lab.config["eps"])}
+    return {**judged(right, true), **under_attack, **caught(protocols.audited(lab, done, detector))}
 
 
 def clamped(lab: rdf.Lab) -> dict[str, Any]:
     """Accuracy under the recipe's FGSM and under FGSM in pixels at the same ε, and how far each really goes."""
-    detector, eps = protocols.second_stage(lab, protocols.split_first(lab)), lab.config["eps"]
+    done, eps = protocols.split_first(lab), lab.config["eps"]
+    detector = protocols.second_stage(lab, done)
     x, y, _ = lab.batch(lab.attacked_index)
     broken = protocols.fgsm_in_normalised_space(detector, x, y, eps)
     with torch.no_grad():
         right = (detector(broken).argmax(1) == y) & (detector(x).argmax(1) == y)
-    claimed, true = rdf.wilson(int(right.sum()), len(y)), lab.robust(detector, "fgsm", eps)
-    far = float((broken - x).abs().amax())
-    return {
-        "claimed": claimed,
-        "true": true,
-        "points too much": round(100 * (claimed.value - true.value), 2),
-        "caught by": "rdf attack, which measures the distance itself",
-        "audit": f"ε is said to be {eps:g}; the images were changed by up to {far:.2g} of [0, 1]",
-    }
+    found = protocols.audited(lab, done, detector, protocols.fgsm_in_normalised_space)
+    return {**judged(rdf.wilson(int(right.sum()), len(y)), lab.robust(detector, "fgsm", eps)), **caught(found)}
+
+
+def judged(claimed: rdf.Interval, true: rdf.Interval) -> dict[str, Any]:
+    return {"claimed": claimed, "true": true, "points too much": round(100 * (claimed.value - true.value), 2)}
+
+
+def caught(found: list[Any]) -> dict[str, str]:
+    names = ", ".join(f"{finding.id} ({finding.severity})" for finding in found) or "nothing to catch"
+    return {"caught by": names, "audit": "; ".join(finding.detail for finding in found)}
 
 
 def tell(results: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.audit.attacked import attacked, kept_examples
 from robustbench_df.audit.duplicates import LEAKED
 from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.runparts import PHASES, Parts, finding, not_proved, parts_of, require_own_images
@@ -43,7 +44,8 @@ def audit_run(
             near copies out.
 
     Returns:
-        ``run-split``, ``run-near-copies``, ``run-copies``, ``run-judged`` and ``run-selection``.
+        ``run-split``, ``run-near-copies``, ``run-copies``, ``run-judged`` and ``run-selection``; of a run that keeps
+        attacked images (`rdf attack --save-images`) ``run-attacked``, too.
 
     Raises:
         RunError: the run is about other images.
@@ -60,6 +62,9 @@ def audit_run(
         ("judged", lambda: judged(run, parts)),
         ("selection", lambda: selection(run, images)),
     ]
+    kept = kept_examples(run)
+    if kept:
+        checks.append(("attacked", lambda: attacked(parts, kept)))
     findings = []
     for name, check in checks:
         try:

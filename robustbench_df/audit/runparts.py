@@ -28,6 +28,7 @@ _TITLES = {
     "copies": "Augmented and adversarial copies come from train, with their own label",
     "judged": "Every image was judged by detectors that had not seen it",
     "selection": "Nothing was chosen on test",
+    "attacked": "Attacked images lie within the budget that they are quoted for",
 }
 
 

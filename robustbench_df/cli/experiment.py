@@ -118,6 +118,11 @@ def _print(results: dict[str, Any], done: Any) -> None:
         out.print(Text(line))
     for title, error in done.failed.items():
         out.print(Text(f"failed: {title}: {error}", style="red"))
+    if done.kept:
+        machines = ", ".join(dict.fromkeys(h["processor"] for h in results["hardware"]))
+        when = str(results["finished"])[:10]
+        known = f"{done.kept} cells were finished before (until {when}, on {machines}): --fresh measures them again"
+        out.print(Text(known, style="yellow"))
     if done.waiting:
         out.print(Text(f"{done.waiting} cells wait: go on with the same command", style="yellow"))
     out.print(Text(f"results in {done.out}", style="dim"))

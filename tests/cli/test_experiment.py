@@ -35,6 +35,7 @@ def test_a_copied_folder_is_another_ablation(
     folder = place / "experiments" / "mine"
     shutil.copytree(ROOT / "experiments" / "ratio", folder)
     text = (folder / "config.toml").read_text().partition("[quick]")[0].replace("resnet_se_small", "mlp")
+    text = text.replace(', rgb = ", colours alone"', "")
     quick = "[quick]\nseeds = 2\nratios = [0.3]\nbatch_mixed = []\nattack_images = 4\nstandard_eps = 0.9\n"
     quick += "[quick.split]\ntrain = 0.6\nval = 0.2\ntest = 0.2\n"
     quick += "[quick.recipe.phase1]\nepochs = 1\n[quick.recipe.phase2]\nepochs = 1\n"

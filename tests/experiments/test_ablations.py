@@ -81,6 +81,6 @@ def test_the_leak_is_told_and_every_fault_is_caught(tmp_path: Path, monkeypatch:
     assert "run-split (fail)" in caught["fault 2: training set rebuilt"]
     assert "run-copies (fail)" in caught["fault 3: 70/30, coin-flip labels"]
     assert {"run-split", "run-copies"} <= {f.split()[0] for f in caught["faults 1 + 2 + 3, as published"].split(", ")}
-    assert "rdf attack" in caught["fault 4: FGSM clamped after normalising"]
+    assert caught["fault 4: FGSM clamped after normalising"] == "run-attacked (fail)"
     assert len(results["said"]) == 5
-    assert "changed by up to 0.4" in results["said"][-1]
+    assert "by up to 0.4" in results["said"][-1]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from robustbench_df.errors import UsageError
-from robustbench_df.experiment import run_experiment
-from robustbench_df.experiment_folder import open_experiment
-from robustbench_df.experiment_readme import readmes, write_readmes
+from robustbench_df.experiment import REPORTS, declared_cells, run_experiment, tasks_of
+from robustbench_df.experiment_folder import find_experiments, open_experiment
+from robustbench_df.experiment_readme import NOT_RUN, readmes, write_readmes
+from robustbench_df.experiment_results import collect, kept_results
 from robustbench_df.rundir import write_text
 from tests.conftest import ROOT, learnable_set
 from tests.test_experiment import write_experiment
@@ -19,6 +21,30 @@ from tests.test_pipeline import write_folder
 def test_the_readmes_of_this_repository_say_what_its_results_say() -> None:
     stale = [str(path) for path, text in readmes(ROOT).items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"bring up to date with: rdf experiment --readme ({', '.join(stale)})"
+
+
+@pytest.mark.parametrize("name", find_experiments(ROOT / "experiments"))
+def test_the_results_kept_here_are_of_the_code_and_settings_kept_here(name: str) -> None:
+    """Nobody changes an experiment and leaves its old numbers standing, or edits a number."""
+    results = kept_results(ROOT / REPORTS / name)
+    assert results is not None, f"measure it: rdf experiment {name}"
+    experiment = open_experiment(ROOT / "experiments" / name)
+    declared = declared_cells(experiment)
+    tasks = tasks_of(experiment, declared, ROOT / REPORTS / name, results["data"]["fingerprint"], "cpu")
+    again = collect({}, [cell.name for cell in declared], {task.path: task.key for task in tasks})
+    stale = [task.title for task in tasks if task.path.exists() and not task.finished]
+    assert not stale, "measured with other settings or other code"
+    assert {key: results[key] for key in again} == again
+
+
+def test_a_copied_folder_does_not_bring_the_numbers_of_the_one_it_was_copied_from(place: Path) -> None:
+    write_readmes()
+    assert "| a |" in (place / "experiments/toy/README.md").read_text()
+    shutil.copytree(place / "experiments/toy", place / "experiments/other")
+    write_readmes()
+    copied = (place / "experiments/other/README.md").read_text()
+    assert NOT_RUN in copied
+    assert "| a |" not in copied
 
 
 @pytest.fixture
