@@ -11,8 +11,9 @@ import torch
 import robustbench_df as rdf
 
 
-def cells(_: dict[str, Any]) -> list[rdf.Cell]:
-    return [rdf.Cell(name, {"recipe": {"model": {"name": name}}}) for name in rdf.MODELS]
+def cells(config: dict[str, Any]) -> list[rdf.Cell]:
+    """The whole registry, unless ``models`` names some of it."""
+    return [rdf.Cell(name) for name in config.get("models", rdf.MODELS)]
 
 
 def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:

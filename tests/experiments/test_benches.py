@@ -59,3 +59,13 @@ def test_corruptions_are_compared_one_by_one_and_run_at_odd_sizes(
     timed = [values for cell, values in found.items() if cell.endswith(" 32 px")]
     assert len(timed) == 19
     assert all(values["library / ours"]["value"] > 0 for values in timed)
+
+
+def test_architectures_are_timed_beside_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rows("bench_architectures", {}, tmp_path, monkeypatch)
+    assert list(found) == ["mlp", "image_statistics"]
+    for values in found.values():
+        assert values["answering, ms per image"]["value"] > 0
+        assert values["learning, images/s"]["value"] > 0
+    # The reference beside itself: as fast, as far as one call each can tell.
+    assert 0.02 < found["mlp"]["× the reference"]["value"] < 50
