@@ -39,7 +39,7 @@ def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
         "AUC": rdf.auc_interval(margins, labels),
         "corrupted": lab.corrupted(detector, config["corruptions"], config["severity"]),
         "FGSM .05": lab.robust(detector, "fgsm", config["eps"]),
-        "PGD-20 2/255": lab.robust(detector, "pgd", config["small_eps"], steps=20),
+        "standard 2/255": lab.withstood(detector, config["standard"], config["small_eps"]),
         **more,
     }
 
