@@ -215,6 +215,7 @@ def _compiled(detector: Detector, size: int, plan: BenchPlan, image: tuple[int, 
         raise UsageError("takes minutes; ask for it with --compile")
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UsageError("torch.compile needs a C++ compiler (g++), and there is none")
+    torch.compiler.reset()  # after a few detectors in one process its cache is full, and eager is run without a word
     compiled = torch.compile(detector, dynamic=True)
     try:
         for batch in (1, 2):  # a batch of one is compiled apart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from robustbench_df import benching
 from robustbench_df.benching import BenchPlan, bench_run
@@ -58,3 +59,15 @@ def test_what_does_not_fit_or_fails_reads_not_run(run: Run, monkeypatch: pytest.
 def test_a_misspelt_model_ends_before_anything_is_timed(run: Run) -> None:
     with pytest.raises(UsageError, match="no model 'mpl'"):
         bench_run(run, BenchPlan(models=("mlp", "mpl")))
+
+
+def test_each_compilation_begins_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps eight variants of one forward and then runs it in eager: a fifth detector's times were eager's."""
+    done: list[str] = []
+    monkeypatch.setattr("torch.compiler.reset", lambda: done.append("reset"))
+    monkeypatch.setattr("torch.compile", lambda detector, **_: done.append("compile") or detector)
+    monkeypatch.setattr("shutil.which", lambda _: "g++")
+    detector = torch.nn.Conv2d(3, 2, 3)
+    for _ in range(2):
+        benching._compiled(detector, 1, BenchPlan(compiled=True), (8, 8), torch.device("cpu"))
+    assert done == ["reset", "compile"] * 2
