@@ -149,25 +149,43 @@ def _candidates(fixed: Setting) -> list[Setting]:
 _HOPELESS = 2
 """A candidate is given up once it is so many times slower than the best: it will not catch up when it is warm."""
 
+_CLOSE = 1.3
+"""Candidates within this factor of the best are timed again, step by step in turn: one after the other, what else the
+machine does has been seen to differ by more than they do (memory formats: 9 to 18%)."""
+
+_FINAL_STEPS = 5
+
 
 def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
-    """Time a few whole steps of each candidate on random images and return the fastest."""
-    rates: dict[str, float] = {}
-    best = 0.0
+    """Time a few whole steps of each candidate on random images, the best ones in turn, and return the fastest."""
+    rates: dict[Setting, float] = {}
     with torch.random.fork_rng():
         for candidate in candidates:
-            rate = training_rate(build(), size, batch, candidate, give_up_below=best / _HOPELESS)
-            rates[f"{candidate.precision}/{candidate.memory_format}"] = rate
-            best = max(best, rate)
-        names = list(rates)
-        winner = candidates[max(range(len(names)), key=lambda k: rates[names[k]])]
+            slowest = max(rates.values(), default=0.0) / _HOPELESS
+            rates[candidate] = training_rate(build(), size, batch, candidate, give_up_below=slowest)
+        best = max(rates.values())
+        winner = _fastest(build, size, batch, [c for c in candidates if rates[c] * _CLOSE > best], rates)
         if winner.device == "cpu" and winner.threads > 1:  # hyper-threads can be slower than cores
             fewer = replace(winner, threads=winner.threads // 2)
-            rates[f"{fewer.threads} threads"] = rate = training_rate(
-                build(), size, batch, fewer, give_up_below=best / _HOPELESS
-            )
-            winner = fewer if rate > best else winner
-    return replace(winner, measured={name: round(rate, 1) for name, rate in rates.items()})
+            winner = _fastest(build, size, batch, [winner, fewer], rates)
+    names = {c: f"{c.precision}/{c.memory_format}" for c in candidates}
+    measured = {names.get(c, f"{c.threads} threads"): round(rate, 1) for c, rate in rates.items()}
+    return replace(winner, measured=measured)
+
+
+def _fastest(
+    build: Callable[[], Detector],
+    size: tuple[int, int],
+    batch: int,
+    candidates: list[Setting],
+    rates: dict[Setting, float],
+) -> Setting:
+    """Return the fastest of some candidates, and note in ``rates`` what they reach in steps taken in turn."""
+    if len(candidates) > 1:
+        steppers = {candidate: _stepper(build(), size, batch, candidate) for candidate in candidates}
+        rounds = [{c: step() for c, step in steppers.items()} for _ in range(WARM_UP + _FINAL_STEPS)][WARM_UP:]
+        rates |= {c: batch / statistics.median(seconds[c] for seconds in rounds) for c in candidates}
+    return max(candidates, key=lambda c: rates[c])
 
 
 def training_rate(
@@ -189,14 +207,24 @@ def training_rate(
         steps: timed steps, after `WARM_UP` that are not.
         give_up_below: stop once two steps or more were all slower than this rate; the last is then what counts.
     """
+    step, seconds = _stepper(detector, size, batch, setting), list[float]()
+    for number in range(WARM_UP + steps):
+        seconds.append(step())
+        if number and batch / min(seconds) < give_up_below:
+            break
+    return batch / statistics.median(seconds[WARM_UP:] or seconds[-1:])
+
+
+def _stepper(detector: Detector, size: tuple[int, int], batch: int, setting: Setting) -> Callable[[], float]:
+    """Return what takes one training step of ``detector`` on a resident random batch, and returns its seconds."""
     device = torch.device(setting.device)
     prepare(detector.train(), setting)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
     x = torch.rand(batch, 3, *size, device=device).contiguous(memory_format=setting.format)
     y = torch.arange(batch, device=device) % 2
-    seconds = []
-    with working(setting.threads):
-        for step in range(WARM_UP + steps):
+
+    def step() -> float:
+        with working(setting.threads):
             synchronize(device)
             start = time.perf_counter()
             with setting.autocast():
@@ -205,10 +233,9 @@ def training_rate(
             loss.backward()
             optimizer.step()
             synchronize(device)
-            seconds.append(time.perf_counter() - start)
-            if step and batch / min(seconds) < give_up_below:
-                break
-    return batch / statistics.median(seconds[WARM_UP:] or seconds[-1:])
+            return time.perf_counter() - start
+
+    return step
 
 
 @contextmanager

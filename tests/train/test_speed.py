@@ -42,6 +42,25 @@ def test_the_fastest_candidate_wins_and_is_remembered(tmp_path: Path, monkeypatc
     assert len(asked) == 8  # another model is another question
 
 
+def test_what_is_close_is_timed_again_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is slow at first: what is timed first must not lose by it."""
+    monkeypatch.setattr(speed, "training_rate", lambda *a, **_: {"channels_last": 9.0}.get(a[3].memory_format, 10.0))
+    asked: list[str] = []
+
+    def fake_stepper(_detector: Detector, _size: Any, _batch: int, setting: Setting) -> Any:
+        def step() -> float:
+            asked.append(setting.memory_format)
+            return {"channels_last": 0.8, "contiguous": 1.0}[setting.memory_format]
+
+        return step
+
+    monkeypatch.setattr(speed, "_stepper", fake_stepper)
+    chosen = setting_for(build, SIZE, 8, SpeedConfig(device="cpu", precision="fp32", threads=1), {})
+    assert chosen.memory_format == "channels_last"
+    assert chosen.measured == {"fp32/channels_last": 10.0, "fp32/contiguous": 8.0}
+    assert asked[:4] == ["channels_last", "contiguous"] * 2
+
+
 def test_steps_that_fetch_memory_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([t for step in range(speed.WARM_UP + 2) for t in (0.0, 5.0 if step < speed.WARM_UP else 0.5)])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
