@@ -197,8 +197,9 @@ def render(verdicts: Verdicts, form: str) -> str:
 
     ``challenge``: ``[{"index": 12, "prediction": "fake"}]``; ``probability``: ``[{"image_id": "1.png",
     "prediction": 0.00025}]`` with P(fake); ``confidence``: challenge rows with ``confidence``, the probability of the
-    class named; ``csv``: ``filename,label,probability`` with P(fake), and with an abstention band ``possible``: real,
-    fake, both or neither. Images are in numeric order throughout.
+    class named, which may be below .5 where the threshold is another; ``csv``: ``filename,label,probability`` with
+    P(fake), and with an abstention band ``possible``: real, fake, both or neither. Images are in numeric order
+    throughout.
     """
     names = [PurePosixPath(i).name for i in verdicts.ids]
     if form in ("probability", "csv") and len(set(names)) != len(names):
@@ -221,7 +222,8 @@ def render(verdicts: Verdicts, form: str) -> str:
     for number, k in challenge_order(verdicts.ids):
         row: dict[str, Any] = {"index": number, "prediction": words[k]}
         if form == "confidence":
-            row["confidence"] = float(f"{max(verdicts.probability[k], 1 - verdicts.probability[k]):.6g}")
+            fake = verdicts.probability[k]
+            row["confidence"] = float(f"{fake if verdicts.verdict[k] else 1 - fake:.6g}")
         rows.append(row)
     return json.dumps(rows, indent=1) + "\n"
 

@@ -49,6 +49,15 @@ def test_confidence_and_csv() -> None:
     assert table[1] == {"filename": "10.png", "label": "fake", "probability": "0.9"}
 
 
+@pytest.mark.parametrize("threshold", [0.15, 0.35, 0.92])
+def test_confidence_is_the_probability_of_the_class_named_whatever_the_threshold(threshold: float) -> None:
+    p = np.array([TRUTH[image_number(n)] for n in NAMES])
+    found = Verdicts(NAMES, p, (p >= threshold).astype(np.int8))
+    for row in json.loads(render(found, "confidence")):
+        fake = TRUTH[row["index"]]
+        assert row["confidence"] == pytest.approx(fake if row["prediction"] == "fake" else 1 - fake)
+
+
 def test_with_an_abstention_band_the_csv_says_what_is_possible() -> None:
     sets = np.array([[True, False], [True, True], [False, False], [False, True]])
     found = replace(verdicts(), possible=sets)
