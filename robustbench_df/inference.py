@@ -124,7 +124,8 @@ def predict(
 
     Args:
         run: where the detectors come from.
-        images, index: what to score; None: as `select` chooses.
+        images, index: what to score, of the size of the run's own images (``load_images(..., size=...)``) unless all
+            its detectors resize; an index of None: as `select` chooses.
         model: a detector's name, ``ensemble``, or ``ensemble-uniform`` and the like.
         phase: ``base`` or ``final``; None: as shipped.
         tta: average the probabilities over `tta_views`.
@@ -134,6 +135,7 @@ def predict(
         progress: called with the number of images of each finished batch.
 
     Raises:
+        DataError: the images have another size than the run's, and a detector does not resize.
         RunError: an abstention band is asked for and the run has none.
     """
     from robustbench_df.evaluate import predict_logits
@@ -145,10 +147,23 @@ def predict(
         detector: Any = run.ensemble(kind, phase, refit=refit)
     else:
         detector = run.detector(model, phase, refit=refit)
+    if images.size != run.image_size and not detector.resizes:
+        raise _other_size(images, run)
     logits = predict_logits(detector.to(device), images, index, views=tta_views if tta else None, progress=progress)
     probability, verdict = run.decision(model, phase).apply(margins(logits))
     possible = None if band is None else band.sets(margins(logits))
     return Verdicts(tuple(str(i) for i in images.ids[index]), probability, verdict, possible)
+
+
+def _other_size(images: ImageSet, run: Run) -> DataError:
+    (height, width), (own_height, own_width) = images.size, run.image_size
+    # Loading makes squares only.
+    square = f"load them with load_images(..., size={own_height}) or --size {own_height}"
+    remedy = square if own_height == own_width else "bring them to that size first"
+    return DataError(
+        f"the images of {images.origin or 'this set'} are {width}×{height} px, those of run '{run.name}' "
+        f"{own_width}×{own_height}: {remedy}"
+    )
 
 
 def _band(run: Run, model: str, phase: str | None) -> Band:
