@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMS = ("challenge", "probability", "confidence", "csv")
 PARTS = ("auto", "all", "unlabelled")
+PACKED = "submission.zip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,13 +244,16 @@ def render(verdicts: Verdicts, form: str) -> str:
     return json.dumps(rows, indent=1) + "\n"
 
 
-def write_forms(verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, *, pack: bool = False) -> list[Path]:
+def write_forms(
+    verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, *, pack: bool = False, alone: bool = False
+) -> list[Path]:
     """Write predictions in several forms; ``pack`` adds ``submission.zip`` with all of them.
 
     Files are ``challenge.json``, ``probability.json``, ``confidence.json`` and ``predictions.csv``. Everything is
-    rendered before anything is written.
+    rendered before anything is written. With ``alone``, those of an earlier call that this one does not write are
+    removed in the end, so that the folder never keeps answers for other images beside these.
     """
-    texts = {("predictions.csv" if form == "csv" else f"{form}.json"): render(verdicts, form) for form in forms}
+    texts = {_file_of(form): render(verdicts, form) for form in forms}
     for name, text in texts.items():
         write_text(folder / name, text)
     written = [folder / name for name in texts]
@@ -261,6 +265,13 @@ def write_forms(verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, 
                     # A fixed date: the same predictions give the same bytes.
                     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
 
-        write_atomic(folder / "submission.zip", fill)
-        written.append(folder / "submission.zip")
+        write_atomic(folder / PACKED, fill)
+        written.append(folder / PACKED)
+    if alone:
+        for name in {*map(_file_of, FORMS), PACKED} - {path.name for path in written}:
+            (folder / name).unlink(missing_ok=True)
     return written
+
+
+def _file_of(form: str) -> str:
+    return "predictions.csv" if form == "csv" else f"{form}.json"

@@ -117,6 +117,15 @@ def test_files_and_zip_hold_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "submission.zip").read_bytes() == first
 
 
+def test_answers_of_an_earlier_call_do_not_stay_beside_the_new_ones(tmp_path: Path) -> None:
+    write_forms(verdicts(), tmp_path, pack=True)
+    (tmp_path / "notes.txt").touch()
+    write_forms(verdicts(NAMES[:2]), tmp_path, ["csv"], alone=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "predictions.csv"]
+    write_forms(verdicts(), tmp_path, ["challenge"])  # a folder of the user's own: nothing is removed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["challenge.json", "notes.txt", "predictions.csv"]
+
+
 def test_unlabelled_images_are_what_is_predicted() -> None:
     data = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
     mixed = image_set_from_arrays(data, [0, 1, -1, -1])
@@ -157,7 +166,7 @@ def test_images_of_another_size_than_the_runs_are_refused_unless_every_detector_
     with pytest.raises(DataError, match=r"12×12 px, .* run 'one' 8×8: .*load_images\(\.\.\., size=8\)") as caught:
         predict(a_run(free, fixed), images(12))
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="8×8 px, .* run 'one' 12×8: bring them"):
+    with pytest.raises(DataError, match=r"8×8 px, .* run 'one' 12×8: bring them"):
         predict(a_run(fixed, size=(8, 12)), images(8))
 
 
