@@ -34,10 +34,10 @@ def test_normalisation_and_resize_live_inside() -> None:
 
 
 def test_an_ensemble_resizes_where_all_do_that_it_asks() -> None:
-    made_for_four, any_size = linear_detector(0), Detector(nn.Identity())
-    assert not Ensemble([made_for_four, any_size]).resizes
-    assert Ensemble([made_for_four, any_size], [1.0, 0.0]).resizes
-    assert not Ensemble([Ensemble([any_size]), made_for_four]).resizes
+    resizing, fixed = linear_detector(0), Detector(nn.Identity())
+    assert not Ensemble([resizing, fixed]).resizes
+    assert Ensemble([resizing, fixed], [1.0, 0.0]).resizes
+    assert not Ensemble([Ensemble([fixed]), resizing]).resizes
 
 
 def test_the_ensemble_is_the_weighted_mean_of_probabilities() -> None:
