@@ -237,17 +237,20 @@ def test_p_of_fake_written_as_the_confidence_is_found(images: ImageSet, truth: d
 def test_files_of_an_archive_that_differ_fail(
     forms: tuple[str, ...], row: dict[str, Any] | None, images: ImageSet, truth: dict[int, int], tmp_path: Path
 ) -> None:
-    """One answer of the last form is another, or missing; the threshold is not .5, which alone is no difference."""
+    """One answer of the last form is another, or missing; that the threshold is not .5 is no difference."""
     p = probabilities(truth)
     p[6] = 0.97
-    written = write_forms(Verdicts(tuple(names(truth)), p, (p >= 0.8).astype(np.int8)), tmp_path, forms)
-    rows = json.loads(written[1].read_text())
+    verdicts = Verdicts(tuple(names(truth)), p, (p >= 0.8).astype(np.int8))
+    *_, last, packed = write_forms(verdicts, tmp_path, forms, pack=True)
+    assert by_id(audit_predictions(packed, images))["values"].severity == "pass"
+    rows = json.loads(last.read_text())
     rows[6:7] = [] if row is None else [{"prediction": "real", **row}]
-    written[1].write_text(json.dumps(rows))
-    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
-        for path in written:
-            archive.write(path, path.name)
-    found = by_id(audit_predictions(tmp_path / "both.zip", images))["values"]
+    with zipfile.ZipFile(packed) as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist()}
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in {**files, last.name: json.dumps(rows)}.items():
+            archive.writestr(name, text)
+    found = by_id(audit_predictions(packed, images))["values"]
     assert found.severity == "fail"
     assert int(found.figures["differ_between_files"]) >= 1
 
