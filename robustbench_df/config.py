@@ -1,6 +1,7 @@
 """Frozen settings, one model per stage: TOML in, JSON out, unknown keys refused with a hint.
 
-Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set key=value``.
+Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set key=value``. What the user sets for all
+models also stands over what the preset sets for one (`robustbench_df.layering`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from robustbench_df.errors import UsageError, nearest
+from robustbench_df.layering import layered
 from robustbench_df.settings import Count, Fraction, Positive, Settings, merge, parse_override, validated
 
 FprRule = Annotated[str, Field(pattern=r"^fpr:0?\.\d+$")]
@@ -276,18 +278,18 @@ def load_config(
     if preset not in PRESETS:
         raise UsageError(f"unknown preset '{preset}'{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
     text = resources.files("robustbench_df").joinpath("presets", f"{preset}.toml").read_text()
-    merged: dict[str, Any] = {"preset": preset}
-    merge(merged, tomllib.loads(text))
+    own: dict[str, Any] = {}
     if file is not None:
         try:
-            merge(merged, tomllib.loads(file.read_text()))
+            merge(own, tomllib.loads(file.read_text()))
         except OSError as error:
             raise UsageError(f"cannot read config '{file}': {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{file}' is not valid TOML: {error}") from error
     for override in overrides:
-        merge(merged, parse_override(override))
-    merge(merged, values)
+        merge(own, parse_override(override))
+    merge(own, values)
+    merged = layered({"preset": preset, **tomllib.loads(text)}, own)
     if merged["preset"] != preset:
         raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")
     return validated(RunConfig, merged)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMS = ("challenge", "probability", "confidence", "csv")
 PARTS = ("auto", "all", "unlabelled")
+PACKED = "submission.zip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,8 @@ def predict(
 
     Args:
         run: where the detectors come from.
-        images, index: what to score; None: as `select` chooses.
+        images, index: what to score, of the size of the run's own images (``load_images(..., size=...)``) unless all
+            its detectors resize; an index of None: as `select` chooses.
         model: a detector's name, ``ensemble``, or ``ensemble-uniform`` and the like.
         phase: ``base`` or ``final``; None: as shipped.
         tta: average the probabilities over `tta_views`.
@@ -134,6 +136,7 @@ def predict(
         progress: called with the number of images of each finished batch.
 
     Raises:
+        DataError: the images have another size than the run's, and a detector does not resize.
         RunError: an abstention band is asked for and the run has none.
     """
     from robustbench_df.evaluate import predict_logits
@@ -145,10 +148,23 @@ def predict(
         detector: Any = run.ensemble(kind, phase, refit=refit)
     else:
         detector = run.detector(model, phase, refit=refit)
+    if images.size != run.image_size and not detector.resizes:
+        raise _other_size(images, run)
     logits = predict_logits(detector.to(device), images, index, views=tta_views if tta else None, progress=progress)
     probability, verdict = run.decision(model, phase).apply(margins(logits))
     possible = None if band is None else band.sets(margins(logits))
     return Verdicts(tuple(str(i) for i in images.ids[index]), probability, verdict, possible)
+
+
+def _other_size(images: ImageSet, run: Run) -> DataError:
+    (height, width), (own_height, own_width) = images.size, run.image_size
+    # Loading makes squares only.
+    square = f"load them with load_images(..., size={own_height}) or --size {own_height}"
+    remedy = square if own_height == own_width else "bring them to that size first"
+    return DataError(
+        f"the images of {images.origin or 'this set'} are {width}×{height} px, those of run '{run.name}' "
+        f"{own_width}×{own_height}: {remedy}"
+    )
 
 
 def _band(run: Run, model: str, phase: str | None) -> Band:
@@ -197,8 +213,9 @@ def render(verdicts: Verdicts, form: str) -> str:
 
     ``challenge``: ``[{"index": 12, "prediction": "fake"}]``; ``probability``: ``[{"image_id": "1.png",
     "prediction": 0.00025}]`` with P(fake); ``confidence``: challenge rows with ``confidence``, the probability of the
-    class named; ``csv``: ``filename,label,probability`` with P(fake), and with an abstention band ``possible``: real,
-    fake, both or neither. Images are in numeric order throughout.
+    class named, which may be below .5 where the threshold is another; ``csv``: ``filename,label,probability`` with
+    P(fake), and with an abstention band ``possible``: real, fake, both or neither. Images are in numeric order
+    throughout.
     """
     names = [PurePosixPath(i).name for i in verdicts.ids]
     if form in ("probability", "csv") and len(set(names)) != len(names):
@@ -221,18 +238,22 @@ def render(verdicts: Verdicts, form: str) -> str:
     for number, k in challenge_order(verdicts.ids):
         row: dict[str, Any] = {"index": number, "prediction": words[k]}
         if form == "confidence":
-            row["confidence"] = float(f"{max(verdicts.probability[k], 1 - verdicts.probability[k]):.6g}")
+            fake = verdicts.probability[k]
+            row["confidence"] = float(f"{fake if verdicts.verdict[k] else 1 - fake:.6g}")
         rows.append(row)
     return json.dumps(rows, indent=1) + "\n"
 
 
-def write_forms(verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, *, pack: bool = False) -> list[Path]:
+def write_forms(
+    verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, *, pack: bool = False, alone: bool = False
+) -> list[Path]:
     """Write predictions in several forms; ``pack`` adds ``submission.zip`` with all of them.
 
     Files are ``challenge.json``, ``probability.json``, ``confidence.json`` and ``predictions.csv``. Everything is
-    rendered before anything is written.
+    rendered before anything is written. With ``alone``, those of an earlier call that this one does not write are
+    removed in the end, so that the folder never keeps answers for other images beside these.
     """
-    texts = {("predictions.csv" if form == "csv" else f"{form}.json"): render(verdicts, form) for form in forms}
+    texts = {_file_of(form): render(verdicts, form) for form in forms}
     for name, text in texts.items():
         write_text(folder / name, text)
     written = [folder / name for name in texts]
@@ -244,6 +265,13 @@ def write_forms(verdicts: Verdicts, folder: Path, forms: Sequence[str] = FORMS, 
                     # A fixed date: the same predictions give the same bytes.
                     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
 
-        write_atomic(folder / "submission.zip", fill)
-        written.append(folder / "submission.zip")
+        write_atomic(folder / PACKED, fill)
+        written.append(folder / PACKED)
+    if alone:
+        for name in {*map(_file_of, FORMS), PACKED} - {path.name for path in written}:
+            (folder / name).unlink(missing_ok=True)
     return written
+
+
+def _file_of(form: str) -> str:
+    return "predictions.csv" if form == "csv" else f"{form}.json"

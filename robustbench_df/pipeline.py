@@ -22,7 +22,7 @@ from robustbench_df.config import Recipe, RunConfig
 from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_configured
-from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
+from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, make_split, split_rows
 from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError, UsageError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
@@ -156,6 +156,9 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
     write_json(run.file("findings.json"), {"findings": findings})
     if findings:
         reporter.warn(f"{len(findings)} findings in the data, kept in {run.file('findings.json')}")
+    for finding in splits[0].findings:
+        if finding.kind == IN_FOLDS:
+            reporter.warn(finding.detail)
     if len(splits) > 1:
         reporter.say(f"{len(splits)} folds: each detector is trained {len(splits)} times and judged out of fold")
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from robustbench_df.config import PRESETS, RunConfig, load_config
 from robustbench_df.errors import UsageError
+from robustbench_df.train.schedule import planned_epochs
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -53,6 +54,38 @@ def test_per_model_overrides_reach_only_their_model() -> None:
     assert config.for_model("resnet_se").phase1.lr == 0.5
     assert config.for_model("convnext_tiny").phase1.lr != 0.5
     assert config.for_model("convnext_tiny").model.name == "convnext_tiny"
+
+
+def test_what_the_user_sets_for_all_reaches_models_that_the_preset_sets_apart() -> None:
+    everywhere = load_config("full", overrides=["phase1.lr=3e-4", "augment.cutout=0"])
+    for name in everywhere.models:
+        assert everywhere.for_model(name).phase1.lr == 3e-4
+        assert everywhere.for_model(name).augment.cutout == 0
+    assert everywhere.for_model("vgg6").phase1.label_smoothing == 0.1  # what was not named stays the preset's
+    assert everywhere.for_model("vgg6_colours").model.name == "vgg6"
+    config = load_config("full", overrides=["per_model.convnext_tiny.phase1.lr=1e-5", "phase1.lr=3e-4"])
+    assert config.for_model("convnext_tiny").phase1.lr == 1e-5
+    robust = load_config("robust", phase2={"objective": "free"})
+    assert {robust.for_model(name).phase2.objective for name in robust.models} == {"free"}
+
+
+def test_epochs_of_the_users_are_not_cut_by_a_presets_image_budget(tmp_path: Path) -> None:
+    one = load_config("full", overrides=["per_model.resnet_se.phase1.epochs=30"])
+    first = one.for_model("resnet_se").phase1
+    assert (first.epochs, planned_epochs(first, 8000)) == (30, 30)
+    assert one.for_model("vgg6").phase1 == load_config("full").for_model("vgg6").phase1
+    file = tmp_path / "mine.toml"
+    file.write_text("[phase1]\nepochs = 30\nimage_budget = 16000\n")
+    bounded = load_config("full", file)
+    assert planned_epochs(bounded.for_model("convnext_tiny").phase1, 8000) == 2
+
+
+@pytest.mark.parametrize("preset", ["full", "quick", "robust"])
+def test_our_presets_train_from_scratch_whether_or_not_there_is_a_network(preset: str) -> None:
+    config = load_config(preset)
+    assert {config.for_model(name).model.pretrained for name in config.models} == {"never"}
+    asked = load_config(preset, model={"pretrained": "auto"})
+    assert {asked.for_model(name).model.pretrained for name in asked.models} == {"auto"}
 
 
 @pytest.mark.parametrize(

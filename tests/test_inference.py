@@ -8,14 +8,28 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
-from robustbench_df.data.imageset import image_set_from_arrays
+from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.errors import DataError, UsageError
-from robustbench_df.inference import Verdicts, challenge_order, image_number, render, select, tta_views, write_forms
+from robustbench_df.inference import (
+    Verdicts,
+    challenge_order,
+    image_number,
+    predict,
+    render,
+    select,
+    tta_views,
+    write_forms,
+)
+from robustbench_df.metrics.calibration import Decision
+from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.run import Run
 
 NAMES = ("test/1.png", "test/10.png", "test/2.png", "test/11.png")
 TRUTH = {1: 0.1, 10: 0.9, 2: 0.2, 11: 0.95}
@@ -47,6 +61,15 @@ def test_confidence_and_csv() -> None:
     assert rows[3] == {"index": 11, "prediction": "fake", "confidence": 0.95}
     table = list(csv.DictReader(io.StringIO(render(verdicts(), "csv"))))
     assert table[1] == {"filename": "10.png", "label": "fake", "probability": "0.9"}
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.92])
+def test_confidence_is_the_probability_of_the_class_named_whatever_the_threshold(threshold: float) -> None:
+    p = np.array([TRUTH[image_number(n)] for n in NAMES])
+    found = Verdicts(NAMES, p, (p >= threshold).astype(np.int8))
+    for row in json.loads(render(found, "confidence")):
+        fake = TRUTH[row["index"]]
+        assert row["confidence"] == pytest.approx(fake if row["prediction"] == "fake" else 1 - fake)
 
 
 def test_with_an_abstention_band_the_csv_says_what_is_possible() -> None:
@@ -94,6 +117,15 @@ def test_files_and_zip_hold_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "submission.zip").read_bytes() == first
 
 
+def test_answers_of_an_earlier_call_do_not_stay_beside_the_new_ones(tmp_path: Path) -> None:
+    write_forms(verdicts(), tmp_path, pack=True)
+    (tmp_path / "notes.txt").touch()
+    write_forms(verdicts(NAMES[:2]), tmp_path, ["csv"], alone=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "predictions.csv"]
+    write_forms(verdicts(), tmp_path, ["challenge"])  # a folder of the user's own: nothing is removed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["challenge.json", "notes.txt", "predictions.csv"]
+
+
 def test_unlabelled_images_are_what_is_predicted() -> None:
     data = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
     mixed = image_set_from_arrays(data, [0, 1, -1, -1])
@@ -105,6 +137,37 @@ def test_unlabelled_images_are_what_is_predicted() -> None:
         select(labelled, "unlabelled")
     with pytest.raises(UsageError, match="unknown part"):
         select(labelled, "tst")
+
+
+def a_run(*members: Detector, size: tuple[int, int] = (8, 8)) -> Run:
+    """What `predict` asks of a run: the size of its images (height, width), and its ensemble."""
+    facts = {
+        "name": "one",
+        "image_size": size,
+        "ensemble": lambda *_, **__: Ensemble(members, [1.0] * len(members)),
+        "decision": lambda *_: Decision(),
+    }
+    return cast(Run, SimpleNamespace(**facts))
+
+
+def a_detector(side: int | None = None) -> Detector:
+    """Computes something of any size; says that it resizes to ``side`` where one is given."""
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    return Detector(net, input_size=side).eval()
+
+
+def test_images_of_another_size_than_the_runs_are_refused_unless_every_detector_resizes() -> None:
+    def images(side: int) -> ImageSet:
+        return image_set_from_arrays(np.zeros((2, 3, side, side), np.uint8), [0, 1])
+
+    fixed, free = a_detector(), a_detector(8)
+    assert len(predict(a_run(fixed), images(8)).ids) == 2
+    assert len(predict(a_run(free, free), images(12)).ids) == 2
+    with pytest.raises(DataError, match=r"12×12 px, .* run 'one' 8×8: .*load_images\(\.\.\., size=8\)") as caught:
+        predict(a_run(free, fixed), images(12))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"8×8 px, .* run 'one' 12×8: bring them"):
+        predict(a_run(fixed, size=(8, 12)), images(8))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (224, 224)])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 
 import robustbench_df as rdf
+from robustbench_df.config import PRESETS
 
 HEAVY = ("torch", "timm", "pandas", "sklearn", "skimage", "scipy", "matplotlib", "pydantic")
 
@@ -34,6 +38,25 @@ def test_help_answers_in_half_a_second() -> None:
         assert done.returncode == 0
         assert "train-all" in done.stdout
     assert min(seconds) < 0.5
+
+
+def test_the_wheel_holds_what_is_not_python_too(tmp_path: Path) -> None:
+    """Built from a copy, since setuptools leaves folders of its own beside the sources; nothing is fetched."""
+    root = Path(rdf.__file__).parents[1]
+    source = tmp_path / "source"
+    shutil.copytree(root / "robustbench_df", source / "robustbench_df", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
+    built = subprocess.run([*command, "--outdir", tmp_path, source], cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if name.startswith("robustbench_df/")}
+    wanted = {p.relative_to(source).as_posix() for p in (source / "robustbench_df").rglob("*") if p.is_file()}
+    assert inside == wanted
+    assert {f"robustbench_df/presets/{preset}.toml" for preset in PRESETS} < inside
+    assert {"robustbench_df/py.typed", "robustbench_df/report/templates/page.html.jinja"} < inside
 
 
 @pytest.mark.parametrize("name", [n for n in rdf.__all__ if n != "__version__"])

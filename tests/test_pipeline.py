@@ -28,6 +28,7 @@ from robustbench_df.inference import predict
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run, open_run
 from robustbench_df.summary import find
+from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 
 SMALL = [
@@ -116,6 +117,22 @@ def test_a_given_test_part_with_twins_is_scored_with_and_without_them(
     assert kept_audit(done).cured == ("duplicates-across-splits",)
     print_summary(done)
     assert "without 10 twins" in capsys.readouterr().out
+
+
+def test_a_given_val_part_that_goes_into_the_folds_is_told_and_kept(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    class Warned(Reporter):
+        def warn(self, text: str) -> None:
+            lines.append(text)
+
+    images = learnable_set(60)
+    for part, rows in (("train", np.arange(40)), ("val", np.arange(40, 60))):
+        write_folder(images.subset(rows), tmp_path / "images" / part)
+    config = settings(tmp_path / "images", "phase1.epochs=1", "phase2.epochs=0", "models=['mlp']", "split.folds='auto'")
+    done = train_all(config, tmp_path / "run", jobs=1, reporter=Warned())
+    assert [line for line in lines if "given val part" in line and "--folds 1" in line]
+    assert [f["where"] for f in done.read_json("findings.json")["findings"]] == ["val"]
 
 
 def test_weights_come_from_val_and_the_ensemble_computes_what_it_says(run: Run) -> None:

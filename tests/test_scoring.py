@@ -80,6 +80,27 @@ def test_every_form_that_predict_writes_gives_the_same_numbers(
         assert scored.auc.method == "delong"
 
 
+def test_every_form_gives_the_same_scores_under_a_calibrated_threshold(
+    known: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """The probability form names no class: it says P(fake) alone, which `rdf score` cuts at .5."""
+    labels, p = known
+    verdict = (p >= 0.35).astype(np.int8)
+    assert ((p >= 0.5) != verdict).any()
+    write_forms(Verdicts(tuple(NAMES), p, verdict), tmp_path)
+    truth = write_truth(tmp_path / "truth.csv", labels)
+    scored = {file: score_file(tmp_path / file, truth) for file in FILES}
+    for file in ("challenge.json", "confidence.json", "predictions.csv"):
+        assert scored[file].accuracy == wilson(int((verdict == labels).sum()), N)
+        assert scored[file].confusion == scored["challenge.json"].confusion
+    for file in ("probability.json", "confidence.json", "predictions.csv"):
+        said = [answer.probability for answer in read_answers(tmp_path / file).by_id.values()]
+        assert said == pytest.approx(p, abs=1e-5)
+        area = scored[file].auc
+        assert area is not None
+        assert area.value == pytest.approx(auc_interval(p, labels).value, abs=1e-4)
+
+
 def test_truth_in_every_form(place: Path, known: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     labels, _ = known
     numbers = range(1, N + 1)

@@ -22,6 +22,9 @@ from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet
 ONE_SIDED = 0.95
 """Share of the answers that name one class from which on the audit warns: tests are rarely that uneven."""
 
+ROUNDED = 0.01
+"""How far P(fake) of one image may differ between the files of an archive: somebody may have rounded it."""
+
 
 def audit_predictions(
     path: Path | str, images: ImageSet, truth: Path | str | None = None, *, opinion: bool = True
@@ -81,10 +84,7 @@ def _values(submissions: tuple[Submission, ...]) -> AuditFinding:
     p, named = main.probability, main.verdict
     known = ~np.isnan(p)
     outside = known & ((p < 0) | (p > 1))
-    # A calibrated threshold need not be .5, but no real may have a higher P(fake) than a fake.
-    both = known & (named != UNLABELLED)
-    fakes, reals = p[both & (named == FAKE)], p[both & (named == REAL)]
-    crossed = int((reals > fakes.min()).sum()) if len(fakes) and len(reals) else 0
+    crossed = _crossed(p, named)
     doubtful = int((main.confidence < 0.5).sum())
     differ = sum(_disagreements(main, other) for other in submissions[1:])
     figures: dict[str, Figure] = {
@@ -101,7 +101,6 @@ def _values(submissions: tuple[Submission, ...]) -> AuditFinding:
         "values outside [0, 1]": int(outside.sum()),
         "verdicts that their own probability contradicts": crossed,
         "answers that differ between the files of the archive": differ,
-        "confidences below 0.5 in the class named": doubtful,
     }
     said = ", ".join(f"{count:,} {what}" for what, count in wrong.items() if count)
     if not said:
@@ -112,11 +111,26 @@ def _values(submissions: tuple[Submission, ...]) -> AuditFinding:
     return finding("values", severity, said + _first(examples), figures, remedy, examples)
 
 
+def _crossed(p: NDArray[np.float64], verdict: NDArray[np.int8]) -> int:
+    """Reals with a higher P(fake) than some fake: a calibrated threshold need not be .5, but one must explain all."""
+    fakes, reals = (p[(verdict == label) & ~np.isnan(p)] for label in (FAKE, REAL))
+    return int((reals > fakes.min()).sum()) if len(fakes) and len(reals) else 0
+
+
 def _disagreements(main: Submission, other: Submission) -> int:
-    """Images that the other file of an archive gives another verdict, or none; named by their file name or number."""
-    own = {_key(name): v for name, v in zip(main.names, _verdicts(main), strict=True)}
-    theirs = {_key(name): v for name, v in zip(other.names, _verdicts(other), strict=True)}
-    return sum(own.get(key) != theirs.get(key) for key in own.keys() | theirs.keys())
+    """Images that the other file of an archive answers otherwise, or not; named by their file name or number.
+
+    Verdicts are held against verdicts, else P(fake) against P(fake): what P(fake) alone calls, no file says.
+    """
+    own, theirs = ({_key(name): k for k, name in enumerate(file.names)} for file in (main, other))
+    common = sorted(own.keys() & theirs.keys())
+    a, b = ([where[key] for key in common] for where in (own, theirs))
+    verdict, p = np.stack([main.verdict[a], other.verdict[b]]), np.stack([main.probability[a], other.probability[b]])
+    named, valued = (verdict != UNLABELLED).all(0), ~np.isnan(p).any(0)
+    unlike = np.where(named, verdict[0] != verdict[1], valued & (np.abs(p[0] - p[1]) > ROUNDED))
+    left = ~(named | valued)  # a verdict here, P(fake) there
+    mixed = _crossed(np.where(np.isnan(p[0]), p[1], p[0])[left], verdict.max(0)[left])
+    return len(own.keys() ^ theirs.keys()) + int(unlike.sum()) + mixed
 
 
 def _key(name: str) -> str:

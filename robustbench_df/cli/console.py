@@ -11,13 +11,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from robustbench_df.train.report import Reporter
+from robustbench_df.train.report import BYTES, Reporter
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -44,21 +46,52 @@ def describe(row: dict[str, Any]) -> str:
     return " · ".join([*parts, f"{row['images_per_second']:.0f} images/s"])
 
 
+def describe_bytes(done: int, total: int | None, rate: float | None) -> str:
+    """``12.3 MB of 104.9 MB, 1.2 MB/s``; the total and the rate (bytes per second) as far as they are known."""
+    of = "so far" if total is None else f"of {decimal(total)}"
+    return f"{decimal(done)} {of}" + (f", {decimal(int(rate))}/s" if rate and rate > 0 else "")
+
+
+@dataclass
+class _Download:
+    """Bytes that were there when a download began, those there now, those in all (None: not known), and its start."""
+
+    before: int
+    done: int
+    total: int | None
+    began: float
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self.began
+        return describe_bytes(self.done, self.total, (self.done - self.before) / seconds if seconds else None)
+
+
 class PlainReporter(Reporter):
     """A line at the start and end of each stage and at most one every ten seconds between."""
 
     def __init__(self) -> None:
         self._title, self._last, self._row = "", 0.0, ""
+        self._download: _Download | None = None
 
     def beside(self) -> PlainReporter:
         """Return one that keeps its own stage and time."""
         return PlainReporter()
 
-    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
         """Name the stage."""
         self._title, self._last, self._row = title, time.monotonic(), ""
+        self._download = _Download(done, done, steps, self._last) if unit == BYTES else None
         resumed = f", {done} behind us" if done else ""
-        print(f"{title}: {steps} {unit}{resumed}", file=sys.stderr, flush=True)
+        print(f"{title}: {self._download or f'{steps} {unit}{resumed}'}", file=sys.stderr, flush=True)
+
+    def advance(self, images: int) -> None:
+        """Say how far a download is when the last line is old enough; of images, the epochs tell."""
+        if self._download is None:
+            return
+        self._download.done += images
+        if time.monotonic() - self._last >= PLAIN_EVERY:
+            print(f"{self._title}: {self._download}", file=sys.stderr, flush=True)
+            self._last = time.monotonic()
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch when the last line is old enough."""
@@ -89,6 +122,17 @@ class QuietReporter(Reporter):
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+class _Count(MofNCompleteColumn):
+    """How far a stage is: images as 12/345, a download in megabytes and with its rate."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the count of one bar."""
+        if task.fields["unit"] != BYTES:
+            return super().render(task)
+        total = None if task.total is None else int(task.total)
+        return Text(describe_bytes(int(task.completed), total, task.speed), style="progress.download")
+
+
 class RichReporter(Reporter):
     """A bar for the stage under way, with rate, time left and the last val numbers."""
 
@@ -100,11 +144,10 @@ class RichReporter(Reporter):
         """Return one that has a bar of its own below this one's."""
         return RichReporter(self._progress)
 
-    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
-        """Open a bar."""
-        self._task = self._progress.add_task(
-            title, total=max(steps, 1), completed=done, numbers="" if unit == "images" else unit
-        )
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
+        """Open a bar; one that only moves where nobody knows how long it is."""
+        total, numbers = None if steps is None else max(steps, 1), "" if unit in ("images", BYTES) else unit
+        self._task = self._progress.add_task(title, total=total, completed=done, numbers=numbers, unit=unit)
 
     def advance(self, images: int) -> None:
         """Move the bar."""
@@ -142,7 +185,7 @@ def reporting(quiet: bool) -> Iterator[Reporter]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        _Count(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}", style="dim"),
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
-from robustbench_df.train.report import Reporter
+from robustbench_df.train.report import BYTES, Reporter
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
 
@@ -75,7 +75,7 @@ class DownloadProgress:
     def __call__(self, done: int, total: int | None) -> None:
         """Report the state of the download."""
         if self._done < 0:
-            self._reporter.start("downloading", total or 0, done, unit="bytes")
+            self._reporter.start("downloading", total, done, unit=BYTES)
         else:
             self._reporter.advance(done - self._done)
         self._done = done

@@ -87,7 +87,8 @@ def predict(
                 forms = ["probability", "csv"]
                 reporter.warn(f"no challenge files: {error}")
     folder = to or opened.file("submissions", f"{Path(source).stem or 'images'}-{model.replace(':', '_')}")
-    written = core.write_forms(verdicts, folder, forms, pack=pack)
+    # The run's folder is ours alone: another set of the same name may have left its answers there.
+    written = core.write_forms(verdicts, folder, forms, pack=pack, alone=to is None)
     fakes = int(verdicts.verdict.sum())
     band = opened.band(model, phase) if abstain else None
     if as_json:

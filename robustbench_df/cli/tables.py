@@ -133,7 +133,9 @@ def print_summary(run: Run) -> None:
     table.add_column("detector", no_wrap=True)
     table.add_column("phase")
     without = next((row["deduplicated"].n for row in rows if row.get("deduplicated")), None)
-    headings = ["weight", "accuracy", "AUC", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}"]
+    # The attack is tried on a part of the images (attack_images).
+    attacked = next((f", n={row['attacked'].n}" for row in rows if row["attacked"]), "")
+    headings = ["weight", "accuracy", "AUC", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}{attacked}"]
     if without is not None:
         headings.insert(2, f"without {n - without} twins")
     for heading in headings:

@@ -26,7 +26,10 @@ def train_all(
     refit: Annotated[bool | None, typer.Option("--refit", help="Also train once more on everything.")] = None,
     seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
     stem: Annotated[str | None, typer.Option(help="auto, native or small.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="auto, never or required.")] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="ImageNet weights: never (full, quick, robust), auto (where they can be had) or required."),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
     objective: Annotated[
         str | None, typer.Option(help="Phase 2: fgsm (the recipe), fast, free, pgd or trades.")

@@ -19,6 +19,9 @@ from robustbench_df.errors import DataError
 _KEEP_ORDER = ("test", "cal", "val", "train")
 """Which part keeps a set of twins that a given split divides: the judged side stays whole, the learnt side loses."""
 
+IN_FOLDS = "given-part-in-folds"
+"""Kind of the finding that a part given by the source was divided among the folds."""
+
 
 def _empty() -> Index:
     return np.empty(0, dtype=np.intp)
@@ -114,11 +117,21 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies
     """Return ``folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
 
     Each fold cuts its own val from its training images, so that nothing about the held-out part is ever chosen on it.
-    A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge.
-    ``copies`` as in `make_split`.
+    A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge. Given
+    val and cal parts are divided like the rest, each a finding of kind `IN_FOLDS`. ``copies`` as in `make_split`.
     """
     families = _families(images, config, copies)
     given, free, findings = _given_parts(images, families)
+    findings += tuple(
+        Finding(
+            IN_FOLDS,
+            part,
+            f"the {len(given[part]):,} images of the given {part} part are divided among the {folds} folds, to learn "
+            f"from and to judge by; keep them as {part} with --folds 1",
+        )
+        for part in ("val", "cal")
+        if len(given[part])
+    )
     pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
     held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed or 0, families)
     val_share = config.val / (config.train + config.val)

@@ -44,6 +44,11 @@ class Detector(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
 
+    @property
+    def resizes(self) -> bool:
+        """Whether images of any size are brought to the network's own inside; else they must come in the right size."""
+        return self.input_size is not None
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, 2]`` for images ``[N, 3, H, W]`` in [0, 1]."""
         side = self.input_size
@@ -94,6 +99,11 @@ class Ensemble(Detector):
         self.used = [k for k, weight in enumerate(raw.tolist()) if weight] or list(range(len(members)))
         self.register_buffer("member_weights", raw)
         self.to(members[0].mean.device)  # its own buffers join the members, wherever these are
+
+    @property
+    def resizes(self) -> bool:
+        """Whether every member that is asked resizes."""
+        return all(self.members[k].resizes for k in self.used)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities ``[N, 2]`` of the combination for images ``[N, 3, H, W]`` in [0, 1]."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+BYTES = "bytes"
+"""The unit of a download, which is told in megabytes and with its rate."""
+
 
 class Reporter:
     """Receives progress. Every method does nothing here; override what is wanted."""
@@ -12,11 +15,11 @@ class Reporter:
         """Return a reporter for stages that run at the same time as this one's; here, the same."""
         return self
 
-    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:
-        """Announce a stage of ``steps`` units, of which ``done`` are behind us."""
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
+        """Announce a stage of ``steps`` units (None: nobody knows how many), of which ``done`` are behind us."""
 
     def advance(self, images: int) -> None:
-        """Report that ``images`` more have been processed."""
+        """Report that ``images`` more, or as many of another unit, have been processed."""
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Report the history row of a finished epoch."""

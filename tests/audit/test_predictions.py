@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ import pytest
 from robustbench_df.audit.finding import AuditFinding
 from robustbench_df.audit.order import readings
 from robustbench_df.audit.predictions import audit_predictions
-from robustbench_df.audit.submission import match, read_submission
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
-from robustbench_df.errors import DataError
 from robustbench_df.inference import FORMS, Verdicts, write_forms
 from tests.conftest import learnable_set
 
@@ -207,10 +206,53 @@ def test_a_verdict_against_its_own_probability(images: ImageSet, truth: dict[int
     assert int(found.figures["verdict_against_probability"]) > 0
 
 
-def test_a_calibrated_threshold_is_no_contradiction(images: ImageSet, truth: dict[int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [*FILES, "submission.zip"])
+@pytest.mark.parametrize("threshold", [0.35, 0.8])
+def test_a_calibrated_threshold_is_no_contradiction(
+    threshold: float, file: str, images: ImageSet, truth: dict[int, int], tmp_path: Path
+) -> None:
     p = probabilities(truth)
-    write_forms(Verdicts(tuple(names(truth)), p, (p >= 0.8).astype(np.int8)), tmp_path, FORMS)
-    assert by_id(audit_predictions(tmp_path / "predictions.csv", images))["values"].severity == "pass"
+    assert ((p - 0.5) * (p - threshold) < 0).any()  # .5 would call some of them otherwise
+    write_forms(Verdicts(tuple(names(truth)), p, (p >= threshold).astype(np.int8)), tmp_path, FORMS, pack=True)
+    assert by_id(audit_predictions(tmp_path / file, images))["values"].severity == "pass"
+
+
+def test_p_of_fake_written_as_the_confidence_is_found(images: ImageSet, truth: dict[int, int], tmp_path: Path) -> None:
+    p = probabilities(truth)
+    path = submit(tmp_path, names(truth), p) / "confidence.json"
+    rows = [{**row, "confidence": p[k]} for k, row in enumerate(json.loads(path.read_text()))]
+    path.write_text(json.dumps(rows))
+    assert by_id(audit_predictions(path, images))["values"].severity == "warn"
+
+
+@pytest.mark.parametrize(
+    ("forms", "row"),
+    [
+        (("csv", "probability"), {"image_id": "7.png", "prediction": 0.5}),
+        (("csv", "challenge"), {"index": 7}),
+        (("probability", "challenge"), {"index": 7}),
+        (("probability", "challenge"), None),
+    ],
+)
+def test_files_of_an_archive_that_differ_fail(
+    forms: tuple[str, ...], row: dict[str, Any] | None, images: ImageSet, truth: dict[int, int], tmp_path: Path
+) -> None:
+    """One answer of the last form is another, or missing; that the threshold is not .5 is no difference."""
+    p = probabilities(truth)
+    p[6] = 0.97
+    verdicts = Verdicts(tuple(names(truth)), p, (p >= 0.8).astype(np.int8))
+    *_, last, packed = write_forms(verdicts, tmp_path, forms, pack=True)
+    assert by_id(audit_predictions(packed, images))["values"].severity == "pass"
+    rows = json.loads(last.read_text())
+    rows[6:7] = [] if row is None else [{"prediction": "real", **row}]
+    with zipfile.ZipFile(packed) as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist()}
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in {**files, last.name: json.dumps(rows)}.items():
+            archive.writestr(name, text)
+    found = by_id(audit_predictions(packed, images))["values"]
+    assert found.severity == "fail"
+    assert int(found.figures["differ_between_files"]) >= 1
 
 
 @pytest.mark.parametrize(("p", "severity"), [(0.5, "fail"), (np.linspace(0.6, 0.9, N), "fail")])
@@ -252,31 +294,3 @@ def test_a_labelled_set_is_its_own_truth(tmp_path: Path) -> None:
     assert found["ids"].figures["expected"] == N
     assert found["order"].figures["written"] == 1
     assert found["order"].figures["judge"] == "the labels"
-
-
-def test_names_are_matched_in_all_their_forms(images: ImageSet) -> None:
-    rows = np.flatnonzero(images.labels == -1)
-    found = match(["test/7.png", "7.png", "7", "007", "7.jpg", "nine", ""], images, rows)
-    assert found.tolist() == [6, 6, 6, 6, -1, -1, -1]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("[]", "holds no predictions"),
-        ("{}", "list of objects"),
-        ("[1, 2", "no JSON"),
-        ('[{"foo": 1}]', "names no images"),
-        ('[{"index": 1}]', "says nothing"),
-    ],
-)
-def test_a_file_that_is_no_submission_is_refused_in_one_line(content: str, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "answers.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=reason):
-        read_submission(path)
-    with pytest.raises(DataError, match="No such file"):
-        read_submission(tmp_path / "nowhere.json")
-    (tmp_path / "broken.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="cannot read"):
-        read_submission(tmp_path / "broken.zip")

@@ -70,6 +70,16 @@ def test_predict_takes_the_latest_run_says_so_and_writes_all_forms(place: Path) 
     assert [row["index"] for row in json.loads((place / "out" / "challenge.json").read_text())] == list(range(120))
 
 
+def test_another_set_of_the_same_name_leaves_no_answers_of_the_former_beside_its_own(place: Path) -> None:
+    for folder, n in (("a", 8), ("b", 4)):
+        write_folder(learnable_set(n), place / folder / "same")
+    assert rdf("predict", "a/same", "--run", "runs/one", "--zip", cwd=place).returncode == 0
+    done = rdf("predict", "b/same", "--run", "runs/one", "--form", "csv", "--json", cwd=place)
+    (written,) = json.loads(done.stdout)["files"]
+    assert [p.name for p in (place / written).parent.iterdir()] == ["predictions.csv"]
+    assert len((place / written).read_text().splitlines()) == 1 + 4
+
+
 def test_quiet_says_nothing_but_results(place: Path) -> None:
     done = rdf("predict", "images", "--quiet", "--form", "csv", cwd=place)
     assert done.stderr == ""
@@ -177,6 +187,7 @@ MISTAKES = [
     (("predict", "images", "--run", "runs/one", "--model", "ensemble-stackd"), 2, "did you mean 'stacked'"),
     (("predict", "images", "--run", "runs/one", "--form", "cvs"), 2, "did you mean 'csv'"),
     (("predict", "images", "--run", "images"), 1, "not a run folder"),
+    (("predict", "images", "--run", "runs/one", "--model", "resnet_se_small", "--size", "24", "-q"), 1, "--size 16"),
     (("data", "info", "nowhere"), 1, "nowhere"),
     (("data", "fetch", "cifak"), 2, "did you mean 'cifake'"),
 ]

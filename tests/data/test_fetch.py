@@ -8,7 +8,12 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from rich.console import Console
+from rich.filesize import decimal
 
+from robustbench_df.cli import console
+from robustbench_df.cli.data import DownloadProgress
+from robustbench_df.data import fetch
 from robustbench_df.data.fetch import fetch_cifake
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import DataError, UsageError
@@ -197,6 +202,34 @@ def test_archives_within_the_archive_become_folders(site, archive, pair, tmp_pat
     images = load_images(tmp_path / "cifake")
     assert sorted({i.rsplit("/", 1)[0] for i in images.ids}) == ["test/fake", "test/real", "train/fake", "train/real"]
     assert set(images.sources) == {""}
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_download_is_told_in_plain_lines_whether_or_not_its_length_is_known(
+    site, body, tmp_path, monkeypatch, capsys, length
+):
+    monkeypatch.setattr(console, "PLAIN_EVERY", 0.0)
+    monkeypatch.setattr(fetch, "_BLOCK", 128)
+    site.body, site.length = body, length
+    fetch_cifake(tmp_path / "cifake", url=site.url, progress=DownloadProgress(console.PlainReporter()))
+    first, *more = capsys.readouterr().err.splitlines()
+    whole = f" of {decimal(len(body))}" if length else " so far"
+    assert first == f"downloading: 0 bytes{whole}"
+    assert len(more) == -(-len(body) // 128)
+    assert re.fullmatch(re.escape(f"downloading: {decimal(len(body))}{whole}") + r", [\d.,]+ \w+/s", more[-1])
+
+
+def test_without_a_length_the_bar_moves_beside_the_bytes_and_their_rate(site, body, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(console, "err", screen)
+    monkeypatch.setattr(fetch, "_BLOCK", 128)
+    site.body, site.length = body, False
+    with console.reporting(quiet=False) as reporter:
+        fetch_cifake(tmp_path / "cifake", url=site.url, progress=DownloadProgress(reporter))
+        (task,) = reporter._progress.tasks
+        assert (task.total, task.completed) == (None, len(body))
+    assert re.search(re.escape(f"{decimal(len(body))} so far, ") + r"[\d.,]+ \w+/s", screen.file.getvalue())
 
 
 def test_refusals_are_one_line(site, body, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.config import SplitConfig
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet, image_set_from_arrays
-from robustbench_df.data.split import Split, make_folds, make_refit, make_split
+from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, make_split
 from robustbench_df.errors import DataError
 from tests.audit.photos import photos
 
@@ -119,6 +119,21 @@ def test_folds_hold_every_image_out_once_and_choose_on_their_own_val() -> None:
     for fold in folds:
         assert not set(fold.cal) & (set(fold.train) | set(fold.val))
         assert len(fold.val) > 0
+
+
+def test_a_given_val_part_that_goes_into_the_folds_is_a_finding() -> None:
+    given = ["train"] * 60 + ["val"] * 20 + ["test"] * 40
+    images = random_set(120, given=given)
+    folds = make_folds(images, SplitConfig(), 4)
+    assert sorted(np.concatenate([fold.cal for fold in folds])) == list(range(80))
+    for fold in folds:
+        (found,) = fold.findings
+        assert (found.kind, found.where) == (IN_FOLDS, "val")
+        assert "the 20 images of the given val part" in found.detail
+        assert "--folds 1" in found.detail
+    alone = make_split(images)
+    assert (sorted(alone.val), alone.findings) == (list(range(60, 80)), ())
+    assert make_folds(random_set(120), SplitConfig(), 4)[0].findings == ()
 
 
 def test_refit_uses_everything_but_test() -> None:

@@ -29,6 +29,15 @@ def test_normalisation_and_resize_live_inside() -> None:
     detector(torch.ones(2, 3, 20, 12))
     assert seen[0].shape == (2, 3, 8, 8)
     assert torch.allclose(seen[0], torch.full_like(seen[0], 2.0))
+    assert detector.resizes
+    assert not Detector(Spy()).resizes
+
+
+def test_an_ensemble_resizes_where_all_do_that_it_asks() -> None:
+    resizing, fixed = linear_detector(0), Detector(nn.Identity())
+    assert not Ensemble([resizing, fixed]).resizes
+    assert Ensemble([resizing, fixed], [1.0, 0.0]).resizes
+    assert not Ensemble([Ensemble([fixed]), resizing]).resizes
 
 
 def test_the_ensemble_is_the_weighted_mean_of_probabilities() -> None:

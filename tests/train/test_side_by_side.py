@@ -56,7 +56,7 @@ class Log(Reporter):
         self.parts.append(Log())
         return self.parts[-1]
 
-    def start(self, title: str, steps: int, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
         self.heard.append(title)
 
     def epoch(self, row: dict[str, Any]) -> None:
