@@ -136,7 +136,7 @@ def test_another_device_is_another_cell(place: Path) -> None:
 
 
 def test_an_interval_over_seeds_of_a_share_stays_a_share() -> None:
-    value = aggregate([to_json(wilson(k, 100)) for k in (0, 1, 30)])
+    value = aggregate([to_json({"share": wilson(k, 100)})["share"] for k in (0, 1, 30)])
     assert value["t_low"] == 0 < value["t_high"] <= 1
     assert aggregate([-5.0, 0.0, 9.0])["t_low"] < -5  # a difference may be negative
 
