@@ -35,7 +35,8 @@ def readmes(root: Path = Path()) -> dict[Path, str]:
         UsageError: a README without the marks between which results stand.
         RunError: results of another version.
     """
-    sections, wanted = [], {}
+    sections: list[str] = []
+    wanted: dict[Path, str] = {}
     for name, folder in find_experiments(root / EXPERIMENTS).items():
         results = kept_results(root / REPORTS / name)
         own = folder / "README.md"

@@ -136,7 +136,12 @@ class Lab:
 
     def attack(self, detector: Detector, how: str, eps: float, **settings: Any) -> Attacked:
         """Attack the images of `attacked_index` by a suite or an attack (with its settings), L∞ in pixels of [0, 1]."""
-        x, y, ids = (part.to(detector.mean.device) for part in self.batch(self.attacked_index))
+        return self._attack(detector, self.attacked_index, how, eps, settings)
+
+    def _attack(
+        self, detector: Detector, index: NDArray[Any], how: str, eps: float, settings: Mapping[str, Any]
+    ) -> Attacked:
+        x, y, ids = (part.to(detector.mean.device) for part in self.batch(index))
         if how in SUITES:
             return run_suite(detector, x, y, how, eps=eps, ids=ids, seed=0)
         return run_attack(detector, x, y, AttackSpec(name=how, eps=eps, **settings), ids=ids, seed=0)
@@ -146,6 +151,9 @@ class Lab:
         return self.withstood(detector, {how: settings}, eps)
 
     def withstood(self, detector: Detector, attacks: Mapping[str, Mapping[str, Any]], eps: float) -> Interval:
-        """Robust accuracy under the worst of several attacks, by name with their settings: as a suite counts it."""
-        robust = torch.stack([self.attack(detector, how, eps, **own).robust for how, own in attacks.items()]).all(0)
-        return wilson(int(robust.sum()), len(robust))
+        """Robust accuracy under several attacks, by name with their settings, each on what the former left standing."""
+        standing = self.attacked_index
+        for how, own in attacks.items():
+            if len(standing):
+                standing = standing[self._attack(detector, standing, how, eps, own).robust.cpu().numpy()]
+        return wilson(len(standing), len(self.attacked_index))
