@@ -27,16 +27,30 @@ DONE, FAILED, WARNING = "done", "failed", "warning"
 
 
 def send(value: Any, to: BinaryIO) -> None:
-    """Write one pickled value. A memory map travels as the name of its file: images may be more than the memory."""
+    """Write one pickled value. A memory map travels as a place in its file: images may be more than the memory."""
     _Pickler(to, pickle.HIGHEST_PROTOCOL).dump(value)
     to.flush()
 
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap):  # the whole file, no view of a part
-            return np.memmap, (str(value.filename), value.dtype, "r", value.offset, value.shape)
-        return NotImplemented
+        place = _place(value) if isinstance(value, np.memmap) else None
+        return NotImplemented if place is None else (np.memmap, place)
+
+
+def _place(array: np.memmap[Any, Any]) -> tuple[str, np.dtype[Any], str, int, tuple[int, ...]] | None:
+    """Return file, type, mode, offset in bytes and shape by which a map, or a part of one, is found again.
+
+    None for a part with gaps, for one that may have been changed in memory alone, and where there is no file.
+    """
+    whole = array
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    mapped = isinstance(whole.base, mmap.mmap) and array.size and array.flags.c_contiguous and array.mode != "c"
+    if not mapped:
+        return None
+    offset = whole.offset + array.ctypes.data - whole.ctypes.data
+    return str(array.filename), array.dtype, "r", offset, array.shape
 
 
 def main() -> None:
