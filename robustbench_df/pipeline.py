@@ -77,6 +77,8 @@ def train_all(
         architecture(model.name)
         if model.weights is not None and not resume:
             read_weights(Path(model.weights))
+    if not resume:
+        _refuse_unfit_refits(config)
     choose_device(config.speed.device)
     run: Run | None = None
     try:
@@ -100,6 +102,17 @@ def train_all(
         how = f"finished work is kept, go on with: {run.resume_command}" if run else "nothing had been written"
         raise Interrupted(f"stopped; {how}") from error
     return run
+
+def _refuse_unfit_refits(config: RunConfig) -> None:
+    for name in config.models if config.refit else ():
+        recipe = config.for_model(name)
+        for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2)):
+            if settings.schedule == "plateau":
+                raise UsageError(
+                    f"{name}: {phase}.schedule=plateau follows val, which a refit has none of; "
+                    "choose onecycle, cosine or constant, or leave --refit away"
+                )
+
 
 
 def _train_all(
