@@ -1,8 +1,8 @@
 """A process that trains what it is given: splits and jobs come in by its standard input, events go out by its output.
 
 Started as ``python -m robustbench_df.train.worker`` by `robustbench_df.train.side_by_side`, and not through
-`multiprocessing`, which would run the caller's own script once more in every process. It ends with whoever started it:
-there is nothing more to read then, and nobody to tell of any progress.
+`multiprocessing`, which would run the caller's own script once more in every process. It ends with whoever started it,
+and at once: its standard input has no other end then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import select
 import sys
+import threading
 import warnings
 from functools import partial
 from typing import Any, BinaryIO
@@ -57,10 +59,22 @@ def main() -> None:
     """Read the splits, then jobs until there are no more; train each and say how it went."""
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no event
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         serve(sys.stdin.buffer, channel)
     except (BrokenPipeError, EOFError, pickle.UnpicklingError):
         os._exit(1)  # nobody listens, or speaks, any more: no traceback, nothing to be flushed
+
+
+def _end_with(pipe: int) -> None:
+    """End this process once nobody holds the other end of ``pipe``, in the middle of a long step too.
+
+    What it goes on writing would meet the files of the run that is resumed at once.
+    """
+    watch = select.poll()
+    watch.register(pipe, 0)  # its end is told unasked; what can be read is for `serve`
+    watch.poll()
+    os._exit(1)
 
 
 def serve(source: BinaryIO, channel: BinaryIO) -> None:

@@ -160,6 +160,25 @@ def test_a_process_ends_with_whoever_started_it(splits: list[Split], tmp_path: P
     assert complaint == b""
 
 
+def test_a_process_ends_with_its_input_whatever_it_is_at(splits: list[Split], tmp_path: Path) -> None:
+    """As it does in a long validation, of which nothing is told: here its output stays open, so only the input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustbench_df.train.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        send(splits, process.stdin)
+        send(tasks(tmp_path, epochs=100_000)[0], process.stdin)
+        assert pickle.load(process.stdout)[0] == "start"
+        process.stdin.close()
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_pixels_on_disk_travel_by_name(tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", learnable_set(60).data)
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
@@ -173,16 +192,6 @@ def test_pixels_on_disk_travel_by_name(tmp_path: Path) -> None:
         assert np.array_equal(pickle.loads(pipe.getvalue()), array)
 
 
-def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: 4)
-    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 64 << 30)
-    assert [how_many(n, "cpu") for n in (1, 3, 8, 30)] == [1, 1, 2, 4]
-    assert how_many(30, "cuda") == 1
-    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 5 << 30)
-    assert how_many(30, "cpu") == 2
-    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 1)
-    assert how_many(30, "cpu") == 1
-    assert cores() >= 1
 @pytest.mark.parametrize("unreadable", [0, 2])
 def test_the_pixels_of_a_folder_travel_by_name(tmp_path: Path, unreadable: int) -> None:
     """Those of a set with unreadable images too, which are the first rows of what is in the file."""
@@ -197,3 +206,13 @@ def test_the_pixels_of_a_folder_travel_by_name(tmp_path: Path, unreadable: int) 
     assert np.array_equal(pickle.loads(pipe.getvalue()), images.data)
 
 
+def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: 4)
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 64 << 30)
+    assert [how_many(n, "cpu") for n in (1, 3, 8, 30)] == [1, 1, 2, 4]
+    assert how_many(30, "cuda") == 1
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 5 << 30)
+    assert how_many(30, "cpu") == 2
+    monkeypatch.setattr(side_by_side, "_free_memory", lambda: 1)
+    assert how_many(30, "cpu") == 1
+    assert cores() >= 1
