@@ -99,12 +99,13 @@ def test_killed_with_its_workers_at_work_and_resumed_at_once(tmp_path: Path) -> 
     """SIGKILL of the process that started them: they end, and write nothing into what is resumed."""
     source = write_folder(learnable_set(80), tmp_path / "images")
     overrides = [*SMALL, "models=['resnet_se_small']", "phase1.epochs=8", "phase2.epochs=0", "attack_images=10"]
-    overrides += ["split.folds=2", "refit=true", "speed.threads=1"]
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "robustbench_df", "train-all", "--quiet", "--run", str(killed), "--jobs", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = [part for o in overrides for part in ("--set", o)]
-    process = subprocess.Popen([*command, "--data", str(source), *options], env=environment)
+    overrides += ["split.folds=2", "speed.threads=1"]
+    config = load_config("full", overrides=overrides, data={"source": str(source)})
+    killed, options = tmp_path / "killed", [part for o in overrides for part in ("--set", o)]
+    command = [sys.executable, "-m", "robustbench_df", "train-all", "--quiet", "--jobs", "2", *options]
+    process = subprocess.Popen(
+        [*command, "--run", str(killed), "--data", str(source)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not list(killed.rglob("*-state.pt")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(random.Random(0).uniform(0, 0.3))
@@ -113,8 +114,6 @@ def test_killed_with_its_workers_at_work_and_resumed_at_once(tmp_path: Path) -> 
     process.wait()
     assert len(workers) == 2
     assert list(killed.rglob("*-state.pt"))  # in the middle of it
-    subprocess.run([*command, "--resume"], env=environment, check=True)
+    train_all(config, killed, resume=True, jobs=2)
     assert not any(lives(worker) for worker in workers)
-    whole = train_all(load_config("full", overrides=overrides, data={"source": str(source)}), tmp_path / "whole")
-    assert whole.refitted
-    require_same(whole.path, killed)
+    require_same(train_all(config, tmp_path / "whole", jobs=1).path, killed)

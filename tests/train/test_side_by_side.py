@@ -80,6 +80,14 @@ def test_weights_are_those_of_one_after_the_other(splits: list[Split], tmp_path:
     assert min(spent[0], spent[1]) > 0
 
 
+def test_a_single_task_is_no_reason_to_start_a_process(
+    splits: list[Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(side_by_side, "_Worker")
+    fit_all(tasks(tmp_path)[1:], splits, 2, Reporter())
+    assert (tmp_path / "1" / "final.safetensors").exists()
+
+
 def test_an_error_is_told_and_the_next_job_is_taken(splits: list[Split], tmp_path: Path) -> None:
     source, channel = io.BytesIO(), io.BytesIO()
     send(splits, source)
