@@ -65,6 +65,7 @@ _EXPORTS = {
     "predict": "inference",
     "predict_logits": "evaluate",
     "assemble": "run",
+    "audit_images": "audit.front",
     "attack_run": "robustness",
     "bench_run": "benching",
     "export_run": "exporting",

@@ -127,6 +127,7 @@ class PhaseConfig(Settings):
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images per forward; smaller than the batch means gradient accumulation. None: the whole batch."""
     schedule: Literal["cosine", "onecycle", "plateau", "constant"] = "onecycle"
+    """``plateau`` halves the rate when val stops improving, and so does not go with ``refit``."""
     warmup: Fraction = 0.25
     """Share of the steps spent raising the rate (onecycle and cosine)."""
     patience: Count = 0

@@ -39,7 +39,6 @@ from robustbench_df.rundir import (
     write_json,
     write_text,
 )
-from robustbench_df.train.fit import fit
 from robustbench_df.train.job import PHASES, Job
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
@@ -78,6 +77,8 @@ def train_all(
         if model.weights is not None and not resume:
             read_weights(Path(model.weights))
     choose_device(config.speed.device)
+    if not resume:
+        _refuse_unfit_refits(config)
     run: Run | None = None
     try:
         if resume and path is not None:
@@ -102,6 +103,17 @@ def train_all(
     return run
 
 
+def _refuse_unfit_refits(config: RunConfig) -> None:
+    for name in config.models if config.refit else ():
+        recipe = config.for_model(name)
+        for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2)):
+            if settings.schedule == "plateau":
+                raise UsageError(
+                    f"{name}: {phase}.schedule=plateau follows val, which a refit has none of; "
+                    "choose onecycle, cosine or constant, or leave --refit away"
+                )
+
+
 def _train_all(
     run: Run, images: ImageSet, splits: list[Split], config: RunConfig, jobs: int | None, reporter: Reporter
 ) -> None:
@@ -116,9 +128,12 @@ def _train_all(
         score_ensemble(run, splits, config, reporter)
         write_results(run, images, PHASES, tuple(c.name for c in conditions(config)[1:]))
     if config.refit:
-        for name in config.models:
-            with clock.stage(f"refit {name}"):
-                fit(_refit_job(run, name, settings[name], splits, config), make_refit(splits[0]), reporter)
+        refits = {name: _refit_job(run, name, settings[name], splits, config) for name in config.models}
+        whose = {job.name: f"refit {name}" for name, job in refits.items()}
+        tasks = [(job, 0) for job in refits.values()]
+        fit_all(
+            tasks, [make_refit(splits[0])], at_once, reporter, lambda job, seconds: clock.add(whose[job.name], seconds)
+        )
     write_text(run.file("DONE"), "")
 
 

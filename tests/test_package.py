@@ -13,6 +13,7 @@ import pytest
 
 import robustbench_df as rdf
 from robustbench_df.config import PRESETS
+from robustbench_df.data.demo import demo_set
 
 HEAVY = ("torch", "timm", "pandas", "sklearn", "skimage", "scipy", "matplotlib", "pydantic")
 
@@ -62,6 +63,10 @@ def test_the_wheel_holds_what_is_not_python_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [n for n in rdf.__all__ if n != "__version__"])
 def test_every_export_is_there_and_is_not_a_module(name: str) -> None:
     assert type(getattr(rdf, name)).__name__ != "module"
+
+
+def test_the_audit_is_exported_beside_the_folder_of_that_name() -> None:
+    assert rdf.audit_images(demo_set(count=100), fast=True).images == 100
 
 
 def test_an_unknown_export_is_an_attribute_error() -> None:

@@ -1,26 +1,21 @@
-"""The whole job on a small set: run folder, ensemble, predictions, folds, refit, resume and locking."""
+"""The whole job on a small set: run folder, ensemble, predictions, folds, refit and locking."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 
 import robustbench_df as rdf
+from robustbench_df import pipeline
 from robustbench_df.audit.gate import kept_audit
 from robustbench_df.cli.tables import print_summary
 from robustbench_df.config import RunConfig, load_config
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+from robustbench_df.data.split import Split
 from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.errors import DataError, RunError, UsageError
 from robustbench_df.evaluate import predict_logits
@@ -29,6 +24,7 @@ from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run, open_run
 from robustbench_df.summary import find
 from robustbench_df.train.report import Reporter
+from robustbench_df.train.side_by_side import Task
 from tests.conftest import learnable_set
 
 SMALL = [
@@ -247,47 +243,28 @@ def test_a_weight_file_that_is_not_there_fails_before_anything_is_read(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def final_weights(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    return {str(p.relative_to(folder)): load_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+def test_a_refit_cannot_follow_val_and_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    plateau = settings(tmp_path / "nowhere", "refit=true", "per_model.mlp.phase2.schedule='plateau'")
+    with pytest.raises(UsageError, match=r"mlp: phase2\.schedule=plateau .*leave --refit away"):
+        train_all(plateau, tmp_path / "run")
 
 
-def test_kill_nine_at_random_points_changes_nothing(source: Path, tmp_path: Path) -> None:
-    """SIGKILL three times at random moments, resume, and compare with a run that was left alone."""
-    overrides = [*SMALL, "phase1.epochs=14", "phase2.epochs=6", "models=['resnet_se_small']"]
-    options = [part for o in overrides for part in ("--set", o)]
-    command = [sys.executable, "-m", "robustbench_df", "train-all", "--quiet", "--run", str(tmp_path / "killed")]
-    first = [*command, "--data", str(source), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rng = random.Random(0)
-    kills, survived, start_up = 0, 0, 0.0
-    for attempt in range(12):
-        started = (tmp_path / "killed" / "config.json").exists()
-        began = time.monotonic()
-        process = subprocess.Popen([*command, "--resume"] if started else first, env=environment)
-        if kills < 3:
-            # Wait until training has begun, then a random moment more: start-up itself is not interesting.
-            deadline = time.monotonic() + 60
-            while not list((tmp_path / "killed").rglob("*-state.pt")) and time.monotonic() < deadline:
-                if process.poll() is not None:
-                    break
-                time.sleep(0.01)
-            if started:
-                time.sleep(start_up)  # the saved state is there already; let the resumed process begin
-            time.sleep(rng.uniform(0.02, 0.4))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                survived = max(survived, len(list((tmp_path / "killed").rglob("*-state.pt"))))
-        if process.wait() == 0:
-            break
-        start_up = start_up or 0.8 * (time.monotonic() - began)
-        assert attempt < 11
-    assert kills >= 2
-    assert survived  # at least one kill left a half-trained state, which the resumed run went on from
-    whole = train_all(load_config("full", overrides=overrides, data={"source": str(source)}), tmp_path / "whole")
-    left, right = final_weights(whole.path), final_weights(tmp_path / "killed")
-    assert left.keys() == right.keys()
-    for file in left:
-        assert all(np.array_equal(left[file][k], right[file][k]) for k in left[file]), file
-    results = [json.loads((p / "results.json").read_text()) for p in (whole.path, tmp_path / "killed")]
-    assert results[0] == results[1]
+def test_refits_are_trained_side_by_side_as_the_others_are(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+    real = pipeline.fit_all
+
+    def one_by_one(tasks: list[Task], splits: list[Split], at_once: int, *rest: Any) -> None:
+        asked.append(([job.name for job, _ in tasks], at_once))
+        real(tasks, splits, 1, *rest)
+
+    monkeypatch.setattr(pipeline, "fit_all", one_by_one)
+    quick = ("phase1.epochs=1", "phase2.epochs=0", "refit=true")
+    done = train_all(settings(source, *quick), tmp_path / "run", jobs=2)
+    names = ["resnet_se_small", "mlp"]
+    assert asked == [(names, 2), ([f"{name} refit" for name in names], 2)]
+    assert done.refitted
+    assert {f"{what} {name}" for what in ("train", "refit") for name in names} < set(
+        done.read_json("provenance.json")["durations"]
+    )

@@ -93,6 +93,10 @@ def audit(
     )
 
 
+audit_images = audit
+"""The name under which the package exports it, since `robustbench_df.audit` is this folder."""
+
+
 def _against(images: ImageSet, other: ImageSet) -> Findings:
     shared: Copies = find_copies(images, other)
     return against_finding(images, other, shared), polarity_finding(images, other, shared)

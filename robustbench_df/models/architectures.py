@@ -69,6 +69,10 @@ class MLP(nn.Module):
         """Map ``[N, in_channels, side, side]`` to ``[N, 2]``."""
         return self.layers(x)
 
+    def get_classifier(self) -> nn.Module:
+        """Return what is trained under a frozen backbone, as timm's networks do: the last linear layer."""
+        return self.layers[-1]
+
 
 def channels(config: ModelConfig) -> int:
     """How many channels the network sees."""

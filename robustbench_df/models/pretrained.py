@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -12,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.errors import ModelError
+from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import CHANNELS
 
 State = dict[str, Tensor]
-
-HEADS = ("net.head.", "net.fc.", "net.classifier.", "net.classif.", "net.layers.")
-"""Where the classifier sits in the architectures of the registry and of timm."""
 
 HUB = ("huggingface.co", 443)
 HUB_TIMEOUT = 0.8
@@ -60,8 +59,44 @@ def _cached(timm_name: str) -> bool:
     )
 
 
+def head_names(net: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's tensors in ``net``, none where it does not tell.
+
+    A network tells by ``get_classifier``, as all of timm's and our own do: a module, or several.
+    """
+    tell = getattr(net, "get_classifier", None)
+    found = tell() if tell is not None else ()
+    heads = found if isinstance(found, list | tuple) else (found,)
+    return tuple(f"{name}." for name, module in net.named_modules() if any(module is head for head in heads))
+
+
+def pretrained_scaling(timm_name: str | None) -> dict[str, tuple[float, ...]]:
+    """Return ``mean`` and ``std`` of the channels as timm's weights for ``timm_name`` expect them; none if unknown."""
+    if timm_name is None:
+        return {}
+    import timm
+
+    config = timm.get_pretrained_cfg(timm_name)
+    return {"mean": config.mean, "std": config.std} if config is not None else {}
+
+
+def _fetched(timm_name: str) -> nn.Module:
+    """Return timm's network with its pretrained weights and a fresh classifier of two logits.
+
+    Raises:
+        OSError, RuntimeError, ValueError: they cannot be had.
+    """
+    import timm
+
+    # timm would ask an unreachable hub again and again for minutes.
+    if not hub_reachable() and not _cached(timm_name):
+        raise OSError(f"{HUB[0]} cannot be reached and the weights are not on this disk")
+    model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
+    return model
+
+
 def pretrained_state(timm_name: str | None, policy: str) -> State | None:
-    """Return timm's pretrained weights for ``timm_name``, or None to train from scratch.
+    """Return timm's pretrained weights for ``timm_name`` but for the classifier, or None to train from scratch.
 
     ``policy``: ``never`` asks nothing; ``auto`` falls back to None with one warning; ``required`` raises.
 
@@ -74,13 +109,8 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
         if policy == "required":
             raise ModelError("this model has no pretrained weights; use --pretrained auto or never")
         return None
-    import timm
-
     try:
-        # timm would ask an unreachable hub again and again for minutes.
-        if not hub_reachable() and not _cached(timm_name):
-            raise OSError(f"{HUB[0]} cannot be reached and the weights are not on this disk")
-        model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
+        model = _fetched(timm_name)
     except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are OSErrors
         if policy == "required":
             raise ModelError(
@@ -91,7 +121,8 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
             stacklevel=2,
         )
         return None
-    return {f"net.{key}": value for key, value in model.state_dict().items()}
+    fresh = head_names(model)  # timm's own start, which is not ours
+    return {f"net.{key}": value for key, value in model.state_dict().items() if not key.startswith(fresh)}
 
 
 def read_weights(path: Path) -> State:
@@ -128,33 +159,61 @@ def read_weights(path: Path) -> State:
     return {str(k): v for k, v in raw.items()}
 
 
-def load_weights(detector: nn.Module, source: State | str | Path, model: str, *, from_pretrained: bool = False) -> None:
-    """Load weights into ``detector``; a classifier head of another size is left as initialised.
+def load_weights(detector: Detector, state: State, where: str, model: str) -> None:
+    """Load weights into ``detector``; a classifier head that is missing or of another size is left as initialised.
 
-    Every other tensor must be there with its own shape. ``module.`` and ``net.`` prefixes are understood.
+    Every other tensor must be there with its own shape, position embeddings of a square image excepted: they are
+    resized. ``module.`` and ``net.`` prefixes are understood. ``where`` and ``model`` are named in errors.
 
     Raises:
         ModelError: tensors are missing or of another shape; the first one is named.
     """
-    state = source if isinstance(source, dict) else read_weights(Path(source))
-    where = "pretrained weights" if from_pretrained else f"'{source}'"
+    own, found = detector.state_dict(), _fitted(detector, state)
+    if body := _misfits(detector, found):
+        seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
+        raise ModelError(
+            f"{where} do not fit {model}: {len(body)} tensors differ, first {body[0]} "
+            f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem native"
+        )
+    own.update({k: v for k, v in found.items() if k in own and v.shape == own[k].shape})
+    detector.load_state_dict(own)
+
+
+def fits(detector: Detector, state: State) -> bool:
+    """Whether `load_weights` would take ``state``; the detector may be on the meta device."""
+    return not _misfits(detector, _fitted(detector, state))
+
+
+def _misfits(detector: Detector, found: State) -> list[str]:
+    """Name the tensors of ``detector``, its classifier apart, that ``found`` lacks or has in another shape."""
+    free = ("mean", "std", *(f"net.{name}" for name in head_names(detector.net)))
+    own = detector.state_dict().items()
+    return [k for k, v in own if not k.startswith(free) and (k not in found or found[k].shape != v.shape)]
+
+
+def _fitted(detector: Detector, state: State) -> State:
+    """Return ``state`` under the detector's own names, with what can be resized in the detector's sizes."""
     own = detector.state_dict()
     found = {}
     for key, value in state.items():
         bare = key.removeprefix("module.").removeprefix("net.")
         name = f"net.{bare}" if f"net.{bare}" in own else bare
         found[name] = _widened(value, own[name]) if name in own else value
-    constants = {"mean", "std"}
-    wrong = [k for k, v in own.items() if k not in constants and (k not in found or found[k].shape != v.shape)]
-    body = [k for k in wrong if not k.startswith(HEADS)]
-    if body:
-        seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
-        raise ModelError(
-            f"{where} do not fit {model}: {len(body)} tensors differ, first {body[0]} "
-            f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem native"
-        )
-    own.update({k: v for k, v in found.items() if k in own and k not in wrong})
-    detector.load_state_dict(own)
+    if (places := "net.pos_embed") in found and places in own:
+        found[places] = _resampled(found[places], own[places], int(getattr(detector.net, "num_prefix_tokens", 0)))
+    return found
+
+
+def _resampled(value: Tensor, own: Tensor, prefix: int) -> Tensor:
+    """Give position embeddings ``[1, prefix + side², D]`` the grid of ``own``, as timm does; leave others alone."""
+    before, after = (math.isqrt(max(t.shape[1] - prefix, 0)) if t.ndim == 3 else 0 for t in (value, own))
+    square = all(side and t.shape[1] == prefix + side**2 for t, side in ((value, before), (own, after)))
+    if not square or before == after:
+        return value
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    resampled: Tensor = resample_abs_pos_embed(value, [after, after], num_prefix_tokens=prefix)
+    return resampled
 
 
 def _widened(value: Tensor, own: Tensor) -> Tensor:

@@ -84,3 +84,7 @@ class ResNetSE(nn.Module):
         """Map normalised images ``[N, 3, H, W]`` to logits ``[N, num_classes]``."""
         logits: Tensor = self.head(self.stages(self.stem(x)))
         return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return what is trained under a frozen backbone, as timm's networks do."""
+        return self.head

@@ -210,3 +210,7 @@ class StatisticsNet(nn.Module):
             seen = [kernel(family) for kernel, family in zip(self.kernels, families, strict=True)]
             logits: Tensor = self.head(torch.cat(seen, dim=1))
             return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return what is trained under a frozen backbone, as timm's networks do."""
+        return self.head

@@ -47,3 +47,7 @@ class VGG6(nn.Module):
         x = self.stages(x)
         logits: Tensor = self.head(torch.cat([x.amax((2, 3)), x.mean((2, 3))], dim=1))
         return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return what is trained under a frozen backbone, as timm's networks do."""
+        return self.head

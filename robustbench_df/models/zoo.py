@@ -1,13 +1,15 @@
 """``build_detector(ModelConfig, image_size)``: a name of the registry, or any of timm's, made for images of one size.
 
-``stem="auto"`` takes the small stem (`robustbench_df.models.architectures`) up to 64 px, unless pretrained weights are
-loaded, which need their own stem: then the image is enlarged instead.
+``stem="auto"`` takes the small stem (`robustbench_df.models.architectures`) up to 64 px, unless weights are loaded that
+need the native one: timm's, or a file's that do not fit the small stem. Then the image is enlarged instead.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from robustbench_df.config import ModelConfig
@@ -15,7 +17,15 @@ from robustbench_df.errors import ModelError
 from robustbench_df.models.architectures import MODELS, Architecture, timm_network
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
-from robustbench_df.models.pretrained import HEADS, load_weights, pretrained_state
+from robustbench_df.models.pretrained import (
+    State,
+    fits,
+    head_names,
+    load_weights,
+    pretrained_scaling,
+    pretrained_state,
+    read_weights,
+)
 
 SMALL_IMAGE = 64
 """Images up to this side take the small stem (CIFAR, Tiny-ImageNet)."""
@@ -58,23 +68,49 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     Raises:
         ModelError: unknown name, weights that do not fit, required pretrained weights that cannot be had.
     """
-    arch = architecture(config.name)
-    state = pretrained_state(arch.timm_name, config.pretrained) if config.weights is None else None
-    pretrained = state is not None
-    shortest = min(image_size)
-    stem = config.stem
-    if stem == "auto":
-        stem = "small" if arch.small_stem and shortest <= SMALL_IMAGE and not pretrained else "native"
-    if stem == "small" and not arch.small_stem:
-        stem = "native"  # nothing to change: the network keeps small images as it is
+    arch, shortest = architecture(config.name), min(image_size)
+    if config.weights is None:
+        state, where = pretrained_state(arch.timm_name, config.pretrained), "pretrained weights"
+    else:
+        state, where = read_weights(Path(config.weights)), f"'{config.weights}'"
+    resolved = _resolved(config, arch, shortest, _stem(config, arch, shortest, state), state)
+    # Weights made elsewhere want their own channel statistics; a file of ours brings them along.
+    elsewhere = state is not None and resolved.stem == "native"
+    detector = _assembled(arch, resolved, shortest, **pretrained_scaling(arch.timm_name) if elsewhere else {})
+    if state is not None:
+        load_weights(detector, state, where, config.name)
+    return detector, resolved
+
+
+def _stem(config: ModelConfig, arch: Architecture, shortest: int, state: State | None) -> Literal["small", "native"]:
+    """Choose the stem for images of that shorter side and the weights to be loaded, if any."""
+    if not arch.small_stem:
+        return "native"  # nothing to change: the network keeps small images as it is
+    if config.stem != "auto":
+        return config.stem
+    if shortest > SMALL_IMAGE or (state is not None and config.weights is None):
+        return "native"
+    if state is None:
+        return "small"
+    with torch.device("meta"):  # shapes are all that is asked for
+        small = _assembled(arch, _resolved(config, arch, shortest, "small", state), shortest)
+    return "small" if fits(small, state) else "native"
+
+
+def _resolved(
+    config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"], state: State | None
+) -> ModelConfig:
+    """Return ``config`` with nothing left to be decided, given the stem."""
     input_size = config.input_size or arch.fixed_side
+    # A file for an architecture without a small stem, or for a stem asked for, may well be of small images.
+    pretrained = state is not None and (config.weights is None or (arch.small_stem and config.stem == "auto"))
     if input_size is None and pretrained and stem == "native" and shortest <= SMALL_IMAGE:
         input_size = PRETRAINED_SIDE
     if input_size is None and shortest > LARGE_IMAGE:
         input_size = LARGE_SIDE
     if input_size is None and arch.fixed_grid:
         input_size = shortest
-    resolved = config.model_copy(
+    return config.model_copy(
         update={
             "stem": stem,
             "input_size": input_size,
@@ -83,15 +119,15 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
             "frontend": "rgb" if arch.pixels else config.frontend,
         }
     )
-    net = arch.build(resolved, stem == "small", input_size or shortest)
+
+
+def _assembled(arch: Architecture, resolved: ModelConfig, shortest: int, **scaling: Any) -> Detector:
+    """Build what a resolved config describes, untrained."""
+    net = arch.build(resolved, resolved.stem == "small", resolved.input_size or shortest)
     residuals = Residuals() if resolved.frontend == "residual" else None
-    scaling: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if arch.pixels else {}
-    detector = Detector(net, input_size=input_size, residuals=residuals, **scaling)
-    if state is not None:
-        load_weights(detector, state, config.name, from_pretrained=True)
-    elif config.weights is not None:
-        load_weights(detector, config.weights, config.name)
-    return detector, resolved
+    if arch.pixels:
+        scaling = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return Detector(net, input_size=resolved.input_size, residuals=residuals, **scaling)
 
 
 def head_parameters(detector: Detector) -> list[nn.Parameter]:
@@ -100,7 +136,8 @@ def head_parameters(detector: Detector) -> list[nn.Parameter]:
     Raises:
         ModelError: this architecture keeps its classifier elsewhere.
     """
-    head = [p for name, p in detector.named_parameters() if name.startswith(HEADS)]
+    heads = head_names(detector.net)
+    head = [p for name, p in detector.net.named_parameters() if name.startswith(heads)]
     if not head:
         raise ModelError("cannot tell this model's head from its backbone; use freeze_backbone=false")
     return head

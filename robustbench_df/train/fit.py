@@ -100,7 +100,7 @@ class _Phase:
         progress, title = self._progress, f"{self._job.title} · {self._name}"
         self._begin(title)
         for epoch in range(progress.epoch, self._epochs):
-            if self._config.patience and epoch - 1 - progress.best_epoch >= self._config.patience:
+            if self._config.patience and self._validated and epoch - 1 - progress.best_epoch >= self._config.patience:
                 break  # early stopping: so many finished epochs brought nothing better
             if collapsed(progress.history):
                 self._reporter.warn(
@@ -161,18 +161,24 @@ class _Phase:
         }
 
     def _judge(self, epoch: int, row: dict[str, Any]) -> None:
-        """Score what the epoch led to, and keep it where it is the best yet; ``row`` is added to."""
+        """Score what the epoch led to, keep it where ``select`` says so, and lower a rate that no longer helps.
+
+        ``row`` is added to. Without val there is no score: the last epoch is kept and the rate is never lowered.
+        """
         trained, progress, config = self._stepper.trained, self._progress, self._config
         kept = trained.ema if trained.ema is not None else trained.detector
-        score = float(epoch)
+        better = False
         if self._validated:
             row |= validate(kept, self._split, self._adversarial)
-            score = smoothed([*progress.history, row]) if config.select == "best" else score
-        if score > progress.best_score:
-            progress.best_score, progress.best_epoch, progress.best = score, epoch, snapshot(kept)
-        waited = epoch - max(progress.best_epoch, progress.plateau_epoch)
-        if config.schedule == "plateau" and waited >= _PLATEAU_PATIENCE:
-            progress.plateau, progress.plateau_epoch = progress.plateau / 2, epoch
+            score = smoothed([*progress.history, row])
+            better = score > progress.best_score
+            if better:
+                progress.best_score, progress.best_epoch = score, epoch
+            waited = epoch - max(progress.best_epoch, progress.plateau_epoch)
+            if config.schedule == "plateau" and waited >= _PLATEAU_PATIENCE:
+                progress.plateau, progress.plateau_epoch = progress.plateau / 2, epoch
+        if better or config.select == "last" or not self._validated:
+            progress.best = snapshot(kept)
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Write the history, and the state once a save is due."""

@@ -69,7 +69,7 @@ def fit_all(
     Args:
         tasks: jobs, each with the number of its split in ``splits``.
         splits: over the same images.
-        at_once: number of processes; 1 trains in this one.
+        at_once: number of processes; a single one, or a single task, is this one.
         reporter: receives the events of all, each process through a `Reporter.beside` of its own.
         spent: called with each job and its share of the seconds, finished or not: those of its process, divided by
             how many there are.
@@ -78,7 +78,7 @@ def fit_all(
         TrainError: as `fit`. The other processes are ended then; what they have saved can be gone on with.
         RunError: a process was killed from outside, by the system when memory ran out for example.
     """
-    if at_once <= 1:
+    if min(at_once, len(tasks)) <= 1:
         for job, k in tasks:
             started = time.perf_counter()
             try:

@@ -26,8 +26,8 @@ Weights = dict[str, Tensor]
 class Progress:
     """Where a phase stands after its last finished epoch.
 
-    ``best`` holds the chosen weights (on the CPU), ``plateau`` the learning-rate factor of ReduceLROnPlateau
-    and ``plateau_epoch`` when it last changed.
+    ``best_score`` and ``best_epoch`` are those of val, ``best`` holds the weights to be kept (on the CPU), ``plateau``
+    the learning-rate factor of ReduceLROnPlateau and ``plateau_epoch`` when it last changed.
     """
 
     epoch: int = 0

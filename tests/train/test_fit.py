@@ -124,7 +124,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_place(tmp_path: Path
     assert not (tmp_path / "base.safetensors").exists()
 
 
-def test_early_stopping_and_best_checkpoint(tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("select", "kept_epoch"), [("best", 2), ("last", 5)])
+def test_early_stopping_follows_val_whatever_is_kept(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, select: str, kept_epoch: int
+) -> None:
     scores = iter([0.5, 0.95, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
     taken: list[dict[str, torch.Tensor]] = []
 
@@ -133,11 +136,12 @@ def test_early_stopping_and_best_checkpoint(tmp_path: Path, split: Split, monkey
         return {"score": next(scores)}
 
     monkeypatch.setattr(loop, "validate", fake)
-    fit(job(tmp_path, "phase1.epochs=8", "phase1.patience=3", "phase2.epochs=0"), split)
+    how = ("phase1.epochs=8", "phase1.patience=3", f"phase1.select={select}", "phase2.epochs=0")
+    fit(job(tmp_path, *how), split)
     rows = (tmp_path / "base-history.jsonl").read_text().splitlines()
     assert len(rows) == 5  # the best was epoch 2; three more brought nothing
     kept = load_file(tmp_path / "base.safetensors")
-    assert all(torch.equal(kept[k], taken[1][k]) for k in kept)
+    assert all(torch.equal(kept[k], taken[kept_epoch - 1][k]) for k in kept)
 
 
 def test_a_refit_keeps_the_last_epoch_without_a_val_part(tmp_path: Path, split: Split) -> None:
@@ -147,14 +151,21 @@ def test_a_refit_keeps_the_last_epoch_without_a_val_part(tmp_path: Path, split: 
     assert (tmp_path / "final.safetensors").exists()
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
 def test_plateau_halves_after_three_epochs_without_progress_and_then_waits_again(
-    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, select: str
 ) -> None:
     monkeypatch.setattr(loop, "validate", lambda *_: {"score": 0.5})
-    fit(job(tmp_path, "phase1.epochs=9", "phase1.schedule=plateau", "phase1.warmup=0", "phase2.epochs=0"), split)
-    rates = [json.loads(x)["lr"] for x in (tmp_path / "base-history.jsonl").read_text().splitlines()]
-    steps = [round(r / rates[0], 4) for r in rates]
-    assert steps == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    how = ("phase1.epochs=9", "phase1.schedule=plateau", "phase1.warmup=0", f"phase1.select={select}")
+    fit(job(tmp_path / "judged", *how, "phase2.epochs=0"), split)
+    assert relative_rates(tmp_path / "judged") == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    fit(job(tmp_path / "unjudged", *how, "phase1.patience=3", "phase2.epochs=0"), make_refit(split))
+    assert relative_rates(tmp_path / "unjudged") == [1] * 9  # without val nothing can be said to have stopped
+
+
+def relative_rates(folder: Path) -> list[float]:
+    rates = [json.loads(x)["lr"] for x in (folder / "base-history.jsonl").read_text().splitlines()]
+    return [round(r / rates[0], 4) for r in rates]
 
 
 def test_a_damaged_state_is_one_clear_line(tmp_path: Path, split: Split) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from robustbench_df.config import SplitConfig, load_config
+from robustbench_df.data.sources import load_images
 from robustbench_df.data.split import Split, make_folds
 from robustbench_df.errors import RunError, TrainError
 from robustbench_df.train import side_by_side
@@ -26,6 +27,7 @@ from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.worker import DONE, FAILED, send, serve
 from tests.conftest import learnable_set
+from tests.test_pipeline import write_folder
 
 FOLDS = 2
 
@@ -76,6 +78,14 @@ def test_weights_are_those_of_one_after_the_other(splits: list[Split], tmp_path:
     assert sum(part.heard.count("epoch 1") for part in log.parts) == FOLDS
     assert not log.heard
     assert min(spent[0], spent[1]) > 0
+
+
+def test_a_single_task_is_no_reason_to_start_a_process(
+    splits: list[Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(side_by_side, "_Worker")
+    fit_all(tasks(tmp_path)[1:], splits, 2, Reporter())
+    assert (tmp_path / "1" / "final.safetensors").exists()
 
 
 def test_an_error_is_told_and_the_next_job_is_taken(splits: list[Split], tmp_path: Path) -> None:
@@ -158,14 +168,50 @@ def test_a_process_ends_with_whoever_started_it(splits: list[Split], tmp_path: P
     assert complaint == b""
 
 
+def test_a_process_ends_with_its_input_whatever_it_is_at(splits: list[Split], tmp_path: Path) -> None:
+    """As it does in a long validation, of which nothing is told: here its output stays open, so only the input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustbench_df.train.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        send(splits, process.stdin)
+        send(tasks(tmp_path, epochs=100_000)[0], process.stdin)
+        assert pickle.load(process.stdout)[0] == "start"
+        process.stdin.close()
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_pixels_on_disk_travel_by_name(tmp_path: Path) -> None:
     np.save(tmp_path / "pixels.npy", learnable_set(60).data)
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    for array, by_name in ((mapped, True), (mapped[5:], False), (np.array(mapped), False)):
+    changed = np.load(tmp_path / "pixels.npy", mmap_mode="c")  # its changes are in memory alone
+    changed[0] = 7
+    parts = ((mapped, True), (mapped[:40], True), (mapped[5:][3:], True), (mapped[:0], True))
+    for array, small in (*parts, (mapped[::2], False), (changed, False), (np.array(mapped), False)):
         pipe = io.BytesIO()
         send(array, pipe)
-        assert (len(pipe.getvalue()) < 1000) is by_name
+        assert (len(pipe.getvalue()) < 1000) is small
         assert np.array_equal(pickle.loads(pipe.getvalue()), array)
+
+
+@pytest.mark.parametrize("unreadable", [0, 2])
+def test_the_pixels_of_a_folder_travel_by_name(tmp_path: Path, unreadable: int) -> None:
+    """Those of a set with unreadable images too, which are the first rows of what is in the file."""
+    write_folder(learnable_set(60), tmp_path / "images")
+    for k in range(unreadable):
+        (tmp_path / "images" / "fake" / f"{2 * k + 1}.png").write_bytes(b"nothing")
+    images = load_images(tmp_path / "images")
+    assert len(images) == 60 - unreadable
+    pipe = io.BytesIO()
+    send(images.data, pipe)
+    assert len(pipe.getvalue()) < 1000 < images.data.nbytes
+    assert np.array_equal(pickle.loads(pipe.getvalue()), images.data)
 
 
 def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
