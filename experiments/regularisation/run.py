@@ -8,7 +8,8 @@ import robustbench_df as rdf
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
-    return [rdf.Cell(name, {"row": row}) for name, row in config["rows"].items()]
+    more, headline = config["headline_seeds"], config["headline"]
+    return [rdf.Cell(name, {"row": row}, more if name in headline else None) for name, row in config["rows"].items()]
 
 
 def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
