@@ -61,6 +61,8 @@ def test_corruptions_are_compared_one_by_one_and_run_at_odd_sizes(
     assert all(values["library / ours"]["value"] > 0 for values in timed)
 
 
+# The images are a file's, read only; they are divided into a tensor of their own and never written.
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_architectures_are_timed_beside_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows("bench_architectures", {}, tmp_path, monkeypatch)
     assert list(found) == ["mlp", "image_statistics"]
