@@ -151,9 +151,10 @@ _HOPELESS = 2
 
 _CLOSE = 1.3
 """Candidates within this factor of the best are timed again, step by step in turn: one after the other, what else the
-machine does has been seen to differ by more than they do (memory formats: 9 to 18%)."""
+machine does can differ by more than they do."""
 
 _FINAL_STEPS = 5
+"""Steps of each that are timed in turn, after `WARM_UP` that are not."""
 
 
 def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
