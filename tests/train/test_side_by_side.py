@@ -58,6 +58,7 @@ class Log(Reporter):
         self.parts.append(Log())
         return self.parts[-1]
 
+    # The base class gives the signature; only some of it is heard here.
     def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
         self.heard.append(title)
 
