@@ -60,18 +60,18 @@ def run_experiment(
         data: the images; None takes the demo set where the config names it (as ``quick`` does), else the archive that
             the config names, in the folder ``$RDF_DATA``.
         quick: keep the results apart, under `QUICK`.
-        seeds: how often every cell is run, but for those that have fewer of their own; None takes the config's number.
+        seeds: how often every cell is run that this machine can run; None takes the cell's own or the config's number.
         out: folder of the results; None takes ``reports/experiments/NAME`` (quick: ``runs/experiments/NAME``).
         fresh: forget finished cells.
         limit: run that many cells at most and leave the rest for another call; 0 runs all.
-        device: where to compute.
+        device: where to compute; an experiment whose config names the only device it is about runs there.
         reporter: receives progress.
 
     Returns:
         Where the results are; cells that failed, with their error (they read "not run" in the results); how many wait.
 
     Raises:
-        UsageError, DataError: no data, or cells that share a name.
+        UsageError, DataError: no data, cells that share a name, or a device that the experiment is not about.
         Interrupted: on Ctrl-C; finished cells are kept.
     """
     from robustbench_df.data.sources import load_images
@@ -83,6 +83,7 @@ def run_experiment(
     images = load_images(source, labels=config.get("labels", "folder"))
     out = out or (QUICK if quick else REPORTS) / name
     declared = declared_cells(experiment)
+    device = _device(experiment, device)
     tasks = tasks_of(experiment, declared, out, images.fingerprint, choose_device(device), seeds)
     if fresh:
         for task in tasks:
@@ -144,6 +145,14 @@ def _run(
     return failed
 
 
+def _device(experiment: Experiment, asked: str) -> str:
+    """Return where to compute: as asked, but for what is about one device."""
+    only = str(experiment.config.get("device", asked))
+    if asked not in ("auto", only):
+        raise UsageError(f"{experiment.name} is about {only} alone, not {asked}; leave --device away")
+    return only
+
+
 def find_data(name: str, config: Mapping[str, Any], data: str | None) -> str:
     """Return what to load: as given, or the archive that the config names, in the folder ``$RDF_DATA``.
 
@@ -202,7 +211,8 @@ def tasks_of(
 
 def _work(declared: Sequence[Cell], usual: int, asked: int | None) -> Iterator[tuple[Cell, int]]:
     """Yield cells by seed: the first seed of every cell comes before any second one."""
-    wanted = [(asked or usual) if cell.seeds is None else min(cell.seeds, asked or cell.seeds) for cell in declared]
+    own = [usual if cell.seeds is None else cell.seeds for cell in declared]
+    wanted = [asked if asked and number else number for number in own]
     for seed in range(max(wanted)):
         yield from ((cell, seed) for cell, most in zip(declared, wanted, strict=True) if seed < most)
 
@@ -212,7 +222,7 @@ def _key(experiment: Experiment, cell: Cell, seed: int, fingerprint: str, device
 
     Neither the processor nor the version is in it: a cell says both, and ``fresh`` measures again.
     """
-    shaping = ("seeds", "columns", "figure", "data")
+    shaping = ("seeds", "columns", "figure", "data", "device")
     config = {k: v for k, v in experiment.config.items() if k not in shaping}
     made_of = [SCHEMA, experiment.source, config, cell.name, dict(cell.settings), seed, fingerprint]
     made_of += [] if device == "cpu" else [device]  # a GPU's numbers never stand for a CPU's, nor the reverse

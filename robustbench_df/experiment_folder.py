@@ -37,7 +37,7 @@ class Cell:
     """One thing that is compared: a name, settings merged over the config for it, and how many seeds it gets.
 
     ``seeds`` None takes the experiment's own number: give fewer where a row is costly and no headline, 0 for what this
-    machine cannot do (it reads "not run").
+    machine cannot do (it reads "not run"). A number asked for (``--seeds``) stands over all but 0.
     """
 
     name: str

@@ -116,6 +116,8 @@ def test_a_cell_may_have_seeds_of_its_own(place: Path) -> None:
     assert table_of(results)[2][1] == "not run"
     run(seeds=1)
     assert calls() == ["a0", "a1"]
+    run(seeds=3)  # what is asked for stands over the cell's own number, but nothing runs what cannot be run here
+    assert calls() == ["a0", "a1", "a2"]
 
 
 def test_fresh_runs_all_again(place: Path) -> None:
@@ -133,6 +135,13 @@ def test_another_device_is_another_cell(place: Path) -> None:
     assert all(task.finished for task in tasks_of(*about, "cpu"))
     assert not any(task.finished for task in tasks_of(*about, "cuda"))
     assert run_experiment(experiment, "images", device="cpu").kept == 6
+
+
+def test_what_is_about_one_device_runs_there_and_says_so(place: Path) -> None:
+    write_experiment("toy", config='device = "cpu"\n' + CONFIG)
+    assert len(run(device="auto")["rows"]) == 2
+    with pytest.raises(UsageError, match="toy is about cpu alone, not cuda"):
+        run(device="cuda")
 
 
 def test_an_interval_over_seeds_of_a_share_stays_a_share() -> None:
