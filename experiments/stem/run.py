@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import robustbench_df as rdf
 
@@ -22,14 +23,20 @@ def seeds(row: list[Any], config: dict[str, Any]) -> int:
 def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     name, stem, frontend, side = lab.config["row"]
     model = {"name": name, "stem": stem, "frontend": frontend, "input_size": side or None}
-    path = lab.checkpoint(lab.recipe(model=model, phase1=lab.config["rates"][name]))
-    detector = rdf.load_checkpoint(path.parent, "base")
-    history = [json.loads(line) for line in (path.parent / "base-history.jsonl").read_text().splitlines()]
+    detector = lab.trained(lab.recipe(model=model, phase1=lab.config["rates"][name]))
     return {
         "clean": lab.accuracy(detector),
         "AUC": rdf.auc_interval(lab.margins(detector), lab.images.labels[lab.split.test]),
-        "training images/s": statistics.median(row["images_per_second"] for row in history),
+        "GFLOP per image": gflop(lab, detector),
     }
+
+
+def gflop(lab: rdf.Lab, detector: rdf.Detector) -> float:
+    """What one forward of one image takes, in 10⁹ additions and multiplications of convolutions and matrix products."""
+    x = lab.batch(lab.split.test[:1])[0].to(detector.mean.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        detector(x)
+    return round(counted.get_total_flops() / 1e9, 3)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ from tests.conftest import ROOT, learnable_set
 from tests.test_pipeline import write_folder
 
 
-def rows(name: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """Run the quick form with ``tiny`` merged over it; returns the values of each cell."""
+def rows(
+    name: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str = "images"
+) -> dict[str, dict[str, Any]]:
+    """Run the quick form with ``tiny`` merged over it; returns the values of each cell (of its last row)."""
     monkeypatch.chdir(tmp_path)
     opened = open_experiment(ROOT / "experiments" / name, quick=True)
     experiment = replace(opened, config=merge(opened.config, tiny))
     write_folder(learnable_set(120), tmp_path / "images")
-    done = run_experiment(experiment, "images", quick=True, device="cpu")
+    done = run_experiment(experiment, data, quick=True, device="cpu")
     assert done.failed == {}
     results = read_json(done.out / "results.json")
     assert results["cells_run"] == results["cells"] > 0
@@ -59,6 +61,14 @@ def test_corruptions_are_compared_one_by_one_and_run_at_odd_sizes(
     timed = [values for cell, values in found.items() if cell.endswith(" 32 px")]
     assert len(timed) == 19
     assert all(values["library / ours"]["value"] > 0 for values in timed)
+
+
+def test_the_search_for_copies_is_held_against_all_with_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"pools": [], "cost": {"pictures": [60], "hashes": [1000, 4000], "rounds": 1}}
+    found = rows("bench_audit", tiny, tmp_path, monkeypatch, data="demo")
+    assert found["near hashes against all with all"]["copies found"]["value"] > 0.9
+    assert found["near hashes against all with all"]["all / search"]["value"] > 0
+    assert "look-ups" in found["cost of near hashes"]["the audit says"]
 
 
 # The images are a file's, read only; they are divided into a tensor of their own and never written.
