@@ -52,7 +52,7 @@ class SplitConfig(Settings):
     held-out part would be too small to judge by; once beyond."""
     near_copies: bool = True
     """Keep near copies (crops, flips, re-compressed ones …) in one part, as pixel-identical images always are."""
-    seed: int | None = None
+    seed: Count | None = None
     """None: the run's own seed."""
 
     def fold_count(self, labelled: int) -> int:
@@ -166,7 +166,7 @@ class AdversarialConfig(PhaseConfig):
     """Weight of robustness against accuracy in ``trades`` (6 in Zhang et al. 2019)."""
     ratio: Fraction = 0.3
     """Share of adversarial images: 0.3 is the recipe's 70/30; ``trades`` attacks every image."""
-    epsilons: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.03, 0.05, 0.08)
+    epsilons: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.03, 0.05, 0.08)
     """One is drawn per image, L∞ in pixels of [0, 1]."""
     mix: Literal["sample", "batch"] = "sample"
     """sample: that share of every batch; batch: that share of the batches, whole."""
@@ -217,12 +217,17 @@ class EnsembleConfig(Settings):
     """Target error of the abstention band (`rdf predict --abstain`), in either class."""
 
 
+def file_name(model: str) -> str:
+    """What the files of a detector are called: its name, without what a path cannot hold."""
+    return model.replace(":", "_").replace("/", "_")
+
+
 class RunConfig(Settings):
     """Everything `rdf train-all` needs, as kept in ``config.json``."""
 
     preset: str = "full"
     models: tuple[str, ...] = MAIN_MODELS
-    seed: int = 0
+    seed: Count = 0
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
@@ -244,8 +249,10 @@ class RunConfig(Settings):
     def _consistent(self) -> RunConfig:
         if not self.models:
             raise ValueError("models must name at least one detector")
-        if len(set(self.models)) != len(self.models):
+        if len({file_name(name) for name in self.models}) != len(self.models):
             raise ValueError("models names a detector twice")
+        if taken := next((name for name in self.models if name.startswith("ensemble")), None):
+            raise ValueError(f"a detector cannot be called '{taken}': names that begin so are the ensembles'")
         for name in self.per_model:
             self.for_model(name)
         return self

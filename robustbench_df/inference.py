@@ -93,14 +93,24 @@ def select(images: ImageSet, part: str = "auto") -> NDArray[np.intp]:
     return index
 
 
-def check(run: Run, model: str, forms: Sequence[str], *, abstain: bool = False, phase: str | None = None) -> None:
-    """Refuse a misspelt model, weighting or form, or a band that is not there, before any image is read.
+def check(
+    run: Run,
+    model: str,
+    forms: Sequence[str],
+    *,
+    abstain: bool = False,
+    phase: str | None = None,
+    refit: bool = False,
+) -> None:
+    """Refuse a misspelt model, weighting or form, or a band or refit that is not there, before any image is read.
 
     Raises:
-        UsageError: the message names the choices and the nearest one.
+        UsageError: the message names the choices and the nearest one; or the run has no refit.
         RunError: ``abstain`` and the run has no abstention band.
     """
     run.decision(model)
+    if refit and not run.refitted:
+        raise UsageError(f"run '{run.name}' has no refitted detectors; train one with --refit, or leave --refit away")
     if abstain:
         _band(run, model, phase)
     for form in forms:

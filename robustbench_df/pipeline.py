@@ -24,11 +24,12 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_configured
 from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, make_split, split_rows
 from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
-from robustbench_df.errors import Interrupted, RunError, UsageError
+from robustbench_df.errors import Interrupted, RunError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
 from robustbench_df.models.zoo import architecture, build_detector
+from robustbench_df.preflight import refuse_unfit_refits, require_buildable, require_device, run_to_resume
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
     Durations,
@@ -48,7 +49,7 @@ from robustbench_df.train.speed import Setting, choose_device, device_name, sett
 
 def train_all(
     config: RunConfig,
-    path: Path | None = None,
+    path: Path | str | None = None,
     *,
     resume: bool = False,
     jobs: int | None = None,
@@ -59,7 +60,7 @@ def train_all(
     Args:
         config: all settings; on ``resume`` they must be the run's own.
         path: the run folder; None makes one under ``runs/``.
-        resume: go on with an existing run.
+        resume: go on with the run at ``path``.
         jobs: how many trainings run at the same time on a CPU, with a share of the cores each; None decides by their
             number, the cores and the memory (`robustbench_df.train.side_by_side.how_many`).
         reporter: receives progress.
@@ -77,15 +78,15 @@ def train_all(
         if model.weights is not None and not resume:
             read_weights(Path(model.weights))
     choose_device(config.speed.device)
-    if not resume:
-        _refuse_unfit_refits(config)
-    run: Run | None = None
+    path = Path(path) if path is not None else None
+    run = run_to_resume(config, path) if resume else None
     try:
-        if resume and path is not None:
-            run = Run(path)
-        else:
+        if run is None:
+            refuse_unfit_refits(config)
             refuse_existing(path)
         images = load_configured(config.data, config.seed)
+        if run is None:
+            require_buildable(config, images, reporter)
         reporter.say(f"audit: copies among {len(images):,} images")
         copies = find_copies(images)
         splits = _splits(images, config, copies)
@@ -101,17 +102,6 @@ def train_all(
         how = f"finished work is kept, go on with: {run.resume_command}" if run else "nothing had been written"
         raise Interrupted(f"stopped; {how}") from error
     return run
-
-
-def _refuse_unfit_refits(config: RunConfig) -> None:
-    for name in config.models if config.refit else ():
-        recipe = config.for_model(name)
-        for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2)):
-            if settings.schedule == "plateau":
-                raise UsageError(
-                    f"{name}: {phase}.schedule=plateau follows val, which a refit has none of; "
-                    "choose onecycle, cosine or constant, or leave --refit away"
-                )
 
 
 def _train_all(
@@ -201,6 +191,8 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, repor
         reporter.say(f"{at_once} detectors are trained at a time, with {speed.threads} of {cores()} threads each")
     path = run.file("speed.json")
     known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
+    for device in {settings["device"] for settings in known.values()}:
+        require_device(run, device)
     for name in config.models:
         if name not in known:
             recipe = config.for_model(name)
@@ -266,25 +258,3 @@ def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], confi
     folder = run.model_dir(name) / "refit"
     recipe = recipe.model_copy(update=fixed)
     return Job(f"{name} refit", recipe, folder, setting, seed=config.seed, save_every=config.speed.save_every)
-
-
-def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
-    """Return the settings of a run to be resumed; ``asked`` are nested values from the command line.
-
-    Raises:
-        UsageError: the command line asks for something the run was not begun with.
-    """
-    config = run.config
-    _require_same(run, config.model_dump(), asked, "")
-    return config
-
-
-def _require_same(run: Run, begun: dict[str, Any], asked: dict[str, Any], prefix: str) -> None:
-    for key, value in asked.items():
-        if isinstance(value, dict):
-            _require_same(run, begun[key], value, f"{prefix}{key}.")
-        elif begun[key] != value:
-            raise UsageError(
-                f"run '{run.name}' was begun with {prefix}{key}={begun[key]}, not {value}; "
-                "resume it without options, or start a new run"
-            )

@@ -30,20 +30,16 @@ class Run(RunDir):
     @cached_property
     def split(self) -> pd.DataFrame:
         """Which image was in which part: columns ``image_id, part, fold`` (-1: one split only)."""
-        import pandas as pd
-
         path = self.file("split.parquet")
         if not path.exists():
             raise RunError(f"run '{self.path}' has no split.parquet; finish it with: {self.resume_command}")
-        return pd.read_parquet(path)
+        return _table(path)
 
     @cached_property
     def groups(self) -> dict[str, str]:
         """The group of each image id, "" for none; empty where the run has recorded none."""
-        import pandas as pd
-
         path = self.file("images.parquet")
-        known = pd.read_parquet(path) if path.exists() else pd.DataFrame()
+        known: Any = _table(path) if path.exists() else {}
         return dict(zip(known["image_id"], known["group"], strict=True)) if "group" in known else {}
 
     @property
@@ -57,7 +53,7 @@ class Run(RunDir):
     @property
     def shipped(self) -> dict[str, str]:
         """Which ensemble is shipped: ``{"kind": …, "phase": …}``."""
-        choice: dict[str, str] = self.read_json("ensemble.json")["shipped"]
+        choice: dict[str, str] = self._kept("shipped")
         return choice
 
     @property
@@ -157,17 +153,28 @@ class Run(RunDir):
         phase = phase or self.shipped["phase"]
         if not name.startswith("ensemble"):
             self._known(name)
-            entry: dict[str, Any] = self.read_json("ensemble.json")[phase]["members"][name]
+            entry: dict[str, Any] = self._kept(phase, "members", name)
             return entry
         return self._fitted(phase, name.removeprefix("ensemble").removeprefix("-") or self.shipped["kind"])
 
     def _fitted(self, phase: str, kind: str) -> dict[str, Any]:
-        ensembles: dict[str, dict[str, Any]] = self.read_json("ensemble.json")[phase]["ensembles"]
+        ensembles: dict[str, dict[str, Any]] = self._kept(phase, "ensembles")
         if kind not in ensembles:
             raise UsageError(
                 f"unknown weighting '{kind}'{nearest(kind, ensembles)}; choose from {', '.join(ensembles)}"
             )
         return ensembles[kind]
+
+    def _kept(self, *keys: str) -> Any:
+        """What ``ensemble.json`` holds under nested keys."""
+        kept = self.read_json("ensemble.json")
+        try:
+            for key in keys:
+                kept = kept[key]
+        except (KeyError, TypeError) as error:
+            path = self.file("ensemble.json")
+            raise RunError(f"'{path}' is damaged: it has no {'.'.join(keys)}; restore it or train again") from error
+        return kept
 
     def predictions(self, model: str, phase: str = "final", condition: str = "clean") -> Predictions:
         """Return the logits of one detector under one condition."""
@@ -186,6 +193,21 @@ class Run(RunDir):
         if not path.exists():
             raise RunError(f"run '{self.path}' has no results yet; finish it with: {self.resume_command}")
         return results_from_json(path)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Read one of a run's Parquet files.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RunError(f"'{path}' is damaged ({error}); restore it or train again") from error
 
 
 def assemble(members: list[Detector], weights: EnsembleWeights) -> Ensemble:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_df._version import __version__
-from robustbench_df.config import RunConfig
+from robustbench_df.config import RunConfig, file_name
 from robustbench_df.errors import RunError
 from robustbench_df.settings import validated
 
@@ -78,7 +78,7 @@ class RunDir:
 
     def model_dir(self, model: str, fold: int | None = None) -> Path:
         """Folder of one detector (of one fold of it)."""
-        folder = self.file("models", model.replace(":", "_").replace("/", "_"))
+        folder = self.file("models", file_name(model))
         return folder if fold is None else folder / f"fold{fold}"
 
     def read_json(self, *parts: str) -> Any:
@@ -102,9 +102,11 @@ class RunDir:
         """The run's settings.
 
         Raises:
-            RunError: written by a version with another schema.
+            RunError: written by a version with another schema, or damaged.
         """
         raw = self.read_json("config.json")
+        if not isinstance(raw, dict) or "config" not in raw:
+            raise RunError(f"'{self.file('config.json')}' is damaged: it holds no settings; train the run again")
         if raw.get("schema") != SCHEMA:
             raise RunError(
                 f"run '{self.path}' has schema {raw.get('schema')}, this version reads {SCHEMA}; train it again"

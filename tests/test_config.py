@@ -97,6 +97,11 @@ def test_our_presets_train_from_scratch_whether_or_not_there_is_a_network(preset
         ("per_model.resnet_se.phase1.epocs=1", "did you mean 'phase1.epochs'"),
         ("models=[]", "at least one detector"),
         ("models=['resnet_se', 'resnet_se']", "twice"),
+        ("models=['timm:a/b', 'timm_a_b']", "twice"),  # one folder on disk
+        ("models=['ensemble', 'mlp']", "cannot be called 'ensemble'"),
+        ("seed=-1", "seed: .*greater than or equal to 0"),
+        ("split.seed=-3", "split.seed: .*greater than or equal to 0"),
+        ("phase2.epsilons=[]", "phase2.epsilons: .*at least 1"),
         ("split.train=0.9", "must be 1"),
         ("phase1", "KEY=VALUE"),
         ("preset=seed", "use --preset seed"),

@@ -22,6 +22,7 @@ from robustbench_df.evaluate import predict_logits
 from robustbench_df.inference import predict
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run, open_run
+from robustbench_df.rundir import write_json
 from robustbench_df.summary import find
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.side_by_side import Task
@@ -234,6 +235,40 @@ def test_misspelt_models_fail_before_anything_is_written(source: Path, tmp_path:
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="no model 'mpl'"):
         train_all(settings(source, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run").detector("mpl")
+
+
+def test_what_cannot_be_built_leaves_no_run_behind_and_idle_settings_are_named(source: Path, tmp_path: Path) -> None:
+    class Heard(Reporter):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    with pytest.raises(rdf.errors.ModelError, match="divisible by 4"):
+        train_all(settings(source, "models=['vit_base_patch16_224']", "model.input_size=30"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    heard = Heard()
+    idle = ("model.dropout=0.9", "model.head=recipe", "phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")
+    train_all(settings(source, *idle), str(tmp_path / "idle"), reporter=heard)
+    named = [f"mlp: model.{what} does nothing for mlp" for what in ("head=recipe", "dropout=0.9")]
+    assert [w for w in heard.warnings if "does nothing" in w] == named
+
+
+def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path, tmp_path: Path) -> None:
+    one = settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0")
+    run = train_all(one, tmp_path / "run")
+    run.file("DONE").unlink()
+    with pytest.raises(UsageError, match=r"begun with phase1.epochs=1, not 4"):
+        train_all(settings(source, "models=['mlp']", "phase1.epochs=4", "phase2.epochs=0"), run.path, resume=True)
+    with pytest.raises(UsageError, match="give its folder"):
+        train_all(one, resume=True)
+    speed = run.read_json("speed.json")
+    write_json(run.file("speed.json"), {"mlp": {**speed["mlp"], "device": "cuda:7"}})
+    with pytest.raises(RunError, match="begun on cuda:7, which is not there now"):
+        train_all(one, run.path, resume=True)
+    write_json(run.file("speed.json"), speed)
+    assert train_all(one, str(run.path), resume=True).finished
 
 
 def test_a_weight_file_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:

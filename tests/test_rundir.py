@@ -64,9 +64,25 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     write_json(run.file("config.json"), {**raw, "schema": 99})
     with pytest.raises(RunError, match="schema 99"):
         open_run(run.path)
+    run.file("config.json").write_text("[]")
+    with pytest.raises(RunError, match="holds no settings"):
+        open_run(run.path)
     run.file("config.json").write_text("{ half")
     with pytest.raises(RunError, match="damaged"):
         open_run(run.path)
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    run = open_run(create_run(load_config("quick"), tmp_path / "run").path)
+    write_json(run.file("ensemble.json"), {"base": {"ensembles": {}}})
+    with pytest.raises(RunError, match=r"ensemble.json' is damaged: it has no shipped"):
+        run.decision()
+    with pytest.raises(RunError, match=r"damaged: it has no base.members.resnet_se"):
+        run.decision("resnet_se", "base")
+    for name, read in (("split.parquet", lambda: run.folds), ("images.parquet", lambda: run.groups)):
+        run.file(name).write_bytes(b"PAR1 half")
+        with pytest.raises(RunError, match=rf"{name}' is damaged"):
+            read()
 
 
 def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def predict(
 
     from robustbench_df import inference as core
     from robustbench_df.cli.console import reporting
+    from robustbench_df.config import file_name
     from robustbench_df.data.sources import load_images
     from robustbench_df.errors import DataError, UsageError, nearest
     from robustbench_df.run import open_run
@@ -53,10 +54,10 @@ def predict(
         if run is None:
             reporter.say(f"using the latest run, {opened.path}")
         use_refit = opened.refitted if refit is None else refit
+        forms = list(form or core.FORMS)
+        core.check(opened, model, forms, abstain=abstain, phase=phase, refit=use_refit)
         if use_refit:
             reporter.say("using the detectors refitted on all labelled images: no validation number belongs to them")
-        forms = list(form or core.FORMS)
-        core.check(opened, model, forms, abstain=abstain, phase=phase)
         height, width = opened.image_size
         # A detector is only as good as judged on images of the size it was trained on.
         side = size or (height if height == width else None)
@@ -86,7 +87,8 @@ def predict(
             except DataError as error:
                 forms = ["probability", "csv"]
                 reporter.warn(f"no challenge files: {error}")
-    folder = to or opened.file("submissions", f"{Path(source).stem or 'images'}-{model.replace(':', '_')}")
+    how = [file_name(model), *([phase] if phase else []), *(["tta"] if tta else []), *(["refit"] if use_refit else [])]
+    folder = to or opened.file("submissions", "-".join([_named(source), *how]))
     # The run's folder is ours alone: another set of the same name may have left its answers there.
     written = core.write_forms(verdicts, folder, forms, pack=pack, alone=to is None)
     fakes = int(verdicts.verdict.sum())
@@ -95,7 +97,9 @@ def predict(
         facts = {
             "run": str(opened.path),
             "images": len(verdicts.ids),
+            "findings": len(images.findings),
             "fake": fakes,
+            "refit": use_refit,
             **({"abstained": verdicts.abstained, "abstention_band": band.to_dict()} if band else {}),
             "files": [str(p) for p in written],
         }
@@ -110,3 +114,9 @@ def predict(
             )
         for path in written:
             typer.echo(str(path))
+
+
+def _named(source: str) -> str:
+    """What answers about a source are called: a folder's name, a file's without its ending."""
+    path = Path(source)
+    return (path.name if path.is_dir() else path.stem) or "images"

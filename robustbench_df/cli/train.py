@@ -55,7 +55,7 @@ def train_all(
     """Train every detector in two phases, weigh them into an ensemble, judge it, and keep it all in a run folder."""
     from robustbench_df.config import load_config
     from robustbench_df.errors import RunError, UsageError
-    from robustbench_df.pipeline import resume_config
+    from robustbench_df.preflight import resume_config
     from robustbench_df.run import open_run
 
     if augment not in (None, "corruption"):

@@ -35,7 +35,8 @@ class Architecture:
     ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
     architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
     the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
-    ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them.
+    ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them; ``options`` which of `OPTIONS`
+    change it.
     """
 
     summary: str
@@ -45,6 +46,11 @@ class Architecture:
     small_stem: bool = False
     fixed_grid: bool = False
     pixels: bool = False
+    options: tuple[str, ...] = ()
+
+
+OPTIONS = ("head", "dropout", "drop_path")
+"""Settings of a model that only some architectures have a use for."""
 
 
 MODELS: Registry[Architecture] = Registry("model", ModelError)
@@ -184,8 +190,10 @@ def _vgg6(config: ModelConfig, _small: bool, side: int) -> nn.Module:
     return VGG6(in_channels=channels(config))
 
 
-def _entry(summary: str, build: Build, timm_name: str) -> Architecture:
-    return Architecture(summary, build, timm_name, small_stem=True)
+def _entry(
+    summary: str, build: Build, timm_name: str, options: tuple[str, ...] = ("dropout", "drop_path")
+) -> Architecture:
+    return Architecture(summary, build, timm_name, small_stem=True, options=options)
 
 
 _TABLE = {
@@ -227,21 +235,24 @@ _TABLE = {
         "ResNet-18 (He et al. 2016), 11.2 M parameters; model.head=recipe adds 512→128→2",
         _resnet("resnet18"),
         "resnet18",
+        OPTIONS,
     ),
-    "resnet50": _entry("ResNet-50 (He et al. 2016), 23.5 M parameters", _resnet("resnet50"), "resnet50"),
+    "resnet50": _entry("ResNet-50 (He et al. 2016), 23.5 M parameters", _resnet("resnet50"), "resnet50", OPTIONS),
     "vit_base_patch16_224": Architecture(
         "ViT-B/16 (Dosovitskiy et al. 2021), 85.8 M parameters; patch 4 with the small stem",
         _vit,
         "vit_base_patch16_224",
         small_stem=True,
         fixed_grid=True,
+        options=("dropout", "drop_path"),
     ),
-    "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121"),
+    "densenet121": _entry("DenseNet-121 (Huang et al. 2017), 7.0 M parameters", _densenet, "densenet121", ("dropout",)),
     "inception_resnet_v2": Architecture(
         "Inception-ResNet-v2 (Szegedy et al. 2017), 54.3 M parameters; images are enlarged to 139 px",
         lambda config, *_: timm_network("inception_resnet_v2", config),
         "inception_resnet_v2",
         fixed_side=139,
+        options=("dropout",),
     ),
     "image_statistics": Architecture(
         "statistics of JPEG blocks, colours and residuals under learnt kernels, 0.5 M parameters",

@@ -14,7 +14,7 @@ from torch import nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError
-from robustbench_df.models.architectures import MODELS, Architecture, timm_network
+from robustbench_df.models.architectures import MODELS, OPTIONS, Architecture, timm_network
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
 from robustbench_df.models.pretrained import (
@@ -56,7 +56,16 @@ def architecture(name: str) -> Architecture:
         lambda config, *_: timm_network(bare, config),
         timm_name=bare,
         fixed_side=fixed,
+        options=("dropout",),
     )
+
+
+def unused_options(config: ModelConfig) -> list[str]:
+    """Name the settings that were changed and that this architecture has no use for."""
+    arch, usual = architecture(config.name), ModelConfig()
+    unused = [option for option in OPTIONS if option not in arch.options]
+    changed = [option for option in unused if getattr(config, option) != getattr(usual, option)]
+    return changed + (["stem"] if config.stem == "small" and not arch.small_stem else [])
 
 
 def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Detector, ModelConfig]:

@@ -63,6 +63,16 @@ class StopAt(Reporter):
             raise KeyboardInterrupt
 
 
+class Starts(Reporter):
+    """Note how many images of each phase had been seen when it was begun."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def start(self, _title: str, _total: int, done: int = 0, **_: Any) -> None:
+        self.done.append(done)
+
+
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {phase: load_file(folder / f"{phase}.safetensors") for phase in ("base", "final")}
 
@@ -93,7 +103,11 @@ def test_a_stopped_phase_resumes_bit_for_bit(tmp_path: Path, split: Split, overr
     with pytest.raises(KeyboardInterrupt):
         fit(job(tmp_path / "parts", *overrides), split, StopAt(stop))
     torch.rand(7)  # whatever else the process drew in between must not matter
-    fit(job(tmp_path / "parts", *overrides), split)
+    resumed = Starts()
+    begun = (tmp_path / "parts" / "base-state.pt", tmp_path / "parts" / "final-state.pt")
+    saved = [path.exists() for path in begun]
+    fit(job(tmp_path / "parts", *overrides), split, resumed)
+    assert any(saved) == (resumed.done[0] > 0)  # what had been trained was not trained again
     assert same(tmp_path / "whole", tmp_path / "parts")
     for phase in ("base", "final"):
         lines = [(tmp_path / d / f"{phase}-history.jsonl").read_text() for d in ("whole", "parts")]

@@ -1,0 +1,82 @@
+"""What is refused before a run begins or goes on: nothing has been written then, and nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustbench_df.config import RunConfig
+from robustbench_df.data.imageset import ImageSet
+from robustbench_df.errors import RunError, UsageError
+from robustbench_df.models.zoo import build_detector, unused_options
+from robustbench_df.run import Run
+from robustbench_df.train.report import Reporter
+from robustbench_df.train.speed import choose_device
+
+
+def refuse_unfit_refits(config: RunConfig) -> None:
+    """Refuse a schedule that follows val for detectors that are to be trained once more without one."""
+    for name in config.models if config.refit else ():
+        recipe = config.for_model(name)
+        for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2)):
+            if settings.schedule == "plateau":
+                raise UsageError(
+                    f"{name}: {phase}.schedule=plateau follows val, which a refit has none of; "
+                    "choose onecycle, cosine or constant, or leave --refit away"
+                )
+
+
+def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -> None:
+    """Build every detector once: settings and weights that do not fit leave no run behind, idle ones are named."""
+    for name in config.models:
+        model = config.for_model(name).model
+        build_detector(model, images.size)
+        for option in unused_options(model):
+            reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
+
+
+def require_device(run: Run, device: str) -> None:
+    """Refuse to go on with a run on another device than it was begun on."""
+    try:
+        choose_device(device)
+    except UsageError as error:
+        raise RunError(
+            f"run '{run.name}' was begun on {device}, which is not there now; resume it where it is, or start a new run"
+        ) from error
+
+
+def run_to_resume(config: RunConfig, path: Path | None) -> Run:
+    """Return the run at ``path``.
+
+    Raises:
+        UsageError: there is no path, or the run was begun with other settings than ``config``.
+    """
+    if path is None:
+        raise UsageError("resume=True goes on with the run at path; give its folder")
+    run = Run(path)
+    _require_same(run, run.config.model_dump(), config.model_dump(), "")
+    if run.config != config:  # what only the run has set, for one of its models
+        raise UsageError(f"run '{run.name}' was begun with settings per model that are missing now; pass run.config")
+    return run
+
+
+def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run to be resumed; ``asked`` are nested values from the command line.
+
+    Raises:
+        UsageError: the command line asks for something the run was not begun with.
+    """
+    config = run.config
+    _require_same(run, config.model_dump(), asked, "")
+    return config
+
+
+def _require_same(run: Run, begun: dict[str, Any], asked: dict[str, Any], prefix: str) -> None:
+    for key, value in asked.items():
+        if isinstance(value, dict):
+            _require_same(run, begun.get(key, {}), value, f"{prefix}{key}.")
+        elif key not in begun or begun[key] != value:
+            raise UsageError(
+                f"run '{run.name}' was begun with {prefix}{key}={begun.get(key, 'unset')}, not {value}; "
+                "resume it without options, or start a new run"
+            )
