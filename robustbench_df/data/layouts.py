@@ -32,6 +32,10 @@ _CLASS_FOLDERS = {
     )
     for label, words in _CLASS_WORDS.items()
 }
+_LETTER = r"[^\W\d_]"
+_CLASS_NAMED = {
+    label: re.compile(rf"(?<!{_LETTER})({words})(?!{_LETTER})", re.IGNORECASE) for label, words in _CLASS_WORDS.items()
+}
 _SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -81,7 +85,12 @@ def images_of(store: Store) -> list[str]:
 
 
 def class_of(folder: str) -> int:
-    """Return the label a single folder name stands for, -1 when it is no class folder."""
+    """Return the label a single folder name stands for, -1 when it is no class folder.
+
+    A name with words of both classes (``real_and_fake_face``) is a set's, not a class's.
+    """
+    if all(pattern.search(folder) for pattern in _CLASS_NAMED.values()):
+        return UNLABELLED
     return next((label for label, pattern in _CLASS_FOLDERS.items() if pattern.fullmatch(folder)), UNLABELLED)
 
 
@@ -92,7 +101,10 @@ def split_of(word: str) -> str | None:
 
 @lru_cache(maxsize=65536)
 def place_of(folder: str) -> Place:
-    """Read a folder's path: its first class word labels, its first split word splits, the rest is source."""
+    """Read a folder's path: its first class word labels, its first split word splits, the rest is source.
+
+    Whether a later class word contradicts the first, only the whole store can tell: `folders` does.
+    """
     label, given, rest = UNLABELLED, "", []
     for part in folder.split("/") if folder else ():
         if label == UNLABELLED and class_of(part) != UNLABELLED:
@@ -126,6 +138,13 @@ def folders(store: Store) -> Plan:
     """Read class folders in any case (``real/ fake/``, ``0_real 1_fake``, ``nature ai``), also below splits.
 
     Deeper or outer folders become the source. ``test/`` without class folders holds unlabelled images.
+
+    A class folder below one of the other class (``AI_generated_images/real``) is not guessed at: it is refused. Only
+    where both classes have the same such folder, and none of the other class (``real/nature fake/nature``), can it be
+    no class; then it is a source as any other, and a finding.
+
+    Raises:
+        DataError: a path names both classes.
     """
     entries, outside = [], []
     for name in images_of(store):
@@ -136,7 +155,8 @@ def folders(store: Store) -> Plan:
             entries.append(Entry(name, source=place.source))
         else:
             outside.append(name)
-    findings = [*_summary("outside-classes", outside, "not below a class folder or test/; left out")]
+    findings = _both_classes(store)
+    findings += _summary("outside-classes", outside, "not below a class folder or test/; left out")
     held = {parent for entry in entries for parent in _parents(entry.name)}
     findings += [
         Finding("empty-folder", folder, "a class folder without images")
@@ -201,6 +221,30 @@ def parse_label(value: Any, fake_is: int | None, where: str) -> int:
     if (label := class_of(text)) != UNLABELLED:
         return label
     raise DataError(f"unknown label {value!r} in {where}; write real or fake, or 0 or 1")
+
+
+def _both_classes(store: Store) -> list[Finding]:
+    """Refuse paths that name both classes, unless the inner name tells the classes apart nowhere (see `folders`)."""
+    below: dict[str, set[int]] = defaultdict(set)  # an inner class folder's name -> the classes it lies in
+    against: dict[str, tuple[str, str]] = {}  # a path that names both -> its first class folder, and the one against it
+    for folder in dict.fromkeys(posixpath.dirname(name) for name in images_of(store)):
+        outer, *inner = [part for part in folder.split("/") if class_of(part) != UNLABELLED] or [""]
+        for part in inner:
+            below[part.lower()].add(class_of(outer))
+            if class_of(part) != class_of(outer):
+                against.setdefault(folder, (outer, part))
+    if not against:
+        return []
+    path, (outer, part) = next(iter(against.items()))
+    words = {REAL: "real", FAKE: "fake"}
+    both = all(below[name.lower()] == {REAL, FAKE} for _, name in against.values())
+    if both and len({class_of(name) for name in below}) == 1:
+        names = ", ".join(sorted({name for _, name in against.values()}))
+        return [Finding("class-word-in-both", path, f"{names}: below real and fake alike; taken as a source")]
+    raise DataError(
+        f"'{path}' in '{store.origin}' is {words[class_of(outer)]} by '{outer}' but {words[class_of(part)]} by '{part}'; "
+        "rename one of the two, list the images in a manifest (path,label), or take none of the labels: --layout unlabelled"
+    )
 
 
 def _parents(name: str) -> Iterable[str]:

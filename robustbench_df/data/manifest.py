@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from robustbench_df.data.archive import safe_name
@@ -16,6 +18,10 @@ from robustbench_df.errors import DataError, nearest
 
 ENDINGS = (".csv", ".parquet")
 COLUMNS = ("path", "label", "group", "source", "split", "prediction")
+DECISIVE = ("label", "group", "split")
+"""Without one of these other things are learnt, or what belongs together is divided: a misspelt one is refused."""
+UNUSED = "unused-column"
+_MISSPELT = 0.7  # least likeness: "grp" is group (0.75), but a hospital's "site" is not split (0.67)
 
 
 def find_manifest(store: Store, *, named: bool) -> str | None:
@@ -31,15 +37,17 @@ def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: boo
     """Read a manifest; its paths are relative to the folder it lies in.
 
     Labels are ``real``/``fake`` or 0/1 (`parse_label`); a missing or empty label means unlabelled. Column
-    names may be in any case; other columns are ignored. On disk a path may also be absolute; with ``inside``
+    names may be in any case; each other column is a finding. On disk a path may also be absolute; with ``inside``
     (an archive) it must name an entry.
 
     Raises:
-        DataError: no ``path`` column, an unknown label or split, a path listed twice with different labels.
+        DataError: no ``path`` column, a column twice, one that looks like a misspelt label, group or split where
+            there is none, an unknown label or split, a path listed twice with different labels.
     """
     entries: dict[str, Entry] = {}
-    findings = []
-    for line, row in _rows(store, file):
+    columns, rows = _table(store, file)
+    findings = _unused(columns, file)
+    for line, row in _cells(columns, rows):
         where = f"row {line} of '{file}'"
         path = row.get("path", "")
         name = safe_name(path) if inside else posixpath.normpath(path)
@@ -68,8 +76,28 @@ def _split(word: str, where: str) -> str:
     return split
 
 
-def _rows(store: Store, file: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (row number from 1, column -> text); absent values are left out."""
+def _unused(columns: Sequence[str], file: str) -> list[Finding]:
+    """List the columns that are not read; refuse one that seems to be a `DECISIVE` one misspelt."""
+    absent = [name for name in COLUMNS if name not in columns]
+    unused = [column for column in columns if column not in COLUMNS]
+    for column in unused:
+        if name := _misspelt(column, [name for name in absent if name in DECISIVE]):
+            raise DataError(
+                f"the manifest '{file}' has no column '{name}' but '{column}'; rename it to '{name}' if that is what "
+                "it holds, or leave it out"
+            )
+    return [Finding(UNUSED, file, f"column '{column}' is not used{nearest(column, absent)}") for column in unused]
+
+
+def _misspelt(column: str, names: Sequence[str]) -> str:
+    """Return which of ``names`` a column seems to be: a word of it (``group_id``), or nearly it; empty for none."""
+    words = re.split(r"[\W\d_]+", column)
+    meant = [name for name in names if name in words] or difflib.get_close_matches(column, names, 1, _MISSPELT)
+    return meant[0] if meant else ""
+
+
+def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]:
+    """Return a manifest's columns, in lower case, and its rows; a row may end early."""
     try:
         raw = store.read(file)
     except Unreadable as error:
@@ -78,6 +106,13 @@ def _rows(store: Store, file: str) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [str(column).strip().lower() for column in header]
     if "path" not in columns:
         raise DataError(f"the manifest '{file}' has no column 'path' (it has {', '.join(columns) or 'none'}); add one")
+    if twice := [name for name in COLUMNS if columns.count(name) > 1]:
+        raise DataError(f"the manifest '{file}' has the column '{twice[0]}' twice; keep one")
+    return columns, rows
+
+
+def _cells(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (row number from 1, column -> text); absent values are left out."""
     for line, values in enumerate(rows, start=1):
         cells = {
             c: v for c, v in zip(columns, values, strict=False) if c in COLUMNS and v is not None and v == v
@@ -101,12 +136,16 @@ def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
 
 
 def _parquet(raw: bytes, file: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """Return the columns, those that are not read last, and rows of those that are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        wanted = [c for c in pq.read_schema(pa.BufferReader(raw)).names if c.strip().lower() in COLUMNS]
+        names = pq.read_schema(pa.BufferReader(raw)).names
+        wanted = [c for c in names if c.strip().lower() in COLUMNS]
         table = pq.read_table(pa.BufferReader(raw), columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read '{file}' as Parquet: {' '.join(str(error).split())}") from error
-    return wanted, zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return [*wanted, *(c for c in names if c not in wanted)], zip(
+        *(column.to_pylist() for column in table.columns), strict=True
+    )

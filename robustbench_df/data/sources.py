@@ -19,7 +19,7 @@ from robustbench_df.data.archive import ZipStore
 from robustbench_df.data.cache import Decoded, decoded
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
-from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
+from robustbench_df.data.manifest import ENDINGS, UNUSED, find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
 from robustbench_df.errors import DataError, UsageError, nearest
 
@@ -60,10 +60,11 @@ def load_images(
         The readable images in natural order of their names; everything odd is in ``findings``.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option out of range, an empty source.
         DataError: a source that cannot be used, one class only, too many unreadable images; always one line.
     """
     _check_options(layout, labels, fake_is, size, max_bad, workers)
+    _check_source(source)
     if source is None or source == "demo":
         from robustbench_df.data.demo import demo_set
 
@@ -78,14 +79,15 @@ def load_images(
             raise DataError(
                 f"'{source}' has no predictions to use as labels (layout {plan.layout}); use --labels folder"
             )
+        planned = _labels(plan, labels, range(len(entries)))
         if labelled:
-            _check_classes(_labels(plan, labels, range(len(entries))), store)
+            _check_classes(planned, planned, plan, store, labels)
         names = [entry.name for entry in entries]
         pixels = decoded(store, names, size=size, cache_dir=cache_dir, workers=workers)
         _check_bad(pixels, len(names), max_bad, str(source))
         images = _assemble(store, plan, pixels, labels)
         if labelled:
-            _check_classes(images.labels, store)
+            _check_classes(images.labels, planned, plan, store, labels)
         return images
     finally:
         store.close()
@@ -113,6 +115,7 @@ def image_sizes(
         UsageError, DataError: as `load_images`.
     """
     _check_options(layout, fake_is=fake_is)
+    _check_source(source)
     if source is None or source == "demo":
         return {}
     from robustbench_df.data.decode import dimensions, quiet_pillow
@@ -131,6 +134,12 @@ def image_sizes(
     finally:
         store.close()
     return dict(found.most_common())
+
+
+def _check_source(source: str | Path | None) -> None:
+    """An empty string, such as an unset shell variable, would be the current folder."""
+    if source == "":
+        raise UsageError("the source is empty, perhaps an unset variable; name a folder, zip, manifest or 'demo'")
 
 
 def _check_options(
@@ -215,18 +224,43 @@ def _labels(plan: Plan, labels: str, rows: Sequence[int]) -> Labels:
     return np.array([getattr(plan.entries[row], field) for row in rows], dtype=np.int8)
 
 
-def _check_classes(labels: Labels, store: Store) -> None:
-    """A labelled set needs both classes; name the one that is missing and why."""
-    missing = [(label, word) for label, word in ((REAL, "real"), (FAKE, "fake")) if not (labels == label).any()]
+def _check_classes(read: Labels, planned: Labels, plan: Plan, store: Store, labels: str) -> None:
+    """A labelled set needs both classes; name the one that is missing and why.
+
+    ``read`` are the labels of what could be read, ``planned`` of all that is named.
+    """
+    missing = [(label, word) for label, word in ((REAL, "real"), (FAKE, "fake")) if not (read == label).any()]
     if len(missing) == 2:
-        raise DataError(f"no labelled images in '{store.origin}'; add real/ and fake/, or use --layout unlabelled")
+        raise DataError(f"no labelled images in '{store.origin}'; {_no_labels(plan)}")
     for label, word in missing:
-        empty = sorted(f for f in store.folders if layouts.class_of(posixpath.basename(f)) == label)
-        reason = f"'{empty[0]}' holds none that can be read" if empty else f"add a folder '{word}'"
+        unreadable = bool((planned == label).any())
         raise DataError(
-            f"all {int((labels != UNLABELLED).sum()):,} labelled images in '{store.origin}' are of one "
-            f"class, none is {word}: {reason}, or use --layout unlabelled"
+            f"all {int((read != UNLABELLED).sum()):,} labelled images in '{store.origin}' are of one "
+            f"class, none is {word}: {_why_none(label, word, unreadable, plan, store, labels)}"
         )
+
+
+def _no_labels(plan: Plan) -> str:
+    if plan.layout != "manifest":
+        return "add real/ and fake/, or use --layout unlabelled"
+    unused = next((f" ({found.detail})" for found in plan.findings if found.kind == UNUSED), "")
+    return f"write real or fake into the manifest's column 'label'{unused}"
+
+
+def _why_none(label: int, word: str, unreadable: bool, plan: Plan, store: Store, labels: str) -> str:
+    if labels == "predictions" and not unreadable:
+        return f"no prediction says {word}; use --labels folder"
+    if plan.layout == "manifest":
+        rows = f"none of those labelled {word} can be read; mend them"
+        return rows if unreadable else f"list some with '{word}' in the manifest's column 'label'"
+    named = sorted(f for f in store.folders if layouts.class_of(posixpath.basename(f)) == label)
+    if not named:
+        reason = f"add a folder '{word}'"
+    elif unreadable:
+        reason = f"'{named[0]}' holds none that can be read"
+    else:
+        reason = f"'{named[0]}' holds none labelled {word}"
+    return f"{reason}, or use --layout unlabelled"
 
 
 def _check_bad(pixels: Decoded, n: int, max_bad: float, origin: str) -> None:

@@ -143,13 +143,14 @@ def read_weights(path: Path) -> State:
             raise ModelError(f"'{path}' is not a safetensors file: {_first_line(error)}") from error
     if path.suffix not in {".pth", ".pt", ".bin"}:
         raise ModelError(f"'{path}': weights are read from .safetensors, .pth, .pt or .bin")
-    import pickle
-
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be read: {error.strerror or _first_line(error)}") from error
+    except Exception as error:  # damaged bytes make torch's reader raise any kind, with advice to run the code in them
         raise ModelError(
-            f"'{path}' does not load as weights only (code in it is never run): {_first_line(error)}"
+            f"'{path}' does not load as weights only (code in it is never run): it is damaged, no file of torch.save, "
+            "or holds more than tensors; save a state_dict, or use .safetensors"
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
