@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_df.data.imageset import UNLABELLED
-from robustbench_df.data.layouts import parse_label
 from robustbench_df.data.manifest import manifest
+from robustbench_df.data.naming import parse_label
 from robustbench_df.data.stores import FolderStore
 from robustbench_df.errors import DataError, nearest
 

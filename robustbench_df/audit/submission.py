@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
-from robustbench_df.data.layouts import parse_label
+from robustbench_df.data.naming import parse_label
 from robustbench_df.errors import DataError
 from robustbench_df.inference import image_number
 

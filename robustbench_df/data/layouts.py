@@ -11,37 +11,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from robustbench_df.data.decode import EXTENSIONS
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, Finding
+from robustbench_df.data.naming import CLASSES, class_of, parse_label, place_of, split_of
 from robustbench_df.data.stores import Store, Unreadable
 from robustbench_df.errors import DataError
 
-_CLASS_WORDS = {
-    REAL: "real|reals|nature|natural|authentic|genuine|original|pristine",
-    FAKE: "fake|fakes|ai|aigc|generated|ai[_ -]generated|synthetic|deepfake|deepfakes|manipulated",
-}
-# "real", "0_real", "training_fake", "real_images", "fake_cifake_images"; but not "imagenet_ai_0419_biggan"
-_CLASS_FOLDERS = {
-    label: re.compile(
-        rf"(\d+[_. -]*|(train|training|val|valid|test|testing)[_ -])?({words})"
-        r"([_ -](\w+[_ -])?(images?|imgs?|faces?|photos?))?",
-        re.IGNORECASE,
-    )
-    for label, words in _CLASS_WORDS.items()
-}
-_LETTER = r"[^\W\d_]"
-_CLASS_NAMED = {
-    label: re.compile(rf"(?<!{_LETTER})({words})(?!{_LETTER})", re.IGNORECASE) for label, words in _CLASS_WORDS.items()
-}
-_SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("cal", "calibration"), "cal"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _PREDICTIONS = re.compile(r"(.+?)_(?:preds?|predictions?)\.json", re.IGNORECASE)
 _NAMED = 5  # how many names a summarising finding spells out
 
@@ -66,14 +43,6 @@ class Plan:
     findings: tuple[Finding, ...] = ()
 
 
-class Place(NamedTuple):
-    """What a folder's path says about the images in it."""
-
-    label: int
-    given: str
-    source: str
-
-
 def is_image(name: str) -> bool:
     """Tell by its ending whether a file is meant to be an image."""
     return name.lower().endswith(EXTENSIONS)
@@ -82,39 +51,6 @@ def is_image(name: str) -> bool:
 def images_of(store: Store) -> list[str]:
     """Return the image files of a store in natural order."""
     return [name for name in store.names if is_image(name)]
-
-
-def class_of(folder: str) -> int:
-    """Return the label a single folder name stands for, -1 when it is no class folder.
-
-    A name with words of both classes (``real_and_fake_face``) is a set's, not a class's.
-    """
-    if all(pattern.search(folder) for pattern in _CLASS_NAMED.values()):
-        return UNLABELLED
-    return next((label for label, pattern in _CLASS_FOLDERS.items() if pattern.fullmatch(folder)), UNLABELLED)
-
-
-def split_of(word: str) -> str | None:
-    """Return train, val, cal or test for a split's usual names in any case, None for another word."""
-    return _SPLIT_FOLDERS.get(word.strip().lower())
-
-
-@lru_cache(maxsize=65536)
-def place_of(folder: str) -> Place:
-    """Read a folder's path: its first class word labels, its first split word splits, the rest is source.
-
-    Whether a later class word contradicts the first, only the whole store can tell: `folders` does.
-    """
-    label, given, rest = UNLABELLED, "", []
-    for part in folder.split("/") if folder else ():
-        if label == UNLABELLED and class_of(part) != UNLABELLED:
-            label = class_of(part)
-            given = given or split_of(re.split(r"[_ -]", part)[0]) or ""  # "test_real" says both
-        elif not given and (split := split_of(part)):
-            given = split
-        else:
-            rest.append(part)
-    return Place(label, given, "/".join(rest))
 
 
 def unwrap(store: Store) -> Store:
@@ -205,24 +141,6 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     return Plan("challenge", entries, tuple(findings))
 
 
-def parse_label(value: Any, fake_is: int | None, where: str) -> int:
-    """Return 0 (real), 1 (fake) or -1 (empty, ``unlabelled``, -1) for a label as written.
-
-    Words mean what they say. Of the numbers 0 and 1, ``fake_is`` names the one that means fake; 1 when None.
-
-    Raises:
-        DataError: for any other value, with ``where`` in the message.
-    """
-    text = "" if value is None else str(value).strip().lower()
-    if text in ("", "nan", "unlabelled", "unlabeled", "unknown", "-1", "-1.0"):
-        return UNLABELLED
-    if text in ("0", "1", "0.0", "1.0"):
-        return REAL if int(float(text)) != (1 if fake_is is None else fake_is) else FAKE
-    if (label := class_of(text)) != UNLABELLED:
-        return label
-    raise DataError(f"unknown label {value!r} in {where}; write real or fake, or 0 or 1")
-
-
 def _both_classes(store: Store) -> list[Finding]:
     """Refuse paths that name both classes, unless the inner name tells the classes apart nowhere (see `folders`)."""
     below: dict[str, set[int]] = defaultdict(set)  # an inner class folder's name -> the classes it lies in
@@ -235,15 +153,15 @@ def _both_classes(store: Store) -> list[Finding]:
                 against.setdefault(folder, (outer, part))
     if not against:
         return []
+    both = all(below[part.lower()] == {REAL, FAKE} for _, part in against.values())
     path, (outer, part) = next(iter(against.items()))
-    words = {REAL: "real", FAKE: "fake"}
-    both = all(below[name.lower()] == {REAL, FAKE} for _, name in against.values())
     if both and len({class_of(name) for name in below}) == 1:
         names = ", ".join(sorted({name for _, name in against.values()}))
         return [Finding("class-word-in-both", path, f"{names}: below real and fake alike; taken as a source")]
     raise DataError(
-        f"'{path}' in '{store.origin}' is {words[class_of(outer)]} by '{outer}' but {words[class_of(part)]} by '{part}'; "
-        "rename one of the two, list the images in a manifest (path,label), or take none of the labels: --layout unlabelled"
+        f"'{path}' in '{store.origin}' says {CLASSES[class_of(outer)]} by '{outer}' but "
+        f"{CLASSES[class_of(part)]} by '{part}'; rename one of them, list the images in a manifest (path,label), "
+        "or use --layout unlabelled"
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from robustbench_df.data.archive import safe_name
 from robustbench_df.data.imageset import SPLIT_NAMES, Finding
-from robustbench_df.data.layouts import Entry, Plan, parse_label, split_of
+from robustbench_df.data.layouts import Entry, Plan
+from robustbench_df.data.naming import parse_label, split_of
 from robustbench_df.data.stores import Store, Unreadable, natural_key
 from robustbench_df.errors import DataError, nearest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ from robustbench_df.config import DataConfig
 from robustbench_df.data import layouts
 from robustbench_df.data.archive import ZipStore
 from robustbench_df.data.cache import Decoded, decoded
-from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
+from robustbench_df.data.classes import check_classes
+from robustbench_df.data.imageset import UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
-from robustbench_df.data.manifest import ENDINGS, UNUSED, find_manifest, manifest
+from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
 from robustbench_df.errors import DataError, UsageError, nearest
 
@@ -81,13 +81,13 @@ def load_images(
             )
         planned = _labels(plan, labels, range(len(entries)))
         if labelled:
-            _check_classes(planned, planned, plan, store, labels)
+            check_classes(planned, planned, plan, store, labels)
         names = [entry.name for entry in entries]
         pixels = decoded(store, names, size=size, cache_dir=cache_dir, workers=workers)
         _check_bad(pixels, len(names), max_bad, str(source))
         images = _assemble(store, plan, pixels, labels)
         if labelled:
-            _check_classes(images.labels, planned, plan, store, labels)
+            check_classes(images.labels, planned, plan, store, labels)
         return images
     finally:
         store.close()
@@ -222,45 +222,6 @@ def _instead(store: Store, plan: Plan) -> str:
 def _labels(plan: Plan, labels: str, rows: Sequence[int]) -> Labels:
     field = "label" if labels == "folder" else "prediction"
     return np.array([getattr(plan.entries[row], field) for row in rows], dtype=np.int8)
-
-
-def _check_classes(read: Labels, planned: Labels, plan: Plan, store: Store, labels: str) -> None:
-    """A labelled set needs both classes; name the one that is missing and why.
-
-    ``read`` are the labels of what could be read, ``planned`` of all that is named.
-    """
-    missing = [(label, word) for label, word in ((REAL, "real"), (FAKE, "fake")) if not (read == label).any()]
-    if len(missing) == 2:
-        raise DataError(f"no labelled images in '{store.origin}'; {_no_labels(plan)}")
-    for label, word in missing:
-        unreadable = bool((planned == label).any())
-        raise DataError(
-            f"all {int((read != UNLABELLED).sum()):,} labelled images in '{store.origin}' are of one "
-            f"class, none is {word}: {_why_none(label, word, unreadable, plan, store, labels)}"
-        )
-
-
-def _no_labels(plan: Plan) -> str:
-    if plan.layout != "manifest":
-        return "add real/ and fake/, or use --layout unlabelled"
-    unused = next((f" ({found.detail})" for found in plan.findings if found.kind == UNUSED), "")
-    return f"write real or fake into the manifest's column 'label'{unused}"
-
-
-def _why_none(label: int, word: str, unreadable: bool, plan: Plan, store: Store, labels: str) -> str:
-    if labels == "predictions" and not unreadable:
-        return f"no prediction says {word}; use --labels folder"
-    if plan.layout == "manifest":
-        rows = f"none of those labelled {word} can be read; mend them"
-        return rows if unreadable else f"list some with '{word}' in the manifest's column 'label'"
-    named = sorted(f for f in store.folders if layouts.class_of(posixpath.basename(f)) == label)
-    if not named:
-        reason = f"add a folder '{word}'"
-    elif unreadable:
-        reason = f"'{named[0]}' holds none that can be read"
-    else:
-        reason = f"'{named[0]}' holds none labelled {word}"
-    return f"{reason}, or use --layout unlabelled"
 
 
 def _check_bad(pixels: Decoded, n: int, max_bad: float, origin: str) -> None:

@@ -6,7 +6,7 @@ import os
 import pandas as pd
 import pytest
 
-from robustbench_df.data.layouts import class_of, parse_label, place_of
+from robustbench_df.data.naming import class_of, parse_label, place_of
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import DataError, UsageError
 
@@ -28,7 +28,10 @@ def rows_of(images):
         ("fake images", 1),
         ("training_fake", 1),
         ("imagenet_ai_0419_biggan", -1),
+        ("AI_generated_images", 1),
         ("real_vs_fake", -1),
+        ("real_and_fake_face", -1),
+        ("fake_or_real_photos", -1),
         ("aircraft", -1),
         ("test", -1),
         ("realistic", -1),
@@ -42,7 +45,7 @@ def test_paths_divide_into_class_split_and_source():
     assert place_of("train/REAL") == (0, "train", "")
     assert place_of("imagenet_ai_0419_biggan/val/ai") == (1, "val", "imagenet_ai_0419_biggan")
     assert place_of("fake/Validation/sd14/cats") == (1, "val", "sd14/cats")
-    assert place_of("real/fake") == (0, "", "fake")
+    assert place_of("fake/ai_art/ai") == (1, "", "ai_art/ai")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -69,6 +72,53 @@ def test_folders_splits_sources_and_wrapper(folder, archive, make_png, packed):
     assert list(images.given) == ["test", "train", "train", "train", "val"]
     assert list(images.sources) == ["", "sd14", "", "", ""]
     assert [(f.kind, f.detail) for f in images.findings] == [("not-an-image", "1 other files ignored: 1 .txt")]
+
+
+@pytest.mark.parametrize(
+    ("folders", "path", "outer", "inner"),
+    [
+        (("AI_generated_images/real", "AI_generated_images/fake", "real_photos"), "AI_generated_images/real", 1, 0),
+        (("AI_generated_images/real", "AI_generated_images/fake"), "AI_generated_images/real", 1, 0),
+        (("fake", "real", "real/camera/fake"), "real/camera/fake", 0, 1),
+        (("real/real", "real/fake", "fake/real", "fake/fake"), "fake/real", 1, 0),
+        (("train/fake/original", "train/real/camera"), "train/fake/original", 1, 0),
+    ],
+)
+def test_a_path_that_names_both_classes_is_never_guessed_at(folder, make_png, folders, path, outer, inner):
+    root = folder({f"{name}/1.png": make_png(k) for k, name in enumerate(folders)})
+    says = ("real", "fake")
+    with pytest.raises(
+        DataError, match=f"'{path}' in .* says {says[outer]} by .* but {says[inner]} by .*; rename"
+    ) as error:
+        load_images(root, require_classes=False)
+    assert "\n" not in str(error.value)
+    assert (load_images(root, layout="unlabelled").labels == -1).all()
+    rows = [f"{name}/1.png,{says[k % 2]}" for k, name in enumerate(folders)]
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+    assert set(load_images(root).labels) == {0, 1}
+
+
+def test_a_class_word_that_tells_no_classes_apart_is_a_source_and_a_finding(folder, make_png):
+    names = ["real/nature", "real/stylegan", "fake/Nature", "fake/ai", "fake/sd14"]
+    images = load_images(folder({f"{name}/1.png": make_png(k) for k, name in enumerate(names) if name != "fake/ai"}))
+    assert rows_of(images) == {
+        "fake/Nature/1.png": 1,
+        "fake/sd14/1.png": 1,
+        "real/nature/1.png": 0,
+        "real/stylegan/1.png": 0,
+    }
+    assert list(images.sources) == ["Nature", "sd14", "nature", "stylegan"]
+    assert [(f.kind, f.where) for f in images.findings] == [("class-word-in-both", "fake/Nature")]
+    with pytest.raises(DataError, match="'fake/Nature' in"):  # beside "ai" it divides
+        load_images(folder({f"{name}/1.png": make_png(k) for k, name in enumerate(names)}, "divided"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_wrapper_may_name_both_classes(folder, archive, make_png, packed):
+    files = {f"rf/real_and_fake_face/training_{c}/1.png": make_png(k) for k, c in enumerate(("real", "fake"))}
+    images = load_images((archive if packed else folder)(files))
+    assert rows_of(images) == {"training_fake/1.png": 1, "training_real/1.png": 0}
+    assert list(images.given) == ["train", "train"]
 
 
 def test_zip_and_folder_give_the_same_fingerprint(folder, archive, pair):
@@ -226,6 +276,16 @@ def test_manifest_numbers_follow_fake_is_and_absolute_paths_are_allowed(folder, 
         ("path,label\n,0", "row 1 of 'm.csv' has the path ''"),
         ("", "no column 'path'"),
         ("path,label", "no images"),
+        ("path,label,Label\nreal/1.png,0,1", "has the column 'label' twice"),
+        (
+            "path,label\nreal/1.png,0\nfake/1.png,",
+            "none is fake: list some with 'fake' in the manifest's column 'label'$",
+        ),
+        (
+            "path,label\nreal/1.png,\nfake/1.png,",
+            "no labelled images .*; write real or fake into the .* column 'label'$",
+        ),
+        ("path,class\nreal/1.png,0", r"column 'label' \(column 'class' is not used\)$"),
     ],
 )
 def test_manifest_errors_are_one_line(folder, pair, text, message):
@@ -233,6 +293,52 @@ def test_manifest_errors_are_one_line(folder, pair, text, message):
     with pytest.raises(DataError, match=message) as caught:
         load_images(root / "m.csv")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_that_are_not_used_are_findings_and_no_bad_images(folder, pair, kind):
+    table = pd.DataFrame({"Sauce": "a", "Width": 8} | TABLE).drop(columns="source")
+    raw = table.to_csv(index=False).encode() if kind == "csv" else table.to_parquet()
+    images = load_images(folder(pair | {f"manifest.{kind}": raw}), max_bad=0)
+    assert [(f.kind, f.where, f.detail) for f in images.findings] == [
+        ("unused-column", f"manifest.{kind}", "column 'sauce' is not used (did you mean 'source'?)"),
+        ("unused-column", f"manifest.{kind}", "column 'width' is not used"),
+    ]
+    assert list(images.groups) == ["", "b", "a", ""]
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        *(("labels", "label"), ("lable", "label"), ("true_label", "label")),
+        *(("grp", "group"), ("Groups", "group"), ("group_id", "group"), ("splits", "split")),
+    ],
+)
+def test_a_misspelt_decisive_column_is_refused_unless_the_right_one_is_there(folder, pair, column, meant):
+    root, known = folder(pair), ["label", "group", "split"]
+    rest = [name for name in known if name != meant]
+    cells = {"label": ("0", "1"), "group": ("a", "b"), "split": ("train", "test")}
+
+    def write(columns):
+        rows = [
+            [path, *(cells.get(c, cells[meant])[k] for c in columns)]
+            for k, path in enumerate(["real/1.png", "fake/1.png"])
+        ]
+        (root / "m.csv").write_text("\n".join(map(",".join, [["path", *columns], *rows])), "utf-8")
+
+    write([*rest, column])
+    with pytest.raises(DataError, match=f"'m.csv' has no column '{meant}' but '{column.lower()}'; rename it"):
+        load_images(root / "m.csv", require_classes=False)
+    write([*known, column])
+    images = load_images(root / "m.csv")
+    assert [f.detail for f in images.findings] == [f"column '{column.lower()}' is not used"]
+
+
+def test_a_column_that_is_only_a_little_like_a_decisive_one_is_allowed(folder, pair):
+    rows = "path,label,site,age\nreal/1.png,0,a,3\nfake/1.png,1,b,4"
+    assert [f.kind for f in load_images(folder(pair | {"manifest.csv": rows.encode()})).findings] == [
+        "unused-column"
+    ] * 2
 
 
 def test_manifest_in_a_zip_cannot_climb_out(archive, pair):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from robustbench_df.data.imageset import fingerprint_of, image_set_from_arrays
-from robustbench_df.data.sources import load_images
+from robustbench_df.data.sources import image_sizes, load_images
 from robustbench_df.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,8 +84,31 @@ def test_one_class_or_an_empty_one(folder, make_png):
         load_images(folder(only_real))
     root = folder(only_real, "empty")
     (root / "Fake").mkdir()
-    with pytest.raises(DataError, match="none is fake: 'Fake' holds none"):
+    with pytest.raises(DataError, match="none is fake: 'Fake' holds none labelled fake, or use --layout unlabelled"):
         load_images(root)
+
+
+def test_what_a_manifest_lists_but_cannot_be_read_is_not_called_unlisted(folder, pair, make_png):
+    table = b"path,label\nreal/1.png,real\nfake/1.png,fake\nother.png,"
+    files = pair | {"manifest.csv": table, "fake/1.png": b"", "other.png": make_png(9)}
+    with pytest.raises(DataError, match=r"none is fake: none of those labelled fake can be read; mend them$"):
+        load_images(folder(files), max_bad=1.0)
+    with pytest.raises(DataError, match=r"no labelled images in .*; none of those with a label can be read; mend"):
+        load_images(folder(files | {"real/1.png": b""}, "neither"), max_bad=1.0)
+
+
+def test_a_black_box_that_names_one_class_is_not_laid_to_the_folders(folder, pair):
+    says_real = {f"{c}_preds.json": b'[{"index": 1, "prediction": "real"}]' for c in ("real", "fake")}
+    with pytest.raises(DataError, match=r"none is fake: no prediction says fake; use --labels folder$"):
+        load_images(folder(pair | says_real), labels="predictions")
+
+
+def test_an_empty_source_is_not_the_current_folder(folder, pair, monkeypatch):
+    monkeypatch.chdir(folder(pair))
+    for look in (load_images, image_sizes):
+        with pytest.raises(UsageError, match=r"the source is empty.*; name a folder"):
+            look("")
+        look(".")
 
 
 def test_an_empty_class_folder_beside_a_full_one_is_a_finding(folder, pair):

@@ -145,3 +145,15 @@ def test_weights_that_do_not_fit_or_hide_code(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="never run"):
         build_detector(config("resnet_se_small", weights=str(trap)), SIZE)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "junk", [b"junk", b"", b"hello world\n", b"PK\x03\x04abc", b"\x80\x02.", bytes(range(128, 256))]
+)
+def test_junk_is_one_line_and_never_advice_to_run_it(tmp_path: Path, junk: bytes) -> None:
+    path = tmp_path / "junk.pth"
+    path.write_bytes(junk)
+    with pytest.raises(ModelError, match=r"damaged, no file of torch\.save, or .*; save a state_dict") as caught:
+        pretrained.read_weights(path)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
