@@ -29,7 +29,7 @@ from robustbench_df.held_out import conditions, score_ensemble, score_members
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
 from robustbench_df.models.zoo import architecture, build_detector
-from robustbench_df.preflight import refuse_unfit_refits, require_buildable, require_device, run_to_resume
+from robustbench_df.preflight import refuse_unfit_refits, require_buildable, run_to_resume
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
     Durations,
@@ -77,11 +77,11 @@ def train_all(
         architecture(model.name)
         if model.weights is not None and not resume:
             read_weights(Path(model.weights))
-    choose_device(config.speed.device)
     path = Path(path) if path is not None else None
     run = run_to_resume(config, path) if resume else None
     try:
         if run is None:
+            choose_device(config.speed.device)
             refuse_unfit_refits(config)
             refuse_existing(path)
         images = load_configured(config.data, config.seed)
@@ -144,7 +144,7 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
                 f"'{config.data.source}' has changed since run '{run.name}' began (fingerprint {images.fingerprint}, "
                 f"then {run.fingerprint}); restore it or start a new run"
             )
-        if run.file("split.parquet").exists() and not table.equals(pd.read_parquet(run.file("split.parquet"))):
+        if run.file("split.parquet").exists() and not table.equals(run.split):
             raise RunError(
                 f"run '{run.name}' was begun with another split (its groups, given parts or version changed); "
                 "restore them or start a new run"
@@ -191,8 +191,6 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, repor
         reporter.say(f"{at_once} detectors are trained at a time, with {speed.threads} of {cores()} threads each")
     path = run.file("speed.json")
     known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
-    for device in {settings["device"] for settings in known.values()}:
-        require_device(run, device)
     for name in config.models:
         if name not in known:
             recipe = config.for_model(name)

@@ -35,21 +35,12 @@ def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -
             reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
 
 
-def require_device(run: Run, device: str) -> None:
-    """Refuse to go on with a run on another device than it was begun on."""
-    try:
-        choose_device(device)
-    except UsageError as error:
-        raise RunError(
-            f"run '{run.name}' was begun on {device}, which is not there now; resume it where it is, or start a new run"
-        ) from error
-
-
 def run_to_resume(config: RunConfig, path: Path | None) -> Run:
     """Return the run at ``path``.
 
     Raises:
         UsageError: there is no path, or the run was begun with other settings than ``config``.
+        RunError: the device it was begun on is not there.
     """
     if path is None:
         raise UsageError("resume=True goes on with the run at path; give its folder")
@@ -57,7 +48,21 @@ def run_to_resume(config: RunConfig, path: Path | None) -> Run:
     _require_same(run, run.config.model_dump(), config.model_dump(), "")
     if run.config != config:  # what only the run has set, for one of its models
         raise UsageError(f"run '{run.name}' was begun with settings per model that are missing now; pass run.config")
+    _require_devices(run)
     return run
+
+
+def _require_devices(run: Run) -> None:
+    """Refuse to go on with a run elsewhere than on the devices that its detectors were begun on."""
+    known = run.read_json("speed.json").values() if run.file("speed.json").exists() else ()
+    for device in {settings["device"] for settings in known} or {run.config.speed.device}:
+        try:
+            choose_device(device)
+        except UsageError as error:
+            raise RunError(
+                f"run '{run.name}' was begun on {device}, which is not there now; resume it where it is, "
+                "or start a new run"
+            ) from error
 
 
 def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:

@@ -265,9 +265,16 @@ def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path,
         train_all(one, resume=True)
     speed = run.read_json("speed.json")
     write_json(run.file("speed.json"), {"mlp": {**speed["mlp"], "device": "cuda:7"}})
+    before = run.file("split.parquet").stat().st_mtime_ns
     with pytest.raises(RunError, match="begun on cuda:7, which is not there now"):
         train_all(one, run.path, resume=True)
+    assert run.file("split.parquet").stat().st_mtime_ns == before  # nothing was written
     write_json(run.file("speed.json"), speed)
+    kept = run.file("split.parquet").read_bytes()
+    run.file("split.parquet").write_bytes(kept[:-9])
+    with pytest.raises(RunError, match=r"split.parquet' is damaged"):
+        train_all(one, run.path, resume=True)
+    run.file("split.parquet").write_bytes(kept)
     assert train_all(one, str(run.path), resume=True).finished
 
 

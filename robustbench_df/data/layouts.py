@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from robustbench_df.data.decode import EXTENSIONS
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, Finding
-from robustbench_df.data.naming import CLASSES, class_of, parse_label, place_of, split_of
+from robustbench_df.data.naming import CLASSES, class_of, names_both, parse_label, place_of, split_of
 from robustbench_df.data.stores import Store, Unreadable
 from robustbench_df.errors import DataError
 
@@ -80,7 +80,7 @@ def folders(store: Store) -> Plan:
     no class; then it is a source as any other, and a finding.
 
     Raises:
-        DataError: a path names both classes.
+        DataError: a path names both classes, or an image's own folder does.
     """
     entries, outside = [], []
     for name in images_of(store):
@@ -89,6 +89,11 @@ def folders(store: Store) -> Plan:
             entries.append(Entry(name, place.label, source=place.source, given=place.given))
         elif place.given == "test":
             entries.append(Entry(name, source=place.source))
+        elif names_both(own := posixpath.basename(posixpath.dirname(name))):
+            raise DataError(
+                f"the folder '{own}' in '{store.origin}' names both classes; rename it, list the images in a manifest "
+                "(path,label), or use --layout unlabelled"
+            )
         else:
             outside.append(name)
     findings = _both_classes(store)
@@ -144,19 +149,20 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
 def _both_classes(store: Store) -> list[Finding]:
     """Refuse paths that name both classes, unless the inner name tells the classes apart nowhere (see `folders`)."""
     below: dict[str, set[int]] = defaultdict(set)  # an inner class folder's name -> the classes it lies in
-    against: dict[str, tuple[str, str]] = {}  # a path that names both -> its first class folder, and the one against it
+    against: dict[tuple[str, str], str] = {}  # a path and its folder against the first class folder -> that one
     for folder in dict.fromkeys(posixpath.dirname(name) for name in images_of(store)):
         outer, *inner = [part for part in folder.split("/") if class_of(part) != UNLABELLED] or [""]
         for part in inner:
             below[part.lower()].add(class_of(outer))
             if class_of(part) != class_of(outer):
-                against.setdefault(folder, (outer, part))
+                against[folder, part] = outer
     if not against:
         return []
-    both = all(below[part.lower()] == {REAL, FAKE} for _, part in against.values())
-    path, (outer, part) = next(iter(against.items()))
-    if both and len({class_of(name) for name in below}) == 1:
-        names = ", ".join(sorted({name for _, name in against.values()}))
+    one_sided = [(path, part) for path, part in against if below[part.lower()] != {REAL, FAKE}]
+    path, part = (one_sided or list(against))[0]
+    outer = against[path, part]
+    if not one_sided and len({class_of(name) for name in below}) == 1:
+        names = ", ".join(sorted({name for _, name in against}))
         return [Finding("class-word-in-both", path, f"{names}: below real and fake alike; taken as a source")]
     raise DataError(
         f"'{path}' in '{store.origin}' says {CLASSES[class_of(outer)]} by '{outer}' but "

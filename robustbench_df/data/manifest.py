@@ -22,6 +22,7 @@ COLUMNS = ("path", "label", "group", "source", "split", "prediction")
 DECISIVE = ("label", "group", "split")
 """Without one of these other things are learnt, or what belongs together is divided: a misspelt one is refused."""
 UNUSED = "unused-column"
+_NEUTRAL = {"id", "ids", "name", "no", "true", "gt", "image", "img", "class"}
 _MISSPELT = 0.7  # least likeness: "grp" is group (0.75), but a hospital's "site" is not split (0.67)
 
 
@@ -91,10 +92,14 @@ def _unused(columns: Sequence[str], file: str) -> list[Finding]:
 
 
 def _misspelt(column: str, names: Sequence[str]) -> str:
-    """Return which of ``names`` a column seems to be: a word of it (``group_id``), or nearly it; empty for none."""
-    words = re.split(r"[\W\d_]+", column)
-    meant = [name for name in names if name in words] or difflib.get_close_matches(column, names, 1, _MISSPELT)
-    return meant[0] if meant else ""
+    """Return which of ``names`` a column seems to be; empty for none.
+
+    It is one with a word that adds nothing (``group_id``; but not ``age_group``), or nearly one.
+    """
+    words = set(re.split(r"[\W\d_]+", column)) - {""}
+    if held := [name for name in names if name in words]:
+        return held[0] if words - {held[0]} <= _NEUTRAL else ""
+    return next(iter(difflib.get_close_matches(column, names, 1, _MISSPELT)), "")
 
 
 def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]:

@@ -48,9 +48,14 @@ def class_of(folder: str) -> int:
 
     A name with words of both classes (``real_and_fake_face``) is a set's, not a class's.
     """
-    if all(pattern.search(folder) for pattern in _CLASS_NAMED.values()):
+    if names_both(folder):
         return UNLABELLED
     return next((label for label, pattern in _CLASS_FOLDERS.items() if pattern.fullmatch(folder)), UNLABELLED)
+
+
+def names_both(folder: str) -> bool:
+    """Whether a single folder name holds words of both classes."""
+    return all(pattern.search(folder) for pattern in _CLASS_NAMED.values())
 
 
 def split_of(word: str) -> str | None:

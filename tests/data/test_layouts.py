@@ -74,6 +74,12 @@ def test_folders_splits_sources_and_wrapper(folder, archive, make_png, packed):
     assert [(f.kind, f.detail) for f in images.findings] == [("not-an-image", "1 other files ignored: 1 .txt")]
 
 
+def test_images_in_a_folder_that_names_both_classes_are_not_left_out_in_silence(folder, make_png):
+    root = folder({f"{name}/1.png": make_png(k) for k, name in enumerate(("real", "fake", "fake_nature_images"))})
+    with pytest.raises(DataError, match=r"'fake_nature_images' in .* names both classes; rename it"):
+        load_images(root)
+
+
 @pytest.mark.parametrize(
     ("folders", "path", "outer", "inner"),
     [
@@ -82,6 +88,7 @@ def test_folders_splits_sources_and_wrapper(folder, archive, make_png, packed):
         (("fake", "real", "real/camera/fake"), "real/camera/fake", 0, 1),
         (("real/real", "real/fake", "fake/real", "fake/fake"), "fake/real", 1, 0),
         (("train/fake/original", "train/real/camera"), "train/fake/original", 1, 0),
+        (("real/nature", "fake/nature", "fake/nature/original"), "fake/nature/original", 1, 0),
     ],
 )
 def test_a_path_that_names_both_classes_is_never_guessed_at(folder, make_png, folders, path, outer, inner):
@@ -335,10 +342,10 @@ def test_a_misspelt_decisive_column_is_refused_unless_the_right_one_is_there(fol
 
 
 def test_a_column_that_is_only_a_little_like_a_decisive_one_is_allowed(folder, pair):
-    rows = "path,label,site,age\nreal/1.png,0,a,3\nfake/1.png,1,b,4"
+    rows = "path,label,site,age_group,label_source\nreal/1.png,0,a,3,x\nfake/1.png,1,b,4,y"
     assert [f.kind for f in load_images(folder(pair | {"manifest.csv": rows.encode()})).findings] == [
         "unused-column"
-    ] * 2
+    ] * 3
 
 
 def test_manifest_in_a_zip_cannot_climb_out(archive, pair):
