@@ -32,8 +32,10 @@ from robustbench_df.report.content.words import (
 )
 from robustbench_df.report.document import Block, Cell, Column, Table, Text
 
-BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$|^(mean|std)$")
-"""Tensors of a checkpoint that are not learnt: batch statistics, and the normalisation of a `Detector`."""
+BUFFERS = re.compile(
+    r"(^|\.)(running_mean|running_var|num_batches_tracked)$|^(mean|std)$|^net\.scale\.|^net\.kernels\."
+)
+"""Tensors of a checkpoint that are not learnt: batch statistics, the normalisation of a `Detector`, fixed kernels."""
 
 
 def detectors_section(facts: Facts) -> Piece:

@@ -1,0 +1,175 @@
+"""How neighbouring pixels go together: patterns of residuals, their correlations, and energies by scale."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustbench_df.models.statistics.family import Views, memberships, root, triangles
+
+_HORIZONTAL = ((0, 0, -1, 1, 0), (0, 0.5, -1, 0.5, 0), (0, -1 / 3, 1, -1, 1 / 3))
+"""SRM's kernels of first, second and third order, scaled to a largest weight of 1; they also run down the image."""
+
+_SQUARES = (
+    ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0)),
+    ((-1, 2, -2, 2, -1), (2, -6, 8, -6, 2), (-2, 8, -12, 8, -2), (2, -6, 8, -6, 2), (-1, 2, -2, 2, -1)),
+)
+"""SRM's 3×3 and 5×5 square kernels, before the same scaling."""
+
+
+class HighPass(nn.Module):
+    """Planes ``[N, C, H, W]`` to residuals ``[N, C * 8, H, W]``: of each three across, the same down, two squares."""
+
+    CHANNELS = 2 * len(_HORIZONTAL) + len(_SQUARES)
+    kernels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        across = F.pad(torch.tensor(_HORIZONTAL)[:, None], (0, 0, 2, 2))
+        squares = torch.tensor(_SQUARES, dtype=torch.float32)
+        squares = squares / squares.abs().amax((1, 2), keepdim=True)
+        self.register_buffer("kernels", torch.cat([across, across.mT, squares])[:, None], persistent=False)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Return the residuals, edges reflected."""
+        padded = F.pad(planes, (2, 2, 2, 2), mode="reflect").flatten(0, 1)[:, None]
+        residuals: Tensor = F.conv2d(padded, self.kernels).unflatten(0, planes.shape[:2]).flatten(1, 2)
+        return residuals
+
+
+_STEPS = (2.0, 6.0)
+"""Grey levels to which residuals are quantised: one for flat regions, one for edges."""
+_TRUNCATED = 2
+"""Steps at which residuals are cut off."""
+_BINS = 2 * _TRUNCATED + 1
+
+
+def _unlike(count: int, length: int) -> list[int]:
+    """Number one pattern of ``length`` values below ``count`` of each set that mirroring and a change of sign make."""
+    kept = []
+    for k, pattern in enumerate(itertools.product(range(count), repeat=length)):
+        negative = tuple(count - 1 - value for value in pattern)
+        if pattern == min(pattern, pattern[::-1], negative, negative[::-1]):
+            kept.append(k)
+    return kept
+
+
+class Patterns(nn.Module):
+    """How often three residuals of luma in a row take three values: the spatial rich model's co-occurrences.
+
+    Patterns that are each other's negative or mirror image count as one, and so do directions: rows under a kernel that
+    runs across, columns under one that runs down.
+    """
+
+    levels: Tensor
+    SIZE = len(_STEPS) * HighPass.CHANNELS * len(_unlike(_BINS, 3))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.arange(-_TRUNCATED, _TRUNCATED + 1.0), persistent=False)
+        self.kept = _unlike(_BINS, 3)
+        kinds = len(_HORIZONTAL)
+        self.turned = [*range(kinds, 2 * kinds), *range(kinds), *range(2 * kinds, HighPass.CHANNELS)]
+
+    def forward(self, views: Views) -> Tensor:
+        """Return the roots of the frequencies."""
+        residuals = views.residuals[:, : HighPass.CHANNELS]
+        found = []
+        for step in _STEPS:
+            cut = (residuals / step).clamp(-_TRUNCATED, _TRUNCATED)
+            both = (self._triples(cut) + self._triples(cut.mT)[:, self.turned]) / 2
+            both = both + both.transpose(2, 4)
+            both = both + both.flip(2, 3, 4)
+            found.append(both.flatten(2)[:, :, self.kept].flatten(1) / 4)
+        return root(torch.cat(found, dim=1))
+
+    def _triples(self, cut: Tensor) -> Tensor:
+        """Frequencies ``[N, C, L, L, L]`` of three in a row in ``[N, C, H, W]``, last, middle and first."""
+        height, width = cut.shape[2:]
+        # Two columns that belong to no level: then a shift of the flat image groups no pixels across a line's end.
+        lines = F.pad(cut, (0, 2), value=2 * _TRUNCATED).flatten(2)
+        bins = triangles(lines, self.levels)
+        first, middle, last = bins[..., :-2], bins[..., 1:-1], bins[..., 2:]
+        found = [(last * middle[:, :, level, None]) @ first.mT for level in range(_BINS)]
+        return torch.stack(found, dim=3) / (height * (width - 2))
+
+
+_CROSS = ((0, 1), (1, 2), (2, 1), (1, 0))
+_DIAGONAL = ((0, 0), (0, 2), (2, 2), (2, 0))
+"""Four neighbours in order around a pixel: row and column in the image padded by one."""
+_TOLERANCE = 2.0
+"""Grey levels by which a neighbour must differ to count as darker or lighter."""
+
+
+class Neighbours(nn.Module):
+    """Local ternary patterns of luma (Tan & Triggs 2010): of the four nearest neighbours, and of the four next ones."""
+
+    SIZE = 2 * 3**4
+    levels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.arange(-1.0, 2.0), persistent=False)
+
+    def forward(self, views: Views) -> Tensor:
+        """Return the roots of the patterns' frequencies."""
+        luma = views.luma
+        height, width = luma.shape[2:]
+        padded = F.pad(luma, (1, 1, 1, 1), mode="reflect")
+        found = []
+        for around in (_CROSS, _DIAGONAL):
+            near = torch.stack([padded[:, 0, i : i + height, j : j + width] for i, j in around], dim=1) - luma
+            a, b, c, d = memberships(near.flatten(2) / _TOLERANCE, self.levels).unbind(1)
+            first, second = ((p[:, :, None] * q[:, None]).flatten(1, 2) for p, q in ((a, b), (c, d)))
+            found.append((first @ second.mT).flatten(1) / (height * width))
+        return root(torch.cat(found, dim=1))
+
+
+_REACH = 3
+_LAGS = [(y, x) for y in range(_REACH + 1) for x in range(-_REACH, _REACH + 1) if (y, x) > (0, 0)]
+_CORRELATED = (1, 4, 6)
+"""Of the residuals: second order across and down, and the 3×3 square."""
+
+
+class Correlations(nn.Module):
+    """Autocorrelations of the residuals of luma and chroma up to 3 px away, and their log variances."""
+
+    SIZE = 3 * len(_CORRELATED) * (len(_LAGS) + 1)
+
+    def forward(self, views: Views) -> Tensor:
+        """Return the statistics."""
+        chosen = views.residuals.unflatten(1, (3, -1))[:, :, _CORRELATED].flatten(1, 2)
+        height, width = chosen.shape[2:]
+        power = chosen.square().mean((2, 3)) + 1
+        found = [power.log()]
+        for down, across in _LAGS:
+            left, right = max(-across, 0), max(across, 0)
+            one = chosen[:, :, : height - down, left : width - right]
+            other = chosen[:, :, down:, right : width - left]
+            found.append((one * other).mean((2, 3)) / power)
+        return torch.cat(found, dim=1)
+
+
+_SCALES = 3
+
+
+class Wavelets(nn.Module):
+    """Log energies of Haar's wavelets on luma and chroma by scale and direction, and how sparse they are."""
+
+    SIZE = 3 * _SCALES * 3 * 2
+
+    def forward(self, views: Views) -> Tensor:
+        """Return the statistics; sides that are odd lose a line."""
+        ycc = views.ycc
+        found = []
+        for _ in range(_SCALES):
+            even = ycc[:, :, : ycc.shape[2] // 2 * 2, : ycc.shape[3] // 2 * 2]
+            a, b, c, d = (even[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1))
+            bands = torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], dim=2) / 2
+            power = bands.square().mean((3, 4)) + 0.1
+            found += [power.log(), bands.abs().mean((3, 4)) / power.sqrt()]
+            ycc = F.avg_pool2d(ycc, 2)
+        return torch.cat(found, dim=1).flatten(1)

@@ -1,0 +1,70 @@
+"""The network of statistics: what it standardises and which kernel it is; attacks find a gradient, any size goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustbench_df.config import ModelConfig
+from robustbench_df.models.detector import Detector
+from robustbench_df.models.statistics.network import FourierFeatures, Standardize
+from robustbench_df.models.zoo import build_detector
+
+
+def net(size: tuple[int, int] = (32, 32)) -> Detector:
+    torch.manual_seed(0)
+    detector, resolved = build_detector(ModelConfig(name="image_statistics", frontend="residual"), size)
+    assert resolved.frontend == "rgb"  # it has residuals of its own
+    torch.nn.init.normal_(detector.net.head.weight)
+    return detector.eval()
+
+
+def test_standardize_has_the_moments_of_all_that_was_seen_and_is_the_same_in_training() -> None:
+    x = torch.randn(60, 4) * torch.tensor([0.1, 1.0, 5.0, 0.0]) + 3
+    layer = Standardize(4)
+    for part in x.split([7, 30, 23]):
+        layer(part)
+    found = layer.eval()(x)
+    assert torch.allclose(found[:, :3].mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(found[:, :3].std(0, correction=0), torch.ones(3), atol=1e-3)
+    assert found[:, 3].abs().max() < 0.01  # what never changes says nothing
+    assert torch.equal(layer(x[:2]), found[:2])  # whatever it is seen with
+
+
+def test_fourier_features_are_a_gaussian_kernel_and_stay_as_drawn() -> None:
+    torch.manual_seed(0)
+    layer, x, y = FourierFeatures(20, 20_000), torch.randn(5, 20), torch.randn(5, 20)
+    product = 2 * (layer(x) * layer(y)).mean(1)
+    assert torch.allclose(product, torch.exp(-(x - y).square().sum(1) / 40), atol=0.03)
+    assert not list(layer.parameters())
+    assert set(layer.state_dict()) == {"weight", "bias"}  # a checkpoint must bring them back
+
+
+def test_it_is_exact_under_bf16_autocast_and_every_pixel_has_a_gradient() -> None:
+    detector, x = net(), torch.rand(2, 3, 32, 32, requires_grad=True)
+    plain = detector(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(detector(x), plain)
+    (gradient,) = torch.autograd.grad(plain[:, 1].sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient != 0).float().mean() > 0.99
+
+
+def test_flat_images_have_finite_gradients_too() -> None:
+    x = torch.full((2, 3, 32, 32), 0.5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(net()(x)[:, 1].sum(), x)
+    assert torch.isfinite(gradient).all()
+
+
+def test_its_sizes_are_those_of_its_families() -> None:
+    detector = net()
+    assert detector.net.statistics(torch.rand(2, 3, 32, 32)).shape == (2, 2986)
+    assert sum(p.numel() for p in detector.parameters()) == 20_482
+
+
+@pytest.mark.parametrize("size", [(8, 8), (21, 40)])
+def test_it_takes_any_size(size: tuple[int, int]) -> None:
+    logits: Tensor = net(size)(torch.rand(3, 3, *size))
+    assert logits.shape == (3, 2)
+    assert torch.isfinite(logits).all()
