@@ -66,6 +66,14 @@ def test_neighbours_count_patterns_around_a_pixel() -> None:
     assert cross[darker_all_around] == pytest.approx(1, abs=0.01)
 
 
+def test_neighbours_tell_the_nearest_from_the_next() -> None:
+    stripes = (torch.arange(12) % 2 * 40.0).expand(1, 1, 12, 12)  # alike above and below, unlike on all other sides
+    cross, diagonal = Neighbours()(grey(stripes))[0].square().reshape(2, 81)
+    assert torch.allclose(cross.sort().values[-2:], torch.tensor([0.5, 0.5]), atol=1e-3)
+    assert int(diagonal.argmax()) in (0, 80)  # all four darker, or all four lighter
+    assert int(cross.argmax()) not in (0, 80)
+
+
 def test_correlations_find_the_distance_at_which_a_pattern_repeats() -> None:
     line = torch.randn(2)
     luma = 128 + 20 * line.repeat(16).expand(1, 1, 32, 32)
