@@ -185,9 +185,18 @@ def _vit(config: ModelConfig, small: bool, side: int) -> nn.Module:
 
 
 def _vgg6(config: ModelConfig, _small: bool, side: int) -> nn.Module:
-    if side < SMALLEST:
-        raise ModelError(f"vgg6 needs images of at least {SMALLEST} px, not {side}; set model.input_size={SMALLEST}")
+    _require_side("vgg6", side)
     return VGG6(in_channels=channels(config))
+
+
+def _statistics(_config: ModelConfig, _small: bool, side: int) -> nn.Module:
+    _require_side("image_statistics", side)  # one block of a JPEG
+    return StatisticsNet()
+
+
+def _require_side(name: str, side: int) -> None:
+    if side < SMALLEST:
+        raise ModelError(f"{name} needs images of at least {SMALLEST} px, not {side}; set model.input_size={SMALLEST}")
 
 
 def _entry(
@@ -256,7 +265,7 @@ _TABLE = {
     ),
     "image_statistics": Architecture(
         "2,986 statistics of JPEG blocks, scene and texture under Gaussian kernels; 20,482 parameters are learnt",
-        lambda *_: StatisticsNet(),
+        _statistics,
         pixels=True,
     ),
     "mlp": Architecture(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustbench_df.config import ModelConfig
+from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.statistics.network import FourierFeatures, Standardize
 from robustbench_df.models.zoo import build_detector
@@ -72,3 +73,8 @@ def test_it_takes_any_size(size: tuple[int, int]) -> None:
     logits: Tensor = net(size)(torch.rand(3, 3, *size))
     assert logits.shape == (3, 2)
     assert torch.isfinite(logits).all()
+
+
+def test_images_smaller_than_a_block_are_one_line() -> None:
+    with pytest.raises(ModelError, match="at least 8 px"):
+        net((7, 40))
