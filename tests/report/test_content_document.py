@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from robustbench_df.config import ModelConfig
 from robustbench_df.errors import RunError
+from robustbench_df.models.zoo import build_detector
 from robustbench_df.report.content import document_of
 from robustbench_df.report.content.corruptions import corruptions_section
+from robustbench_df.report.content.detectors import BUFFERS
 from robustbench_df.report.content.facts import facts_of
 from robustbench_df.report.content.pieces import Rows, Shelf, Shot
 from robustbench_df.report.document import Alert, Block, Curves, Document, Gallery, Heat, Table, Text, as_json
@@ -329,3 +333,10 @@ def test_a_cell_that_was_not_run_is_a_hole_in_the_map(finished_run: Path) -> Non
     assert isinstance(heat, Heat)
     assert at(heat, "fog", "3") is None
     assert at(heat, "fog", "5") is not None
+
+
+def test_fixed_kernels_and_moments_are_not_counted_as_learnt() -> None:
+    with torch.device("meta"):
+        detector = build_detector(ModelConfig(name="image_statistics"), (32, 32))[0]
+    learnt = [tensor.numel() for name, tensor in detector.state_dict().items() if not BUFFERS.search(name)]
+    assert sum(learnt) == sum(p.numel() for p in detector.parameters()) == 20_482

@@ -2,9 +2,8 @@
 
 Steganalysis decides by how often small patterns occur, not by where (Fridrich & Kodovsky 2012,
 doi:10.1109/TIFS.2012.2190402), and scenes were recognised by a few hundred numbers before networks were. With a few
-thousand images such statistics under kernels are better than a small network that has to learn what to look at, for a
-fraction of the work, and other images are mistaken: what an ensemble needs. All of it can be differentiated, so that
-attacks find gradients.
+thousand images such statistics under kernels are better than a small network that has to learn what to look at.
+All of it can be differentiated, so that attacks find gradients.
 """
 
 from __future__ import annotations
@@ -44,7 +43,8 @@ class Standardize(nn.Module):
     """Bring each statistic to zero mean and unit variance over all images seen in training, ``[N, size]``.
 
     Unlike batch normalisation it computes the same in training as afterwards: statistics do not change while the
-    network learns, so there is nothing to follow, and the moments of a batch would only be noise.
+    network learns, so there is nothing to follow, and the moments of a batch would only be noise. Phase 2 counts its
+    attacked images too.
     """
 
     seen: Tensor

@@ -71,7 +71,7 @@ class Orientations(nn.Module):
         self.register_buffer("directions", torch.stack([angles.cos(), angles.sin()], dim=1)[..., None, None], False)
 
     def forward(self, views: Views) -> Tensor:
-        """Return the roots of the votes as shares of all votes of the image."""
+        """Return the roots of the votes, divided by their norm over the image."""
         padded = F.pad(views.luma, (1, 1, 1, 1), mode="reflect")
         across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
         down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]

@@ -57,20 +57,22 @@ def _unlike(count: int, length: int) -> list[int]:
     return kept
 
 
+_KEPT = _unlike(_BINS, 3)
+
+
 class Patterns(nn.Module):
     """How often three residuals of luma in a row take three values: the spatial rich model's co-occurrences.
 
     Patterns that are each other's negative or mirror image count as one, and so do directions: rows under a kernel that
-    runs across, columns under one that runs down.
+    runs across and columns under one that runs down, and the other way round.
     """
 
+    SIZE = len(_STEPS) * HighPass.CHANNELS * len(_KEPT)
     levels: Tensor
-    SIZE = len(_STEPS) * HighPass.CHANNELS * len(_unlike(_BINS, 3))
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("levels", torch.arange(-_TRUNCATED, _TRUNCATED + 1.0), persistent=False)
-        self.kept = _unlike(_BINS, 3)
         kinds = len(_HORIZONTAL)
         self.turned = [*range(kinds, 2 * kinds), *range(kinds), *range(2 * kinds, HighPass.CHANNELS)]
 
@@ -83,7 +85,7 @@ class Patterns(nn.Module):
             both = (self._triples(cut) + self._triples(cut.mT)[:, self.turned]) / 2
             both = both + both.transpose(2, 4)
             both = both + both.flip(2, 3, 4)
-            found.append(both.flatten(2)[:, :, self.kept].flatten(1) / 4)
+            found.append(both.flatten(2)[:, :, _KEPT].flatten(1) / 4)
         return root(torch.cat(found, dim=1))
 
     def _triples(self, cut: Tensor) -> Tensor:
