@@ -136,7 +136,7 @@ def test_a_file_without_statistics_of_its_own_has_those_of_its_architecture(tmp_
     [
         ("mlp", [(2, 128), (2,)]),
         ("vgg6", [(2, 256), (2,)]),
-        ("image_statistics", [(2, 10240), (2,)]),
+        ("image_statistics", [(2, 20480), (2,)]),
         ("resnet_se_small", [(96, 192), (96,), (2, 96), (2,)]),
         ("convnext_tiny", [(2, 768), (2,)]),
         ("timm:swin_tiny_patch4_window7_224", [(2, 768), (2,)]),

@@ -100,7 +100,7 @@ class StatisticsNet(nn.Module):
 
     to_ycc: Tensor
 
-    def __init__(self, features: int = 1024) -> None:
+    def __init__(self, features: int = 2048) -> None:
         super().__init__()
         self.register_buffer("to_ycc", 255 * torch.tensor(YCC)[:, :, None, None], persistent=False)
         self.residuals = HighPass()
