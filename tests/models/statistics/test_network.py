@@ -65,7 +65,7 @@ def test_flat_images_have_finite_gradients_too() -> None:
 def test_its_sizes_are_those_of_its_families() -> None:
     detector = net()
     assert detector.net.statistics(torch.rand(2, 3, 32, 32)).shape == (2, 2986)
-    assert sum(p.numel() for p in detector.parameters()) == 20_482
+    assert sum(p.numel() for p in detector.parameters()) == 40_962
 
 
 @pytest.mark.parametrize("size", [(8, 8), (21, 40)])
