@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.statistics.blocks import Places
 from robustbench_df.models.statistics.network import FourierFeatures, Standardize
+from robustbench_df.models.statistics.scene import Layout
+from robustbench_df.models.statistics.texture import Correlations, Wavelets
 from robustbench_df.models.zoo import build_detector
+from tests.models.statistics.views import views
 
 
 def net(size: tuple[int, int] = (32, 32)) -> Detector:
@@ -66,6 +70,16 @@ def test_its_sizes_are_those_of_its_families() -> None:
     detector = net()
     assert detector.net.statistics(torch.rand(2, 3, 32, 32)).shape == (2, 2986)
     assert sum(p.numel() for p in detector.parameters()) == 40_962
+
+
+@pytest.mark.parametrize("family", [Layout, Places, Correlations, Wavelets])
+def test_what_differs_in_colour_alone_is_seen(family: type[nn.Module]) -> None:
+    blue = torch.randn(1, 1, 32, 32) / 10
+    speckles = torch.cat([0 * blue, -blue * 0.114 / 0.587, blue], dim=1)  # all of the same luma
+    grey = torch.full_like(speckles, 0.5)
+    assert torch.allclose(views(grey + speckles).luma, views(grey).luma, atol=1e-3)
+    changed = family()(views(grey + speckles)) - family()(views(grey))
+    assert changed.abs().max() > 0.5
 
 
 @pytest.mark.parametrize("size", [(8, 8), (21, 40)])

@@ -26,6 +26,17 @@ def test_colours_count_quantiles_and_clipped_values() -> None:
     assert torch.allclose(found[39:43] * 256, torch.tensor([1.0, 2.0, 1.0, 2.0]), atol=1e-3)  # 0; 0 + 2/3 + 1/3
 
 
+def test_colours_have_their_moments_together_and_alone() -> None:
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 16, 16) * torch.tensor([0.1, 0.5, 1.0])[:, None, None]
+    seen = views(picture)
+    found, pixels, ycc = Colours()(seen)[0], picture[0].flatten(1), seen.ycc[0].flatten(1)
+    covariance = torch.cov(ycc, correction=0)[[0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    assert torch.allclose(found[33:39].sinh(), covariance, rtol=1e-3)
+    assert torch.allclose(found[43:46], pixels.mean(1), atol=1e-5)
+    assert torch.allclose(found[46:].exp() - 1, pixels.var(1, correction=0) * 255**2, rtol=1e-3)
+
+
 def test_layout_is_the_image_made_small() -> None:
     picture = torch.zeros(1, 3, 16, 16)
     picture[:, :, 4:6, 10:12] = 1
