@@ -34,7 +34,7 @@ _FAMILIES = (
 )
 
 _HEAD_STD = 1e-3
-"""Of a fresh classifier: what is drawn at random stays small beside what is learnt in a few thousand steps."""
+"""Of a fresh classifier: what is drawn at random stays small beside what is learnt in a few hundred steps."""
 _LEAST_STD = 1e-3
 """Least deviation that is divided by: what hardly ever changes is not blown up without bound."""
 
