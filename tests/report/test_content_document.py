@@ -339,4 +339,4 @@ def test_fixed_kernels_and_moments_are_not_counted_as_learnt() -> None:
     with torch.device("meta"):
         detector = build_detector(ModelConfig(name="image_statistics"), (32, 32))[0]
     learnt = [tensor.numel() for name, tensor in detector.state_dict().items() if not BUFFERS.search(name)]
-    assert sum(learnt) == sum(p.numel() for p in detector.parameters()) == 20_482
+    assert sum(learnt) == sum(p.numel() for p in detector.parameters())
