@@ -264,7 +264,7 @@ _TABLE = {
         options=("dropout",),
     ),
     "image_statistics": Architecture(
-        "2,986 statistics of JPEG blocks, scene and texture under Gaussian kernels; 40,962 parameters are learnt",
+        "2,986 statistics of JPEG blocks, scene and texture under Gaussian kernels; learnt is a linear classifier",
         _statistics,
         pixels=True,
     ),

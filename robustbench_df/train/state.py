@@ -110,7 +110,7 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
     """Rebuild a detector from its checkpoint, in eval mode. Nothing is unpickled.
 
     Raises:
-        RunError: the checkpoint is missing or damaged.
+        RunError: the checkpoint is missing, damaged or of another version of its network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -123,8 +123,10 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
         raise RunError(
             f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
         ) from error
-    except (SafetensorError, json.JSONDecodeError, RuntimeError) as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # torch's word for names and shapes that differ; a line for each follows the first
+        raise RunError(f"checkpoint '{path}' is of another version of this network; train the run again") from error
     return detector.eval()
 
 

@@ -13,8 +13,19 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_df.config import ModelConfig
+from robustbench_df.errors import RunError
 from robustbench_df.models.detector import Detector
-from robustbench_df.train.state import Progress, Trained, save_state, save_weights
+from robustbench_df.models.zoo import build_detector
+from robustbench_df.train.state import (
+    Progress,
+    Trained,
+    load_checkpoint,
+    save_model_config,
+    save_state,
+    save_weights,
+    snapshot,
+)
 
 LIMIT = 10_000
 """Bytes a file may have: a disk as full as a test can make it."""
@@ -44,3 +55,18 @@ def test_a_full_disk_is_the_systems_error_and_leaves_nothing(tmp_path: Path) -> 
         save_weights(tmp_path / "base.safetensors", dict(net.state_dict()))
     assert state.value.errno == weights.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_does_not_load_says_why_in_one_line(tmp_path: Path) -> None:
+    detector, resolved = build_detector(ModelConfig(name="mlp"), (8, 8))
+    save_model_config(tmp_path, resolved, (8, 8))
+    weights = snapshot(detector)
+    save_weights(tmp_path / "base.safetensors", weights)
+    load_checkpoint(tmp_path, "base")
+    first = next(iter(weights))
+    save_weights(tmp_path / "base.safetensors", {**weights, first: torch.zeros(1, 2, 3)})
+    with pytest.raises(RunError, match=r"base.safetensors' is of another version of this network; train [^\n]+$"):
+        load_checkpoint(tmp_path, "base")
+    (tmp_path / "base.safetensors").write_bytes(b"no weights")
+    with pytest.raises(RunError, match=r"base.safetensors' is damaged: [^\n]+$"):
+        load_checkpoint(tmp_path, "base")
