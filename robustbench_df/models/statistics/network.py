@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from robustbench_df.models.frontend import YCC
 from robustbench_df.models.statistics.blocks import Blocks, Places
@@ -37,6 +38,8 @@ _HEAD_STD = 1e-3
 """Of a fresh classifier: what is drawn at random stays small beside what is learnt in a few hundred steps."""
 _LEAST_STD = 1e-3
 """Least deviation that is divided by: what hardly ever changes is not blown up without bound."""
+_PIXELS = 64 * 32 * 32
+"""Looked at together: a gradient needs some 11 KB a pixel, so that a batch of 224 px would take tens of gigabytes."""
 
 
 class Standardize(nn.Module):
@@ -116,7 +119,15 @@ class StatisticsNet(nn.Module):
         """Return all statistics, float32 ``[N, 2986]``."""
         ycc = F.conv2d(x, self.to_ycc)
         views = Views(x, ycc, self.residuals(ycc))
-        return torch.cat([family(views) for family in self.families], dim=1)
+        images = max(1, _PIXELS // x[0, 0].numel())
+        if torch.compiler.is_compiling() or len(x) <= images:  # a graph is of any number of images
+            return self._of(*views)
+        # Few images at a time, and nothing kept of them: a gradient computes them once more.
+        parts = zip(*(view.split(images) for view in views), strict=True)
+        return torch.cat([checkpoint(self._of, *part, use_reentrant=False) for part in parts])
+
+    def _of(self, *views: Tensor) -> Tensor:
+        return torch.cat([family(Views(*views)) for family in self.families], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits; always in float32, for bf16 would blur the grey levels that are counted."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.statistics import network
 from robustbench_df.models.statistics.blocks import Places
 from robustbench_df.models.statistics.network import FourierFeatures, Standardize
 from robustbench_df.models.statistics.scene import Layout
@@ -87,6 +89,33 @@ def test_it_takes_any_size(size: tuple[int, int]) -> None:
     logits: Tensor = net(size)(torch.rand(3, 3, *size))
     assert logits.shape == (3, 2)
     assert torch.isfinite(logits).all()
+
+
+def test_large_batches_are_looked_at_in_parts_and_keep_little_for_their_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector, x = net(), torch.rand(5, 3, 32, 32, requires_grad=True)
+    fixed = {buffer.data_ptr() for buffer in detector.buffers()}
+
+    def seen() -> tuple[Tensor, Tensor, int]:
+        kept: list[int] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in fixed:
+                kept.append(tensor.nbytes)
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = detector(x)
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), x)
+        return logits, gradient, sum(kept)
+
+    logits, gradient, kept = seen()
+    monkeypatch.setattr(network, "_PIXELS", 2 * 32 * 32)
+    parts, gradient_of_parts, kept_of_parts = seen()
+    assert torch.allclose(parts, logits, rtol=1e-4)
+    assert torch.allclose(gradient_of_parts, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
+    assert kept_of_parts < kept / 10
 
 
 def test_images_smaller_than_a_block_are_one_line() -> None:
