@@ -40,11 +40,16 @@ from robustbench_df.rundir import (
     write_json,
     write_text,
 )
+from robustbench_df.train.estimate import seconds_left
 from robustbench_df.train.job import PHASES, Job
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
 from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting, choose_device, device_name, setting_for
+from robustbench_df.wording import duration
+
+_LONG = 2 * 3600
+"""Seconds of training after which a way to shorten it is worth a line."""
 
 
 def train_all(
@@ -111,6 +116,7 @@ def _train_all(
     settings = _settings(run, images, config, at_once, reporter)
     clock = Durations(run)
     tasks = [task for name in config.models for task in _tasks(run, name, splits, settings[name], config)]
+    _tell_how_long(seconds_left(tasks, splits, at_once), reporter)
     fit_all(tasks, splits, at_once, reporter, lambda job, seconds: clock.add(f"train {job.name}", seconds))
     with clock.stage("evaluate"):
         score_members(run, splits, config, reporter)
@@ -125,6 +131,17 @@ def _train_all(
             tasks, [make_refit(splits[0])], at_once, reporter, lambda job, seconds: clock.add(whose[job.name], seconds)
         )
     write_text(run.file("DONE"), "")
+
+
+def _tell_how_long(seconds: float | None, reporter: Reporter) -> None:
+    """Say how long training takes, where it is known; and how to shorten it, where it is longer than one waits for."""
+    if seconds:
+        reporter.say(f"training: about {duration(seconds)} by the speeds of the probe")
+    if seconds and seconds > _LONG:
+        reporter.warn(
+            "to make it shorter: fewer --models or --folds, a smaller --size, or fewer images seen in all by each "
+            "detector (--set phase1.image_budget=40000)"
+        )
 
 
 def _splits(images: ImageSet, config: RunConfig, copies: Copies) -> list[Split]:

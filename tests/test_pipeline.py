@@ -255,6 +255,35 @@ def test_what_cannot_be_built_leaves_no_run_behind_and_idle_settings_are_named(s
     assert [w for w in heard.warnings if "does nothing" in w] == named
 
 
+def test_how_long_training_takes_is_told_before_it_begins_and_how_to_shorten_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heard(Reporter):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def start(self, title: str, *_: Any, **__: Any) -> None:
+            self.lines.append(title)
+
+        say = warn = lambda self, text: self.lines.append(text)
+
+    def lines(name: str, *overrides: str) -> list[str]:
+        heard = Heard()
+        config = settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0", *overrides)
+        train_all(config, tmp_path / name, reporter=heard)
+        return heard.lines
+
+    told = [line for line in lines("short") if "by the speeds of the probe" in line or "make it shorter" in line]
+    assert len(told) == 1
+    monkeypatch.setattr(pipeline, "_LONG", 0.0)
+    said = lines("long")
+    where = next(k for k, line in enumerate(said) if "by the speeds of the probe" in line)
+    assert "make it shorter" in said[where + 1]
+    assert where < next(k for k, line in enumerate(said) if line.startswith("mlp · base"))
+    fixed = lines("unprobed", "speed.precision=fp32", "speed.memory_format=contiguous")
+    assert not [line for line in fixed if "by the speeds of the probe" in line]
+
+
 def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path, tmp_path: Path) -> None:
     one = settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0")
     run = train_all(one, tmp_path / "run")

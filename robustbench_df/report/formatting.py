@@ -8,6 +8,7 @@ import re
 import unicodedata
 
 from robustbench_df.report.document import Cell, Column, Estimate, Table
+from robustbench_df.wording import duration
 
 NOT_RUN, UNDEFINED = "not run", "undefined"
 
@@ -66,7 +67,7 @@ def _figure(value: float, kind: str, whole: bool = False) -> str:
     if kind == "percent":
         return f"{round(100 * value, 1) + 0.0:.1f}%".replace("-", "−")
     if kind == "seconds":
-        return _duration(value)
+        return duration(value)
     if kind == "bytes":
         return _size(value)
     if kind == "count" or isinstance(value, int):
@@ -75,17 +76,6 @@ def _figure(value: float, kind: str, whole: bool = False) -> str:
         return f"{value:g}".replace("-", "−")
     small = 0 < abs(value) < 0.0005 and not whole
     return (f"{value:.2g}" if small else f"{round(value, 3) + 0.0:,.3f}").replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{1e6 * seconds:.0f} µs" if seconds else "0 s"
-    if seconds < 1:
-        return f"{1e3 * seconds:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _size(count: float) -> str:
