@@ -208,6 +208,8 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, repor
         reporter.say(f"{at_once} detectors are trained at a time, with {speed.threads} of {cores()} threads each")
     path = run.file("speed.json")
     known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
+    if set(config.models) - set(known):
+        reporter.say("probe: the fastest precision and memory format of each detector")
     for name in config.models:
         if name not in known:
             recipe = config.for_model(name)

@@ -23,7 +23,7 @@ from torch import nn
 
 from robustbench_df.config import SpeedConfig
 from robustbench_df.errors import UsageError
-from robustbench_df.memory import keep_freed_memory
+from robustbench_df.memory import is_out_of_memory, keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
 from robustbench_df.train import convolution, excitation
@@ -33,6 +33,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PROBE_BATCH = 64
 PROBE_STEPS = 2
+
+_CPU_PIXELS = 128 * 32 * 32
+_CPU_LEAST = 4
+"""On a CPU a probe takes no more pixels at a time, but so many images: it must not take longer than it can save, and a
+few large images keep the cores as busy as many small ones."""
 
 WARM_UP = 3
 """Steps until the memory of a batch has been fetched from the system, which can take longer than the steps themselves:
@@ -110,13 +115,14 @@ def setting_for(
     device = choose_device(config.device)
     threads = config.threads or torch.get_num_threads()
     fixed = Setting(device, config.precision, config.memory_format, threads, config.own_gradients)
+    batch = _probe_batch(size, batch, device)
     candidates = _candidates(fixed)
     if len(candidates) == 1:
         return candidates[0]
     key = {
         "model": identity,
         "size": size,
-        "batch": min(batch, PROBE_BATCH),
+        "batch": batch,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor(),
         "host": [platform.node(), os.cpu_count()],
         "threads": threads,
@@ -130,10 +136,29 @@ def setting_for(
         remembered = _remembered(path)
         if remembered is not None:
             return remembered
-    chosen = _probe(build, size, min(batch, PROBE_BATCH), candidates)
+    chosen = _probe_within_memory(build, size, batch, candidates)
     if path is not None:
         write_json(path, {"key": key, "setting": asdict(chosen)})
     return chosen
+
+
+def _probe_batch(size: tuple[int, int], batch: int, device: str) -> int:
+    """Images at a time in a probe: as in training, as far as that is worth the time."""
+    most = max(_CPU_PIXELS // (size[0] * size[1]), _CPU_LEAST) if device == "cpu" else PROBE_BATCH
+    return min(batch, PROBE_BATCH, most)
+
+
+def _probe_within_memory(
+    build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]
+) -> Setting:
+    """Probe with half as many images for as long as memory runs out, as training would go on."""
+    while True:
+        try:
+            return _probe(build, size, batch, candidates)
+        except RuntimeError as error:
+            if batch == 1 or not is_out_of_memory(error):
+                raise
+        batch //= 2
 
 
 def _candidates(fixed: Setting) -> list[Setting]:

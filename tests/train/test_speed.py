@@ -73,6 +73,28 @@ def test_a_hopeless_candidate_is_given_up_after_two_steps(monkeypatch: pytest.Mo
     assert training_rate(build(), SIZE, 4, Setting(), 2, give_up_below=3.0) == 2.0
 
 
+def test_a_probe_of_large_images_takes_few_and_halves_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def rate(_detector: Detector, _size: Any, batch: int, _setting: Setting, **_: Any) -> float:
+        taken.append(batch)
+        if batch > 5:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return 1.0
+
+    monkeypatch.setattr(speed, "training_rate", rate)
+    monkeypatch.setattr(speed, "_fastest", lambda _build, _size, _batch, some, _rates: some[0])
+    config = SpeedConfig(device="cpu", precision="fp32", threads=1)
+    for size, asked, expected in (
+        ((32, 32), 64, [64, 32, 16, 8, 4, 4]),
+        ((224, 224), 64, [4, 4]),
+        ((64, 64), 3, [3, 3]),
+    ):
+        setting_for(build, size, asked, config, {})
+        assert taken == expected
+        taken.clear()
+
+
 def test_what_is_fixed_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "training_rate", lambda *_, **__: pytest.fail("probed"))
     config = SpeedConfig(device="cpu", precision="fp32", memory_format="channels_last", threads=1)
