@@ -112,7 +112,7 @@ def train_all(
 def _train_all(
     run: Run, images: ImageSet, splits: list[Split], config: RunConfig, jobs: int | None, reporter: Reporter
 ) -> None:
-    at_once = jobs or how_many(len(config.models) * len(splits), choose_device(config.speed.device))
+    at_once = jobs or _how_many(run, images, len(splits), config)
     settings = _settings(run, images, config, at_once, reporter)
     clock = Durations(run)
     tasks = [task for name in config.models for task in _tasks(run, name, splits, settings[name], config)]
@@ -200,12 +200,20 @@ def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | Non
             reporter.warn(f"training in spite of {name}: {audited[name].detail}")
 
 
+def _how_many(run: Run, images: ImageSet, splits: int, config: RunConfig) -> int:
+    """Return how many detectors to train at once; a resumed run has the threads that each of them was begun with."""
+    known = run.read_json("speed.json") if run.file("speed.json").exists() else {}
+    threads = max((setting["threads"] for setting in known.values()), default=config.speed.threads or 1)
+    batch = max(config.for_model(name).phase1.batch_size for name in config.models)
+    pixels = batch * images.size[0] * images.size[1]
+    return how_many(len(config.models) * splits, choose_device(config.speed.device), pixels, threads)
+
+
 def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, reporter: Reporter) -> dict[str, Setting]:
     """Probe each model's fastest setting once per run; a resumed run computes as it began."""
     speed = config.speed
     if at_once > 1 and speed.threads is None:
         speed = speed.model_copy(update={"threads": max(1, cores() // at_once)})
-        reporter.say(f"{at_once} detectors are trained at a time, with {speed.threads} of {cores()} threads each")
     path = run.file("speed.json")
     known: dict[str, Any] = run.read_json("speed.json") if path.exists() else {}
     if set(config.models) - set(known):
@@ -225,7 +233,11 @@ def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, repor
             reporter.say(
                 f"{name}: {chosen.precision}, {chosen.memory_format}, {chosen.threads} threads, {chosen.device}"
             )
-    return {name: Setting(**known[name]) for name in config.models}
+    settings = {name: Setting(**known[name]) for name in config.models}
+    if at_once > 1:
+        threads = max(setting.threads for setting in settings.values())
+        reporter.say(f"{at_once} detectors are trained at a time, with {threads} of {cores()} threads each")
+    return settings
 
 
 def _tasks(run: Run, name: str, splits: list[Split], setting: Setting, config: RunConfig) -> Iterator[Task]:

@@ -307,6 +307,20 @@ def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path,
     assert train_all(one, str(run.path), resume=True).finished
 
 
+def test_a_resumed_run_shares_the_cores_by_the_threads_it_was_begun_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0")
+    run = train_all(one, tmp_path / "run", jobs=1)
+    run.file("DONE").unlink()
+    speed = run.read_json("speed.json")
+    write_json(run.file("speed.json"), {"mlp": {**speed["mlp"], "threads": 3}})
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(pipeline, "how_many", lambda tasks, _device, *more: asked.append((tasks, *more)) or 1)
+    train_all(one, tmp_path / "run", resume=True)
+    assert asked == [(1, one.phase1.batch_size * 16 * 16, 3)]
+
+
 def test_a_weight_file_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:
     absent = f"model.weights='{tmp_path / 'absent.pth'}'"
     with pytest.raises(rdf.errors.ModelError, match="no weight file"):

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from robustbench_df.data.split import Split
 from robustbench_df.errors import RunError
+from robustbench_df.models.footprint import CPU_PIXELS
 from robustbench_df.train.fit import fit
 from robustbench_df.train.job import Job
 from robustbench_df.train.report import Reporter
@@ -31,18 +32,32 @@ from robustbench_df.train.worker import DONE, EVENTS, FAILED, WARNING, send
 TASKS_EACH = 4
 """Fewer trainings than this per process are not divided: at the end one process would wait for the other."""
 
-MEMORY_EACH = 2 << 30
-"""Bytes that a process may need: torch, a network of 30 M parameters, its optimiser and a batch."""
+MEMORY_EACH = 1 << 30
+"""Bytes that a process needs apart from its batch: torch, a network of 30 M parameters and its optimiser."""
+
+MEMORY_PIXEL = 3 << 10
+"""Bytes that a network keeps a pixel of its batch for the gradient (`models.footprint.CPU_PIXELS`)."""
+
+SMALL_BATCH = 1 << 18
+"""Pixels of a batch that are counted in any case: 64 images of 64 px."""
 
 Task = tuple[Job, int]
 """A job and the number of its split."""
 
 
-def how_many(tasks: int, device: str) -> int:
-    """Return how many of ``tasks`` trainings are worth doing at once on this machine; 1 on an accelerator."""
+def how_many(tasks: int, device: str, pixels: int = SMALL_BATCH, threads: int = 1) -> int:
+    """Return how many of ``tasks`` trainings are worth doing at once on this machine; 1 on an accelerator.
+
+    Args:
+        tasks: trainings in all.
+        device: where they are trained.
+        pixels: of a batch, those of all its images.
+        threads: that each is known to take.
+    """
     if device != "cpu":
         return 1
-    return max(1, min(tasks // TASKS_EACH, cores(), _free_memory() // MEMORY_EACH))
+    each = MEMORY_EACH + MEMORY_PIXEL * min(max(pixels, SMALL_BATCH), CPU_PIXELS)
+    return max(1, min(tasks // TASKS_EACH, cores() // threads, _free_memory() // each))
 
 
 def cores() -> int:
@@ -54,7 +69,7 @@ def _free_memory() -> int:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-    return MEMORY_EACH * cores()  # unknown here
+    return 2 * MEMORY_EACH * cores()  # unknown here
 
 
 def fit_all(

@@ -220,8 +220,10 @@ def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "_free_memory", lambda: 64 << 30)
     assert [how_many(n, "cpu") for n in (1, 3, 8, 30)] == [1, 1, 2, 4]
     assert how_many(30, "cuda") == 1
+    assert [how_many(30, "cpu", threads=n) for n in (1, 2, 3, 9)] == [4, 2, 1, 1]
     monkeypatch.setattr(side_by_side, "_free_memory", lambda: 5 << 30)
     assert how_many(30, "cpu") == 2
+    assert how_many(30, "cpu", 64 * 224 * 224) == 1  # the batches of two would not fit
     monkeypatch.setattr(side_by_side, "_free_memory", lambda: 1)
     assert how_many(30, "cpu") == 1
     assert cores() >= 1
