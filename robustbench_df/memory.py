@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 
 import torch
@@ -13,6 +14,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch means that memory ran out, on any device."""
     signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system back what `keep_freed_memory` has kept: between stages that need memory of different sizes."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -20,6 +20,7 @@ from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
 from robustbench_df.attacks.victim import check_logits
+from robustbench_df.models.footprint import fitting_batch
 
 STEPS = 20
 """Steps of the PGD that is checked, as in the suite `quick`."""
@@ -82,7 +83,11 @@ class Evidence:
     def logits(self, x: Tensor, size: int = BATCH) -> Tensor:
         """Logits ``[N, 2]``, asked about outside any attack."""
         with torch.no_grad():
-            return torch.cat([check_logits(self.detector(part), len(part)) for part in x.split(size)])
+            few = self._fitting(size, gradient=False)
+            return torch.cat([check_logits(self.detector(part), len(part)) for part in x.split(few)])
+
+    def _fitting(self, most: int, *, gradient: bool) -> int:
+        return fitting_batch(most, self.detector, tuple(self.x.shape[2:]), self.x.device, gradient=gradient)
 
     def signed(self, logits: Tensor) -> Tensor:
         """``logit_true - logit_wrong`` ``[N]``."""
@@ -96,7 +101,8 @@ class Evidence:
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient ``[N, C, H, W]`` of ``-margin``; zero where nothing in the detector depends on the pixels."""
         parts = []
-        for part, y in zip(x.split(BATCH), self.y.split(BATCH), strict=True):
+        few = self._fitting(BATCH, gradient=True)
+        for part, y in zip(x.split(few), self.y.split(few), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(True)
                 logits = check_logits(self.detector(leaf), len(part))

@@ -19,6 +19,7 @@ from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
 from robustbench_df.models.detector import frozen
+from robustbench_df.models.footprint import fitting_batch
 
 BATCH = 64
 """Images attacked together. Larger ones hold more activations for the gradient and gain nothing on a CPU."""
@@ -107,7 +108,7 @@ def run_attack(
         only_correct: leave images alone that are wrong when clean. False attacks them too, as transfer needs, where
             another detector may be right on them; ``correct`` is then True throughout.
         clean: what several calls about the same images share: FGSM at one budget each, PGD.
-        batch_size: images attacked together, halved while memory runs out.
+        batch_size: images attacked together, on a CPU fewer where they are large, halved while memory runs out.
         progress: called with the number of images of each finished batch.
 
     Raises:
@@ -172,7 +173,7 @@ def _run(
     ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
     budgets = [budget.to(x.device, torch.float32) for budget in budgets]
     parts: list[list[Attacked]] = []
-    done, size = 0, batch_size
+    done, size = 0, fitting_batch(batch_size, detector, tuple(x.shape[2:]), x.device, gradient=True)
     keep_freed_memory()
     with frozen(detector):
         while done < len(x):

@@ -18,6 +18,7 @@ from robustbench_df import rng
 from robustbench_df.config import AdversarialConfig, PhaseConfig
 from robustbench_df.data.split import Split
 from robustbench_df.errors import TrainError
+from robustbench_df.memory import give_back_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment
@@ -59,6 +60,7 @@ def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
         for name, config in zip(PHASES, (job.recipe.phase1, job.recipe.phase2), strict=True):
             if not (job.folder / f"{name}.safetensors").exists():
                 _Phase(job, name, config, _set_out(job, name, split), split, reporter).run()
+    give_back_freed_memory()
     return job.folder
 
 
@@ -89,7 +91,7 @@ class _Phase:
         write_json(job.folder / f"{name}-copies.json", self._data.provenance())
         self._epochs = planned_epochs(config, len(self._data))
         self._steps = steps_per_epoch(config, len(self._data))
-        self._stepper = Stepper(detector, config, job.setting, reporter)
+        self._stepper = Stepper(detector, config, split.images.size, job.setting, reporter)
         self._state = job.folder / f"{name}-state.pt"
         self._progress = load_state(self._state, self._stepper.trained)
         self._stepper.micro = self._progress.micro_batch or self._stepper.micro

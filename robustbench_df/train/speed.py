@@ -23,7 +23,7 @@ from torch import nn
 
 from robustbench_df.config import SpeedConfig
 from robustbench_df.errors import UsageError
-from robustbench_df.memory import is_out_of_memory, keep_freed_memory
+from robustbench_df.memory import give_back_freed_memory, is_out_of_memory, keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
 from robustbench_df.train import convolution, excitation
@@ -137,6 +137,7 @@ def setting_for(
         if remembered is not None:
             return remembered
     chosen = _probe_within_memory(build, size, batch, candidates)
+    give_back_freed_memory()
     if path is not None:
         write_json(path, {"key": key, "setting": asdict(chosen)})
     return chosen

@@ -13,6 +13,7 @@ from robustbench_df.config import AdversarialConfig, PhaseConfig
 from robustbench_df.errors import TrainError
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.footprint import fitting_micro_batch
 from robustbench_df.models.zoo import head_parameters
 from robustbench_df.train.adversary import Adversary, Batch
 from robustbench_df.train.augment import mix
@@ -23,14 +24,16 @@ from robustbench_df.train.state import Trained
 
 
 class Stepper:
-    """Takes the steps of a phase on ``detector``, in place.
+    """Takes the steps of a phase on ``detector``, in place, with images of ``size`` (height, width).
 
     Attributes:
         trained: all that the steps change.
         micro: images per forward; halved where memory runs out.
     """
 
-    def __init__(self, detector: Detector, config: PhaseConfig, setting: Setting, reporter: Reporter) -> None:
+    def __init__(
+        self, detector: Detector, config: PhaseConfig, size: tuple[int, int], setting: Setting, reporter: Reporter
+    ) -> None:
         self._config, self._setting, self._reporter = config, setting, reporter
         adversarial = config if isinstance(config, AdversarialConfig) else None
         self._adversary = Adversary(detector, adversarial, setting) if adversarial is not None else None
@@ -44,7 +47,8 @@ class Stepper:
             torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16"),
             norms,
         )
-        self.micro = min(config.micro_batch or config.batch_size, config.batch_size)
+        fitting = config.micro_batch or fitting_micro_batch(config.batch_size, detector, size, device)
+        self.micro = min(fitting, config.batch_size)
         self._batch = Batch(torch.empty(0))
 
     @property

@@ -13,6 +13,7 @@ from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import AdversarialConfig, AugmentConfig, PhaseConfig
 from robustbench_df.data.split import Split
 from robustbench_df.models.detector import Detector
+from robustbench_df.models.footprint import fitting_batch
 from robustbench_df.train.augment import augment
 
 
@@ -67,18 +68,21 @@ class TrainData:
         """Add ``config.copies`` augmented copies of train images drawn without replacement (again when exhausted)."""
         if config.copies:
             source = self._draw(config.copies, seed, "augmented")
-            x, _, keys = self.batch(source)
-            x = augment(x, how, keys + torch.arange(len(source), device=x.device), seed, "copies")
-            self._append(x, source, "augmented")
+            parts = []
+            for number in torch.arange(len(source)).split(config.batch_size):
+                x, _, keys = self.batch(source[number])
+                parts.append(_stored(augment(x, how, keys + number.to(x.device), seed, "copies")))
+            self._append(torch.cat(parts), source, "augmented")
 
     def add_adversarial(self, config: AdversarialConfig, detector: Detector, seed: int) -> None:
         """Add ``config.adversarial_copies`` FGSM copies crafted against ``detector`` as it is now."""
         if config.adversarial_copies:
             source = self._draw(config.adversarial_copies, seed, "adversarial")
             parts = []
-            for index in source.split(config.batch_size):
+            most, size = config.micro_batch or config.batch_size, self.split.images.size
+            for index in source.split(fitting_batch(most, detector, size, torch.device(self.device), gradient=True)):
                 x, y, keys = self.batch(index)
-                parts.append(fgsm(detector, x, y, draw_epsilons(config, keys, seed, "copies")))
+                parts.append(_stored(fgsm(detector, x, y, draw_epsilons(config, keys, seed, "copies"))))
             self._append(torch.cat(parts), source, "adversarial")
 
     def provenance(self) -> list[dict[str, object]]:
@@ -96,9 +100,13 @@ class TrainData:
         rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
         return torch.cat(rounds)[:count]
 
-    def _append(self, x: Tensor, source: Tensor, kind: str) -> None:
-        pixels = (x * 255).round().to(torch.uint8).cpu()
+    def _append(self, pixels: Tensor, source: Tensor, kind: str) -> None:
         self.copies.append(Copies(pixels, source, (kind,) * len(source)))
+
+
+def _stored(x: Tensor) -> Tensor:
+    """Return images in [0, 1] as they are kept: uint8, off the device."""
+    return (x * 255).round().to(torch.uint8).cpu()
 
 
 def draw_epsilons(config: AdversarialConfig, keys: Tensor, *key: rng.Key) -> Tensor:
