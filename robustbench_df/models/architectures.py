@@ -56,6 +56,10 @@ OPTIONS = ("head", "dropout", "drop_path")
 MODELS: Registry[Architecture] = Registry("model", ModelError)
 
 
+MLP_SIDE = 32
+"""Side to which images are brought for the baseline: on 224 px its first layer alone would have 460 M parameters."""
+
+
 class MLP(nn.Module):
     """Two hidden layers over the flattened image: the baseline any convolutional detector must beat."""
 
@@ -159,6 +163,10 @@ def _resnet(name: str) -> Build:
     return build
 
 
+def _resnet_se(width: int) -> Build:
+    return lambda config, small, _side: ResNetSE(width, in_channels=channels(config), small_stem=small)
+
+
 def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:
     network = timm_network("densenet121", config)
     net: Any = network
@@ -215,12 +223,9 @@ _TABLE = {
         "efficientnet_b0",
     ),
     "resnet_se": Architecture(
-        "ResNet with squeeze-and-excitation for small images, 11.2 M parameters",
-        lambda config, *_: ResNetSE(64, in_channels=channels(config)),
+        "ResNet with squeeze-and-excitation, made for small images, 11.2 M parameters", _resnet_se(64), small_stem=True
     ),
-    "resnet_se_small": Architecture(
-        "the same shape at width 24, 1.6 M parameters", lambda config, *_: ResNetSE(24, in_channels=channels(config))
-    ),
+    "resnet_se_small": Architecture("the same shape at width 24, 1.6 M parameters", _resnet_se(24), small_stem=True),
     "vgg6": Architecture("six 3×3 convolutions with max pooling, for small images, 0.6 M parameters", _vgg6),
     "convnext_base": _entry(
         "ConvNeXt-Base (Liu et al. 2022), 87.6 M parameters", _convnext("convnext_base"), "convnext_base"
@@ -269,9 +274,9 @@ _TABLE = {
         pixels=True,
     ),
     "mlp": Architecture(
-        "two hidden layers on the pixels: the baseline to beat",
+        f"two hidden layers on the pixels, at {MLP_SIDE} px: the baseline to beat",
         lambda config, _small, side: MLP(side, channels(config)),
-        fixed_grid=True,
+        fixed_side=MLP_SIDE,
     ),
 }
 for _name, _architecture in _TABLE.items():

@@ -59,14 +59,19 @@ def _cached(timm_name: str) -> bool:
     )
 
 
-def head_names(net: nn.Module) -> tuple[str, ...]:
-    """Return the prefixes of the classifier's tensors in ``net``, none where it does not tell.
+def head_modules(net: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the classifier of ``net``, none where it does not tell.
 
     A network tells by ``get_classifier``, as all of timm's and our own do: a module, or several.
     """
     tell = getattr(net, "get_classifier", None)
     found = tell() if tell is not None else ()
-    heads = found if isinstance(found, list | tuple) else (found,)
+    return tuple(found) if isinstance(found, list | tuple) else (found,)
+
+
+def head_names(net: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's tensors in ``net``, none where it does not tell (`head_modules`)."""
+    heads = head_modules(net)
     return tuple(f"{name}." for name, module in net.named_modules() if any(module is head for head in heads))
 
 

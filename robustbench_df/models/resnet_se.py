@@ -48,14 +48,18 @@ class ResidualBlock(nn.Module):
 class ResNetSE(nn.Module):
     """Three stages (2 residual blocks + SE, stride 2 each) between a 3×3 stem and a two-layer head.
 
-    ``forward`` maps normalised ``[N, in_channels, H, W]`` to logits ``[N, 2]``; 32×32 shrinks to 16, 8, 4.
+    ``forward`` maps normalised ``[N, in_channels, H, W]`` to logits ``[N, 2]``; 32×32 shrinks to 16, 8, 4. Without
+    ``small_stem`` the image is divided by four before, as in ResNets for ImageNet: 224 px would cost 16 times as much.
     """
 
-    def __init__(self, width: int = 64, num_classes: int = 2, in_channels: int = 3) -> None:
+    def __init__(self, width: int = 64, num_classes: int = 2, in_channels: int = 3, *, small_stem: bool = True) -> None:
         super().__init__()
+        first = (3, 1, 1) if small_stem else (7, 2, 3)  # kernel, stride, padding
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, width, *first, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
+        if not small_stem:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
         stages = []
         channels = width
         for _ in range(3):

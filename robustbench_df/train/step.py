@@ -14,6 +14,7 @@ from robustbench_df.errors import TrainError
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.footprint import fitting_micro_batch
+from robustbench_df.models.pretrained import head_modules
 from robustbench_df.models.zoo import head_parameters
 from robustbench_df.train.adversary import Adversary, Batch
 from robustbench_df.train.augment import mix
@@ -57,8 +58,11 @@ class Stepper:
         return self._adversary.replays if self._adversary is not None else 1
 
     def begin_epoch(self) -> None:
-        """Go to train mode; under a frozen backbone only the head, so that its batch statistics stay as they are."""
+        """Go to train mode; under a frozen backbone the head alone, whose dropout is on while batch statistics stay."""
         self.trained.detector.train(not self._config.freeze_backbone)
+        if self._config.freeze_backbone:
+            for head in head_modules(self.trained.detector.net):
+                head.train()
         if self._adversary is not None:
             self._adversary.begin_epoch()
 

@@ -59,6 +59,16 @@ def test_resnet_se_has_the_size_it_says() -> None:
     assert 1_000_000 < parameter_count(build_detector(config("resnet_se_small"), SIZE)[0]) <= 2_100_000
 
 
+def test_large_images_meet_a_stem_that_divides_them_and_a_baseline_that_stays_small() -> None:
+    with torch.device("meta"):
+        for size, last in ((32, 4), (64, 8), (128, 4), (224, 7)):
+            detector, resolved = build_detector(config("resnet_se"), (size, size))
+            assert resolved.stem == ("small" if size <= 64 else "native")
+            net = detector.net
+            assert net.stages(net.stem(torch.empty(2, 3, size, size))).shape[2:] == (last, last)
+        assert parameter_count(build_detector(config("mlp"), (224, 224))[0]) < 2_000_000
+
+
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "resnet18", "densenet121"])
 def test_the_small_stem_keeps_more_of_a_small_image(name: str) -> None:
     def last_map(stem: str) -> int:

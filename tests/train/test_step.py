@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from robustbench_df.config import ModelConfig, PhaseConfig
 from robustbench_df.data.split import Split, make_split
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.train import step
@@ -88,3 +89,16 @@ def test_a_frozen_backbone_moves_only_the_head(tmp_path: Path, split: Split) -> 
     moved = {k for k, v in start.state_dict().items() if not torch.equal(v, after[k])}
     assert moved
     assert all(k.startswith("net.head.") for k in moved)
+
+
+def test_under_a_frozen_backbone_the_head_is_in_train_mode(split: Split) -> None:
+    detector, _ = build_detector(recipe().model, split.images.size)
+    config = PhaseConfig(freeze_backbone=True)
+    step.Stepper(detector, config, split.images.size, Setting(), Reporter()).begin_epoch()
+    parts = dict(detector.named_modules())
+    assert parts["net.head.2"].training  # dropout
+    assert not any(part.training for name, part in parts.items() if isinstance(part, torch.nn.BatchNorm2d))
+    statistics, _ = build_detector(ModelConfig(name="image_statistics"), split.images.size)
+    step.Stepper(statistics, config, split.images.size, Setting(), Reporter()).begin_epoch()
+    statistics(torch.rand(3, 3, *split.images.size))
+    assert statistics.net.scale.seen == 3

@@ -137,6 +137,6 @@ class StatisticsNet(nn.Module):
             logits: Tensor = self.head(torch.cat(seen, dim=1))
             return logits
 
-    def get_classifier(self) -> nn.Module:
-        """Return what is trained under a frozen backbone, as timm's networks do."""
-        return self.head
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        """Return what learns under a frozen backbone, as timm's networks do: here all that ever does."""
+        return self.scale, self.head
