@@ -147,6 +147,11 @@ class PhaseConfig(Settings):
     copies: Count = 0
     """Fixed augmented copies of train images, added to train under their source's label."""
 
+    @property
+    def all_copies(self) -> int:
+        """Images that train is longer by."""
+        return self.copies
+
 
 class AdversarialConfig(PhaseConfig):
     """Phase 2: clean and adversarial images together, from phase 1's checkpoint."""
@@ -177,6 +182,11 @@ class AdversarialConfig(PhaseConfig):
     """Fixed FGSM copies of train images, crafted against phase 1's checkpoint, added under their source's label."""
     select_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.05
     """The strength at which val is attacked to choose the checkpoint: by FGSM under ``fgsm``, else by PGD."""
+
+    @property
+    def all_copies(self) -> int:
+        """Images that train is longer by, attacked copies among them."""
+        return self.copies + self.adversarial_copies
 
     @model_validator(mode="after")
     def _fits_together(self) -> AdversarialConfig:

@@ -28,7 +28,7 @@ from robustbench_df.errors import Interrupted, RunError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
-from robustbench_df.models.zoo import architecture, build_detector
+from robustbench_df.models.zoo import SMALL_IMAGE, architecture, build_detector
 from robustbench_df.preflight import refuse_unfit_refits, require_buildable, run_to_resume
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
@@ -116,7 +116,7 @@ def _train_all(
     settings = _settings(run, images, config, at_once, reporter)
     clock = Durations(run)
     tasks = [task for name in config.models for task in _tasks(run, name, splits, settings[name], config)]
-    _tell_how_long(seconds_left(tasks, splits, at_once), reporter)
+    _tell_how_long(seconds_left(tasks, splits, at_once), images.size, reporter)
     fit_all(tasks, splits, at_once, reporter, lambda job, seconds: clock.add(f"train {job.name}", seconds))
     with clock.stage("evaluate"):
         score_members(run, splits, config, reporter)
@@ -124,6 +124,9 @@ def _train_all(
         score_ensemble(run, splits, config, reporter)
         write_results(run, images, PHASES, tuple(c.name for c in conditions(config)[1:]))
     if config.refit:
+        reporter.say(
+            "refit: there is no val to stop early or to choose by, so all epochs are trained and the last is kept"
+        )
         refits = {name: _refit_job(run, name, settings[name], splits, config) for name in config.models}
         whose = {job.name: f"refit {name}" for name, job in refits.items()}
         tasks = [(job, 0) for job in refits.values()]
@@ -133,14 +136,16 @@ def _train_all(
     write_text(run.file("DONE"), "")
 
 
-def _tell_how_long(seconds: float | None, reporter: Reporter) -> None:
+def _tell_how_long(seconds: float | None, size: tuple[int, int], reporter: Reporter) -> None:
     """Say how long training takes, where it is known; and how to shorten it, where it is longer than one waits for."""
-    if seconds:
-        reporter.say(f"training: about {duration(seconds)} by the speeds of the probe")
-    if seconds and seconds > _LONG:
+    if not seconds:
+        return
+    reporter.say(f"training: about {duration(seconds)} by the speeds of the probe")
+    if seconds > _LONG:
+        smaller = f"--size {SMALL_IMAGE}, " if max(size) > SMALL_IMAGE else ""
         reporter.warn(
-            "to make it shorter: fewer --models or --folds, a smaller --size, or fewer images seen in all by each "
-            "detector (--set phase1.image_budget=40000)"
+            f"to make it shorter: {smaller}fewer --models or --folds, or a cap on the images that each detector sees "
+            "in all (--set phase1.image_budget=20000)"
         )
 
 
@@ -269,13 +274,13 @@ def _share_budget(recipe: Recipe, folds: int, setting: Setting) -> Recipe:
 
 
 def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], config: RunConfig) -> Job:
-    """The recipe as the folds ran it: as many epochs, and since there is no val to choose by, the last one kept."""
+    """The recipe with nothing chosen on val, of which there is none: all epochs a fold plans, and the last one kept."""
     recipe = _share_budget(config.for_model(name), len(splits), setting)
     images = len(splits[0].train)
     fixed = {
         phase: settings.model_copy(
             update={
-                "epochs": planned_epochs(settings, images + settings.copies),
+                "epochs": planned_epochs(settings, images + settings.all_copies),
                 # A budget below one epoch goes on cutting it; any other one is in the number of epochs.
                 "image_budget": min(settings.image_budget, images) % images,
                 "select": "last",

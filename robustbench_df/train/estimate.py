@@ -29,7 +29,7 @@ def seconds_left(tasks: Sequence[Task], splits: Sequence[Split], at_once: int) -
 
 def steps_worth(config: PhaseConfig, images: int) -> float:
     """Return how many images a phase sends forwards and backwards when it trains on ``images``."""
-    images += config.copies + (config.adversarial_copies if isinstance(config, AdversarialConfig) else 0)
+    images += config.all_copies
     seen = planned_epochs(config, images) * steps_per_epoch(config, images) * config.batch_size
     return seen * (1 + _crafting(config))
 
