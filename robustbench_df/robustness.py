@@ -35,8 +35,8 @@ from robustbench_df.train.state import load_checkpoint
 
 Index = NDArray[np.intp]
 
-LOADED = 512
-"""Images in memory at a time: it stays flat however many are attacked."""
+LOADED, LOADED_PIXELS = 512, 512 * 224 * 224
+"""Images in memory at a time, and pixels of them: it stays flat however many are attacked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,19 +157,20 @@ def attack_images(
     advance: Callable[[int], None],
     folder: Path | None = None,
 ) -> Generator[pd.DataFrame, None, None]:
-    """Attack the images of all ``work``, `LOADED` at a time; yields a table per cell as it ends, with a row per image.
+    """Attack the images of all ``work``, few at a time; yields a table per cell as it ends, with a row per image.
 
     Several cells are budgets of FGSM on one detector. Their clean pass and gradient are made once, counted with the
     first, and kept in a file in ``folder`` (None: the system's) that has no name and so outlives nothing.
     ``advance`` is told how many images are done.
     """
+    few = max(min(LOADED, LOADED_PIXELS // (images.size[0] * images.size[1])), 1)
     with tempfile.TemporaryFile(dir=folder) as file:
         clean = CleanPasses(file) if len(cells) > 1 else None
         for cell in cells:
             parts = []
             for some in work:
-                for begin in range(0, len(some.index), LOADED):
-                    parts.append(_attack_part(cell, some, images, some.index[begin : begin + LOADED], plan, clean))
+                for begin in range(0, len(some.index), few):
+                    parts.append(_attack_part(cell, some, images, some.index[begin : begin + few], plan, clean))
                     advance(len(parts[-1]))
             yield pd.concat(parts, ignore_index=True)
 

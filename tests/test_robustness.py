@@ -74,11 +74,15 @@ def test_no_image_outlives_its_part_so_that_memory_stays_flat(
         alive.extend(weakref.ref(images) for images in (x, found.x_adv))
         return found
 
-    monkeypatch.setattr(robustness, "LOADED", 5)
+    limits = {"LOADED": 5, "LOADED_PIXELS": 3 * 16 * 16}
     monkeypatch.setattr(robustness, "_attack", watched)
-    attack_run(runs[1], PLAN.model_copy(update={"seed": 3, "models": ("mlp",), "phases": ("base",)}))
-    assert max(parts) == 5
-    assert len(parts) >= 6
+    for seed, (name, limit) in enumerate(limits.items(), 13):  # images, or pixels of them
+        parts.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(robustness, name, limit)
+            attack_run(runs[1], PLAN.model_copy(update={"seed": seed, "models": ("mlp",), "phases": ("base",)}))
+        assert max(parts) == (5 if name == "LOADED" else 3)
+        assert len(parts) >= 6
 
 
 @pytest.mark.parametrize("folds", [1, 2])
