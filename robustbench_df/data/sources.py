@@ -248,6 +248,7 @@ def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSe
         labels=chosen,
         data=pixels.data,
         hashes=pixels.hashes,
+        sizes=np.array(pixels.sizes, dtype=object),
         groups=column("group"),
         sources=column("source"),
         given=column("given"),

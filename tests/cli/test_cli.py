@@ -156,6 +156,10 @@ def test_predict_takes_any_size_and_a_folder_of_one_class(place: Path) -> None:
     done = rdf("predict", "large/fake", "--run", "runs/one", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 3
+    assert done.stderr == (
+        "warning: 3 of 3 images have another size (most 40×40) than the 16×16 px of run 'one': they were resized, and "
+        "its detectors have not learnt such images\n"
+    )
 
 
 def test_an_unlabelled_manifest_can_be_predicted(place: Path) -> None:
