@@ -184,8 +184,8 @@ class AdversarialConfig(PhaseConfig):
             raise ValueError(f"separate_norm goes with fgsm, fast and pgd, not with {self.objective}")
         if self.separate_norm and (self.ratio == 1 or self.freeze_backbone):
             raise ValueError("separate_norm deploys what clean images train: ratio must be below 1, nothing frozen")
-        if (self.mixup or self.cutmix) and (self.separate_norm or self.objective == "free"):
-            raise ValueError("mixup and cutmix blend clean and attacked images: not with separate_norm or free")
+        if (self.mixup or self.cutmix) and (self.separate_norm or self.objective in ("free", "trades")):
+            raise ValueError("mixup and cutmix blend each image with another: not with separate_norm, free or trades")
         return self
 
 
