@@ -297,6 +297,13 @@ def load_config(
     for override in overrides:
         merge(own, parse_override(override))
     merge(own, values)
+    common = own.get("model")
+    if isinstance(common, dict) and "name" in common:
+        name = common["name"]
+        raise UsageError(
+            f"model.name is each detector's own: choose with --models {name}, or for a member of your own with "
+            f"--models mine --set per_model.mine.model.name={name}"
+        )
     merged = layered({"preset": preset, **tomllib.loads(text)}, own)
     if merged["preset"] != preset:
         raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")
