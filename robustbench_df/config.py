@@ -194,8 +194,8 @@ class AdversarialConfig(PhaseConfig):
             raise ValueError(f"separate_norm goes with fgsm, fast and pgd, not with {self.objective}")
         if self.separate_norm and (self.ratio == 1 or self.freeze_backbone):
             raise ValueError("separate_norm deploys what clean images train: ratio must be below 1, nothing frozen")
-        if (self.mixup or self.cutmix) and (self.separate_norm or self.objective == "free"):
-            raise ValueError("mixup and cutmix blend clean and attacked images: not with separate_norm or free")
+        if (self.mixup or self.cutmix) and (self.separate_norm or self.objective in ("free", "trades")):
+            raise ValueError("mixup and cutmix blend each image with another: not with separate_norm, free or trades")
         return self
 
 
@@ -307,6 +307,13 @@ def load_config(
     for override in overrides:
         merge(own, parse_override(override))
     merge(own, values)
+    common = own.get("model")
+    if isinstance(common, dict) and "name" in common:
+        name = common["name"]
+        raise UsageError(
+            f"model.name is each detector's own: choose with --models {name}, or for a member of your own with "
+            f"--models mine --set per_model.mine.model.name={name}"
+        )
     merged = layered({"preset": preset, **tomllib.loads(text)}, own)
     if merged["preset"] != preset:
         raise UsageError(f"a preset cannot be set from a file or --set; use --preset {merged['preset']}")

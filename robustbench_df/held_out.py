@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,13 @@ from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import load_checkpoint
 
 
+class Judges(NamedTuple):
+    """The detectors that score a cell: each fold's own, and the one that is deployed, made of the same networks."""
+
+    of_fold: Sequence[Detector]
+    deployed: Detector
+
+
 def conditions(config: RunConfig) -> tuple[Condition, ...]:
     """Under what `train_all` scores every detector: clean, and FGSM at the strength that chose phase 2's checkpoint."""
     return CLEAN, Condition("fgsm", config.phase2.select_epsilon)
@@ -31,24 +38,30 @@ def score_members(run: Run, splits: list[Split], config: RunConfig, reporter: Re
     """Score every detector before and after phase 2, cell by cell; a finished cell is not computed again."""
     for name in config.models:
         for phase in PHASES:
-            member = partial(_member, run, name, phase)
-            _missing_cells(run, name, phase, conditions(config), member, splits, reporter)
+            judge = partial(_member, run, name, phase)
+            _missing_cells(run, name, phase, conditions(config), judge, splits, reporter)
 
 
 def score_ensemble(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
     """Score the shipped kind of ensemble under attack, as deployed: the gradient goes through all members."""
     for phase in PHASES:
-        member = partial(_whole, run, phase)
-        _missing_cells(run, "ensemble", phase, conditions(config)[1:], member, splits, reporter)
+        judge = partial(_whole, run, phase)
+        _missing_cells(run, "ensemble", phase, conditions(config)[1:], judge, splits, reporter)
 
 
-def _whole(run: Run, phase: str, fold: int | None) -> Detector:
-    return assemble([_member(run, name, phase, fold) for name in run.models], run.weights(phase=phase))
+def _whole(run: Run, phase: str, folds: int) -> Judges:
+    """Weigh the members of each fold, and their means over the folds: a stack of means is no mean of stacks."""
+    members = [_member(run, name, phase, folds) for name in run.models]
+    weights = run.weights(phase=phase)
+    of_fold = [assemble([member.of_fold[k] for member in members], weights) for k in range(folds)]
+    return Judges(of_fold, assemble([member.deployed for member in members], weights))
 
 
-def _member(run: Run, name: str, phase: str, fold: int | None) -> Detector:
+def _member(run: Run, name: str, phase: str, folds: int) -> Judges:
     device = Setting(**run.read_json("speed.json")[name]).device
-    return load_checkpoint(run.model_dir(name, fold), phase).to(device)
+    places = [run.model_dir(name, k if folds > 1 else None) for k in range(folds)]
+    of_fold = [load_checkpoint(place, phase).to(device) for place in places]
+    return Judges(of_fold, Ensemble(of_fold).eval() if folds > 1 else of_fold[0])
 
 
 def _missing_cells(
@@ -56,16 +69,16 @@ def _missing_cells(
     name: str,
     phase: str,
     wanted: tuple[Condition, ...],
-    member: Callable[[int | None], Detector],
+    judge: Callable[[int], Judges],
     splits: list[Split],
     reporter: Reporter,
 ) -> None:
     cells = [c for c in wanted if not run.predictions_path(name, phase, c.name).exists()]
     if cells:
-        members = [member(k if len(splits) > 1 else None) for k in range(len(splits))]
+        judges = judge(len(splits))
         for condition in cells:
             limit = run.config.attack_images if condition != CLEAN else 0
-            predictions = score_cell(name, phase, condition, members, splits, reporter, limit)
+            predictions = score_cell(name, phase, condition, judges, splits, reporter, limit)
             predictions.save(run.predictions_path(name, phase, condition.name))
 
 
@@ -73,15 +86,15 @@ def score_cell(
     name: str,
     phase: str,
     condition: Condition,
-    members: list[Detector],
+    judges: Judges,
     splits: list[Split],
     reporter: Reporter,
     limit: int = 0,
 ) -> Predictions:
     """Score one detector under one condition on everything it has not been trained on.
 
-    With folds, each held-out part is scored by its own fold's detector and test by their mean, as deployed. ``limit``
-    takes that many evenly spaced images of each part (of all held-out parts together); 0 takes all.
+    With folds, each held-out part is scored by its own fold's detector and test by the deployed one. ``limit`` takes
+    that many evenly spaced images of each part (of all held-out parts together); 0 takes all.
     """
     images = splits[0].images
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
@@ -89,10 +102,11 @@ def score_cell(
         # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
         judged = next(part for part in ("test", "cal", "val") if len(splits[0].part(part)))
         parts = ("val", "cal", "test") if condition == CLEAN else (judged,)
-        work += [(part, -1, members[0], splits[0].part(part)) for part in parts]
+        work += [(part, -1, judges.deployed, splits[0].part(part)) for part in parts]
     else:
-        work += [("oof", k, member, split.cal) for k, (member, split) in enumerate(zip(members, splits, strict=True))]
-        work += [("test", -1, Ensemble(members).eval(), splits[0].test)]
+        own = zip(judges.of_fold, splits, strict=True)
+        work += [("oof", k, detector, split.cal) for k, (detector, split) in enumerate(own)]
+        work += [("test", -1, judges.deployed, splits[0].test)]
     if limit:
         shares = {part: max(sum(p == part for p, *_ in work), 1) for part, *_ in work}
         work = [

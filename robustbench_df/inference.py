@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import re
+import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -148,6 +150,9 @@ def predict(
     Raises:
         DataError: the images have another size than the run's, and a detector does not resize.
         RunError: an abstention band is asked for and the run has none.
+
+    Warns:
+        UserWarning: some of the images were, or are, of another size than the run's and are resized.
     """
     from robustbench_df.evaluate import predict_logits
 
@@ -160,6 +165,8 @@ def predict(
         detector = run.detector(model, phase, refit=refit)
     if images.size != run.image_size and not detector.resizes:
         raise _other_size(images, run)
+    if said := _resized(images, index, run):
+        warnings.warn(said, stacklevel=2)
     logits = predict_logits(detector.to(device), images, index, views=tta_views if tta else None, progress=progress)
     probability, verdict = run.decision(model, phase).apply(margins(logits))
     possible = None if band is None else band.sets(margins(logits))
@@ -174,6 +181,25 @@ def _other_size(images: ImageSet, run: Run) -> DataError:
     return DataError(
         f"the images of {images.origin or 'this set'} are {width}×{height} px, those of run '{run.name}' "
         f"{own_width}×{own_height}: {remedy}"
+    )
+
+
+def _resized(images: ImageSet, index: NDArray[np.intp], run: Run) -> str:
+    """Say how many images are not as large as the run's own: resizing takes away, or adds, what gives fakes away."""
+    own, loaded = (f"{width}×{height}" for height, width in (run.image_size, images.size))
+    sizes = images.sizes[index].tolist() if loaded == own else [loaded] * len(index)
+    other = Counter(size for size in sizes if size != own)
+    if not other:
+        return ""
+    ((most, _),) = other.most_common(1)
+    learnt = (
+        "its detectors have not learnt such images"
+        if run.config.data.size is None
+        else f"its own came by --size {run.config.data.size} too: its detectors know such images if those were alike"
+    )
+    return (
+        f"{other.total():,} of {len(index):,} images have another size (most {most}) than the {own} px of run "
+        f"'{run.name}': they were resized, and {learnt}"
     )
 
 

@@ -102,15 +102,28 @@ def test_our_presets_train_from_scratch_whether_or_not_there_is_a_network(preset
         ("seed=-1", "seed: .*greater than or equal to 0"),
         ("split.seed=-3", "split.seed: .*greater than or equal to 0"),
         ("phase2.epsilons=[]", "phase2.epsilons: .*at least 1"),
+        ("phase2={objective='trades', mixup=0.2}", "mixup and cutmix .* or trades"),
+        ("phase2={objective='trades', cutmix=1}", "mixup and cutmix .* or trades"),
+        ("phase2={objective='free', mixup=0.2}", "mixup and cutmix .* free or"),
         ("split.train=0.9", "must be 1"),
         ("phase1", "KEY=VALUE"),
         ("preset=seed", "use --preset seed"),
+        ("model.name=resnet18", "--models resnet18, or .* --models mine --set per_model.mine.model.name=resnet18$"),
     ],
 )
 def test_mistakes_are_one_line(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         load_config("full", overrides=[override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_member_of_ones_own_is_the_architecture_that_its_name_could_not_choose(tmp_path: Path) -> None:
+    config = load_config("full", overrides=["per_model.mine.model.name=resnet18"], models=("mine",))
+    assert config.for_model("mine").model.name == "resnet18"
+    file = tmp_path / "mine.toml"
+    file.write_text("[model]\nname = 'vgg6'")
+    with pytest.raises(UsageError, match="--models vgg6"):
+        load_config("full", file)
 
 
 def test_unknown_preset_and_bad_file(tmp_path: Path) -> None:

@@ -61,12 +61,14 @@ def predict(
         height, width = opened.image_size
         # A detector is only as good as judged on images of the size it was trained on.
         side = size or (height if height == width else None)
-        images = load_images(source, layout=layout, size=side, max_bad=max_bad, require_classes=False)
+        images = load_images(source, layout=layout, size=side, max_bad=max_bad, require_classes=False, every_image=True)
         for finding in images.findings[:MOST_FINDINGS]:
             reporter.warn(f"{finding.kind}: {finding.where}: {finding.detail}")
         if len(images.findings) > MOST_FINDINGS:
             reporter.warn(f"and {len(images.findings) - MOST_FINDINGS} findings more (rdf data info {source})")
         index = core.select(images, part)
+        if part == "auto" and len(index) < len(images):
+            reporter.say(f"{len(images) - len(index):,} labelled images get no answer; --part all answers them too")
         reporter.start(f"predicting with {model}", len(index))
         verdicts = core.predict(
             opened,

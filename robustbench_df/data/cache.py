@@ -2,7 +2,7 @@
 
     <cache>/<key>/pixels.npy    uint8 [rows >= N, 3, H, W]; the first N rows are the images
     <cache>/<key>/hashes.npy    uint64 [N]
-    <cache>/<key>/about.json    names, formats, findings
+    <cache>/<key>/about.json    names, sizes before scaling, formats, findings
     <cache>/index/<signature>   the content digest last seen behind a folder's sizes and times
 
 The key digests names, contents and size, so labels and layouts never cause decoding, nor does touching or
@@ -38,12 +38,19 @@ _CHUNK = 64  # images per task: enough to hide the cost of handing it to a threa
 _TICK_NS = 100_000_000  # file systems stamp changes no finer than this; later changes could go unseen
 _STALE_S = 24 * 3600  # an unfinished entry this old belongs to a process that died
 
+Outcome = tuple[str, str] | Finding
+"""Of one image: its format and its size before scaling; or what is wrong with it."""
+
 
 @dataclass(frozen=True)
 class Decoded:
-    """The readable images among the names asked for, in order; ``data`` is a read-only uint8 [N,3,H,W]."""
+    """The readable images among the names asked for, in order; ``data`` is a read-only uint8 [N,3,H,W].
+
+    ``sizes`` are those in which the images are seen before they are scaled, "width×height".
+    """
 
     names: list[str]
+    sizes: list[str]
     data: Pixels
     hashes: NDArray[np.uint64]
     formats: dict[str, int]
@@ -120,9 +127,9 @@ def _open(home: Path) -> Decoded | None:
         hashes = np.load(home / "hashes.npy")
         data = np.load(home / "pixels.npy", mmap_mode="r")[: len(hashes)]
         findings = tuple(Finding(*finding) for finding in about["findings"])
-        if not len(about["names"]) == len(hashes) == len(data):
+        if not len(about["names"]) == len(about["sizes"]) == len(hashes) == len(data):
             return None
-        return Decoded(about["names"], data, hashes, about["formats"], findings)
+        return Decoded(about["names"], about["sizes"], data, hashes, about["formats"], findings)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -145,7 +152,7 @@ def _build(store: Store, names: Sequence[str], size: int | None, workers: int, s
 
     damaged = False
 
-    def read(name: str) -> tuple[Pixels, str] | Finding:
+    def read(name: str) -> tuple[Pixels, str, str] | Finding:
         nonlocal damaged
         try:
             return decode(store.read(name), size)
@@ -158,44 +165,45 @@ def _build(store: Store, names: Sequence[str], size: int | None, workers: int, s
         data = _allocate(scratch, len(names), shape, store.origin)
         hashes = np.zeros(len(names), np.uint64)
 
-        def fill(rows: range) -> list[str | Finding]:
-            """Decode some rows into place; give each one's format, or what is wrong with it."""
-            outcomes: list[str | Finding] = []
+        def fill(rows: range) -> list[Outcome]:
+            """Decode some rows into place; give each one's format and size, or what is wrong with it."""
+            outcomes: list[Outcome] = []
             for row in rows:
                 result = read(names[row])
                 if isinstance(result, Finding):
                     outcomes.append(result)
                     continue
-                image, form = result
+                image, form, seen = result
                 _same_size(image, shape, names[row], store.origin)
                 data[row], hashes[row] = image, pixel_hash(image)
-                outcomes.append(form)
+                outcomes.append((form, seen))
             return outcomes
 
         outcomes = _in_threads(fill, len(names), workers)
-    good = [row for row, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+    good = {row: outcome for row, outcome in enumerate(outcomes) if not isinstance(outcome, Finding)}
     for place, row in enumerate(good):  # close the gaps that unreadable images leave
         if place != row:
             data[place] = data[row]
     data.flush()
-    np.save(scratch / "hashes.npy", hashes[good])
+    np.save(scratch / "hashes.npy", hashes[list(good)])
     about = {
         "names": [names[row] for row in good],
-        "formats": dict(Counter(outcome for outcome in outcomes if isinstance(outcome, str))),
+        "sizes": [size for _, size in good.values()],
+        "formats": dict(Counter(form for form, _ in good.values())),
         "findings": [astuple(outcome) for outcome in outcomes if isinstance(outcome, Finding)],
     }
     (scratch / "about.json").write_text(json.dumps(about), "ascii")
     return damaged
 
 
-def _in_threads(fill: Callable[[range], list[str | Finding]], n: int, workers: int) -> list[str | Finding]:
+def _in_threads(fill: Callable[[range], list[Outcome]], n: int, workers: int) -> list[Outcome]:
     chunks = [range(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         return [outcome for outcomes in pool.map(fill, chunks) for outcome in outcomes]
 
 
 def _first_shape(
-    store: Store, names: Sequence[str], read: Callable[[str], tuple[Pixels, str] | Finding]
+    store: Store, names: Sequence[str], read: Callable[[str], tuple[Pixels, str, str] | Finding]
 ) -> tuple[int, int, int]:
     first = None
     for name in names:

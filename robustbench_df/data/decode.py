@@ -61,7 +61,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 """Orientations that make the stored width the height seen."""
 
 
-def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
+def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str, str]:
     """Decode one image.
 
     Args:
@@ -69,7 +69,8 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
         size: side S in pixels: the shorter side is scaled to S, the centre S×S kept. None keeps every pixel.
 
     Returns:
-        RGB as uint8 ``[3, H, W]`` and the name of the file's format (``"JPEG"`` …).
+        RGB as uint8 ``[3, H, W]``, the name of the file's format (``"JPEG"`` …), and the size before scaling, in which
+        the image is seen, as "width×height".
 
     Raises:
         Unreadable: the reason as its message, ``unreadable`` or ``too-large`` as its kind.
@@ -84,8 +85,9 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str]:
                     f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 1_000_000} million",
                 )
             image.load()
-            rgb = _square(_rgb(_upright(image)), size)
-            return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1)), image.format or "unknown"
+            rgb = _rgb(_upright(image))
+            pixels = np.ascontiguousarray(np.asarray(_square(rgb, size)).transpose(2, 0, 1))
+            return pixels, image.format or "unknown", f"{rgb.width}×{rgb.height}"
     except Image.DecompressionBombError as error:
         raise Unreadable("too-large", f"more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:

@@ -21,6 +21,9 @@ Pixels = NDArray[np.uint8]
 Strings = NDArray[np.object_]
 Labels = NDArray[np.int8]
 
+_PER_IMAGE = ("ids", "labels", "hashes", "sizes", "groups", "sources", "given", "predictions", "folder_labels")
+"""The arrays of an `ImageSet` beside its pixels."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -44,6 +47,7 @@ class ImageSet:
         labels: int8, 0 = real, 1 = fake, -1 = unlabelled; what is learnt and scored.
         data: uint8 ``[N, 3, H, W]``, RGB; a memory map when read from disk, so it may exceed the memory.
         hashes: uint64 digest of each image's decoded pixels; equal means pixel-identical.
+        sizes: in which each image is seen before it is scaled to that of ``data``: "width×height" in pixels.
         groups: images with the same non-empty string must never be divided by a split (a photo tile, an identity).
         sources: free text, deeper folders or a manifest column; metrics are broken down by it.
         given: the split the source itself puts the image in: ``""`` or one of train, val, cal, test.
@@ -59,6 +63,7 @@ class ImageSet:
     labels: Labels
     data: Pixels
     hashes: NDArray[np.uint64]
+    sizes: Strings
     groups: Strings
     sources: Strings
     given: Strings
@@ -72,7 +77,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        for name in ("labels", "data", "hashes", "groups", "sources", "given", "predictions", "folder_labels"):
+        for name in ("data", *_PER_IMAGE):
             if len(getattr(self, name)) != n:
                 raise DataError(f"ImageSet.{name} has {len(getattr(self, name))} entries for {n} ids")
         if self.data.ndim != 4 or self.data.shape[1] != 3 or self.data.dtype != np.uint8:
@@ -108,8 +113,7 @@ class ImageSet:
 
     def subset(self, index: NDArray[np.intp]) -> ImageSet:
         """Return the images at ``index`` as a set of its own (pixels are copied; findings stay with the whole)."""
-        per_image = ("ids", "labels", "hashes", "groups", "sources", "given", "predictions", "folder_labels")
-        arrays = {name: getattr(self, name)[index] for name in per_image}
+        arrays = {name: getattr(self, name)[index] for name in _PER_IMAGE}
         data = np.ascontiguousarray(self.data[index])
         print_ = fingerprint_of(arrays["ids"], arrays["labels"], arrays["hashes"])
         return replace(self, **arrays, data=data, fingerprint=print_, findings=())
@@ -165,6 +169,7 @@ def image_set_from_arrays(
         labels=label_array,
         data=data,
         hashes=hashes,
+        sizes=strings(None, ["×".join(map(str, data.shape[:1:-1]))] * n),
         groups=strings(groups, empty),
         sources=strings(sources, empty),
         given=strings(given, empty),

@@ -20,6 +20,7 @@ from robustbench_df.data.stores import Store, Unreadable
 from robustbench_df.errors import DataError
 
 _PREDICTIONS = re.compile(r"(.+?)_(?:preds?|predictions?)\.json", re.IGNORECASE)
+NO_CLASS_FOLDERS = "no-class-folders"
 _NAMED = 5  # how many names a summarising finding spells out
 
 
@@ -114,7 +115,7 @@ def unlabelled(store: Store) -> Plan:
     findings = (
         [
             Finding(
-                "no-class-folders",
+                NO_CLASS_FOLDERS,
                 tops[0],
                 f"{_listed(tops)}: none reads as real or fake; taken as unlabelled",
             )
@@ -130,6 +131,9 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
 
     A file is a list of ``{"index": 7, "prediction": "fake"}``; index 7 belongs to ``7.png`` in the folder
     ``<prefix>_images`` (any ending). A row's ``label``, where present, is compared with the folder's.
+
+    Raises:
+        DataError: as `folders` does, or about a predictions file, which without this layout would not matter.
     """
     plan = folders(store)
     by_folder: dict[str, dict[str, int]] = defaultdict(dict)
@@ -137,12 +141,16 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
         top, _, rest = entry.name.rpartition("/")
         by_folder[top][_index_key(posixpath.splitext(rest)[0])] = place
     entries, findings = list(plan.entries), list(plan.findings)
-    for file, prefix in _prediction_files(store).items():
-        tops = [top for top in by_folder if top == prefix or top.startswith(f"{prefix}_")]
-        if not tops:
-            raise DataError(f"'{file}' in '{store.origin}' has no folder '{prefix}_images' beside it; add or rename it")
-        images = {key: place for top in tops for key, place in by_folder[top].items()}
-        findings += _match(file, _read_rows(store, file), images, entries, fake_is)
+    try:
+        for file, prefix in _prediction_files(store).items():
+            tops = [top for top in by_folder if top == prefix or top.startswith(f"{prefix}_")]
+            if not tops:
+                where = f"'{file}' in '{store.origin}'"
+                raise DataError(f"{where} has no folder '{prefix}_images' beside it; add or rename it")
+            images = {key: place for top in tops for key, place in by_folder[top].items()}
+            findings += _match(file, _read_rows(store, file), images, entries, fake_is)
+    except DataError as error:
+        raise DataError(f"{error}, or use --layout folders") from error
     return Plan("challenge", entries, tuple(findings))
 
 

@@ -17,7 +17,7 @@ from robustbench_df.data import layouts
 from robustbench_df.data.archive import ZipStore
 from robustbench_df.data.cache import Decoded, decoded
 from robustbench_df.data.classes import check_classes
-from robustbench_df.data.imageset import UNLABELLED, ImageSet, Labels, Strings, fingerprint_of
+from robustbench_df.data.imageset import UNLABELLED, Finding, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
 from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
@@ -39,6 +39,7 @@ def load_images(
     workers: int | None = None,
     seed: int = 0,
     require_classes: bool = True,
+    every_image: bool = False,
 ) -> ImageSet:
     """Read a folder, a zip archive, a manifest or a single image into an `ImageSet`.
 
@@ -55,6 +56,8 @@ def load_images(
         workers: decoding threads; one per CPU when None.
         seed: seed of the demo set.
         require_classes: refuse a labelled layout in which a class is missing; prediction does not care.
+        every_image: where ``auto`` would leave images out, or refuse what it finds beside them, read class folders, or
+            no labels, instead, as a finding says: a prediction needs every image and no label.
 
     Returns:
         The readable images in natural order of their names; everything odd is in ``findings``.
@@ -69,7 +72,7 @@ def load_images(
         from robustbench_df.data.demo import demo_set
 
         return demo_set(seed=seed, size=size or 32)
-    store, plan = _open(Path(source), layout, fake_is)
+    store, plan = _open(Path(source), layout, fake_is, every_image=every_image)
     try:
         labelled = require_classes and plan.layout != "unlabelled"
         entries = plan.entries
@@ -163,11 +166,12 @@ def _check_options(
         raise UsageError(f"workers is {workers}; it must be at least 1")
 
 
-def _open(path: Path, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+def _open(path: Path, layout: str, fake_is: int | None, *, every_image: bool = False) -> tuple[Store, Plan]:
     """Find out what the path is; return its store and what its names mean."""
     ending = path.suffix.lower()
+    read = _plan_of_all if every_image and layout == "auto" else partial(_plan, layout=layout)
     if path.is_dir():
-        return _plan(layouts.unwrap(FolderStore.scan(path)), layout, fake_is)
+        return read(layouts.unwrap(FolderStore.scan(path)), fake_is=fake_is)
     if not path.is_file():
         raise DataError(f"no such file or folder: '{path}'{_near(path)}")
     if ending in ENDINGS:
@@ -177,7 +181,7 @@ def _open(path: Path, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
     if ending == ".zip" or zipfile.is_zipfile(path):
         store = ZipStore.open(path)
         try:
-            return _plan(layouts.unwrap(store), layout, fake_is)
+            return read(layouts.unwrap(store), fake_is=fake_is)
         except BaseException:  # Ctrl-C too must not leave the archive open; it goes on its way
             store.close()
             raise
@@ -186,13 +190,46 @@ def _open(path: Path, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
     )
 
 
+def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
+    """Read a store as ``auto`` does, or as class folders, where no image is left out; else as unlabelled."""
+    own = set(layouts.images_of(store))
+    why = ""
+    for layout in ("auto", "folders"):
+        try:
+            read_from, plan = _plan(store, layout, fake_is)
+        except DataError as error:
+            if not own:
+                raise
+            why = why or str(error)
+            continue
+        listed = {entry.name for entry in plan.entries}
+        if own <= listed:
+            return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
+        left = f"layout {plan.layout} leaves out {len(own - listed):,} of {len(own):,} images"
+        if not listed <= own:  # a manifest of images elsewhere: it is the source, not the folder in which it lies
+            return read_from, _noted(plan, "left-out", f"{left}; --layout unlabelled takes these", store)
+        why = why or f"{left}; --layout {plan.layout} does so"
+    plan = layouts.unlabelled(store)
+    told = tuple(finding for finding in plan.findings if finding.kind != layouts.NO_CLASS_FOLDERS)
+    return store, _noted(replace(plan, findings=told), "read-as-unlabelled", why, store)
+
+
+def _noted(plan: Plan, kind: str, why: str, store: Store) -> Plan:
+    return replace(plan, findings=(Finding(kind, store.origin, why), *plan.findings)) if why else plan
+
+
 def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
     recognised = layouts.recognise(store)
     table = find_manifest(store, named=layout == "auto" and recognised != "unlabelled")
     if table and layout in ("auto", "manifest"):
-        if isinstance(store, FolderStore):
-            return _manifest_on_disk(store.root / table, store.origin, layout, fake_is)
-        return store, manifest(store, table, fake_is, inside=True)
+        try:
+            if isinstance(store, FolderStore):
+                return _manifest_on_disk(store.root / table, store.origin, layout, fake_is)
+            return store, manifest(store, table, fake_is, inside=True)
+        except DataError as error:
+            if layout == "manifest":
+                raise
+            raise DataError(f"{error}, or use --layout {recognised}") from error
     if layout == "manifest":
         raise DataError(f"no manifest.csv or manifest.parquet in '{store.origin}'; add one or name its path")
     readers: dict[str, Callable[[Store], Plan]] = {
@@ -248,6 +285,7 @@ def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSe
         labels=chosen,
         data=pixels.data,
         hashes=pixels.hashes,
+        sizes=np.array(pixels.sizes, dtype=object),
         groups=column("group"),
         sources=column("source"),
         given=column("given"),

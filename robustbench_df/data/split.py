@@ -5,7 +5,7 @@ Augmented and adversarial copies are made later, inside train, so a split is onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,7 +109,7 @@ def make_split(images: ImageSet, config: SplitConfig | None = None, copies: Copi
     drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed or 0, families)
     parts = {part: np.sort(drawn.get(part, given[part])) for part in SPLIT_NAMES}
     split = Split(images, **parts, findings=findings)
-    _require_both_classes(split)
+    _require_both_classes(split, {part: _other_fractions(part, config) for part in drawn})
     return split
 
 
@@ -141,7 +141,8 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies
         shares = {"train": 1 - val_share, "val": val_share}
         inner = _divide(images, rest, shares, (config.seed or 0) + 1 + k, families)
         split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
-        _require_both_classes(split)
+        inside = {part: _other_fractions(part, config) for part in inner}
+        _require_both_classes(split, {**inside, "cal": "fewer folds (--folds)"})
         splits.append(split)
     return splits
 
@@ -215,14 +216,24 @@ def _divide(
     return {name: np.concatenate(parts) if parts else _empty() for name, parts in chosen.items()}
 
 
-def _require_both_classes(split: Split) -> None:
+def _require_both_classes(split: Split, remedies: Mapping[str, str]) -> None:
+    """Refuse a part without one of the classes; ``remedies`` say how a part that is cut, not given, can be larger."""
     for part, counts in split.counts().items():
         lacking = [name for name, count in counts.items() if not count]
         if lacking and (sum(counts.values()) or part in ("train", "val")):
+            remedy = f" or {remedies[part]}" if part in remedies else ""
             raise DataError(
                 f"the {part} part has no {lacking[0]} image ({counts['real']} real, {counts['fake']} fake); "
-                "give more images or other fractions (--set split.train=0.6 --set split.val=0.2)"
+                f"give more images{remedy}"
             )
+
+
+def _other_fractions(part: str, config: SplitConfig) -> str:
+    """Settings that double a part at the cost of train, or train at that of val: with the others they still make 1."""
+    taken = "val" if part == "train" else "train"
+    more, less = getattr(config, part), getattr(config, taken)
+    moved = min(more, less / 2)
+    return f"other fractions (--set split.{taken}={round(less - moved, 9)} --set split.{part}={round(more + moved, 9)})"
 
 
 def split_rows(splits: Iterable[Split]) -> list[tuple[str, str, int]]:

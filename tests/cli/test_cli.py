@@ -156,6 +156,29 @@ def test_predict_takes_any_size_and_a_folder_of_one_class(place: Path) -> None:
     done = rdf("predict", "large/fake", "--run", "runs/one", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 3
+    assert done.stderr == (
+        "warning: 3 of 3 images have another size (most 40×40) than the 16×16 px of run 'one': they were resized, and "
+        "its detectors have not learnt such images\n"
+    )
+
+
+def test_every_image_of_an_inbox_gets_an_answer_whatever_its_folders_and_files_are_called(place: Path) -> None:
+    write_folder(learnable_set(6), place / "inbox")
+    (place / "inbox" / "real").rename(place / "inbox" / "original")
+    (place / "inbox" / "fake").rename(place / "inbox" / "holiday")
+    (place / "inbox" / "sample_submission.csv").write_text("id,label\n1,0\n")
+    done = rdf("predict", "inbox", "--run", "runs/one", "--json", cwd=place)
+    assert json.loads(done.stdout)["images"] == 6
+    assert "read-as-unlabelled: inbox: layout folders leaves out 3 of 6 images; --layout folders" in done.stderr
+
+
+def test_labelled_images_beside_unlabelled_ones_are_not_passed_over_in_silence(place: Path) -> None:
+    write_folder(learnable_set(6), place / "sorted")
+    (place / "sorted" / "fake").rename(place / "sorted" / "test")
+    done = rdf("predict", "sorted", "--run", "runs/one", "--form", "csv", cwd=place)
+    assert done.stdout.startswith("3 images")
+    assert "3 labelled images get no answer; --part all answers them too" in done.stderr
+    assert "labelled images" not in rdf("predict", "images", "--run", "runs/one", "--form", "csv", cwd=place).stderr
 
 
 def test_an_unlabelled_manifest_can_be_predicted(place: Path) -> None:

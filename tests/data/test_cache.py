@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -89,9 +90,24 @@ def test_pixels_follow_their_names_past_unreadable_images_and_chunks(folder, mak
     assert [f.where for f in images.findings] == list(bad)
     assert not set(bad) & set(images.ids)
     for k, name in enumerate(images.ids):
-        expected, _ = decode_module.decode(files[name])
+        expected, *_ = decode_module.decode(files[name])
         assert np.array_equal(images.data[k], expected)
         assert images.hashes[k] == cache_module.pixel_hash(expected)
+
+
+def test_sizes_before_scaling_are_kept_and_without_them_an_entry_is_decoded_again(folder, make_png, cache, decoding):
+    files = {f"{c}/{k}.png": make_png(k, (8 + k, 9)) for c in ("real", "fake") for k in range(3)}
+    root = folder(files | {"fake/1.png": b"nonsense"})
+    wanted = ["8×9", "10×9", "8×9", "9×9", "10×9"]
+    assert load_images(root, size=4, max_bad=1).sizes.tolist() == wanted
+    decoding.clear()
+    again = load_images(root, size=4, max_bad=1)
+    assert (again.sizes.tolist(), decoding) == (wanted, [])
+    assert again.subset(np.array([4, 0])).sizes.tolist() == ["10×9", "8×9"]
+    (about,) = cache.glob("*/about.json")
+    about.write_text(json.dumps({k: v for k, v in json.loads(about.read_text()).items() if k != "sizes"}))
+    assert load_images(root, size=4, max_bad=1).sizes.tolist() == wanted
+    assert decoding
 
 
 def test_a_damaged_entry_is_rebuilt(folder, pair, cache, decoding):

@@ -33,7 +33,7 @@ def png_of(width: int, height: int, depth: int, colour: int, rows: bytes) -> byt
 
 @pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
 def test_lossless_formats_come_back_exactly(form, options):
-    pixels, name = decode(saved(Image.fromarray(RGB), form, **options))
+    pixels, name, _ = decode(saved(Image.fromarray(RGB), form, **options))
     assert name == form
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
@@ -42,7 +42,7 @@ def test_lossless_formats_come_back_exactly(form, options):
 
 def test_jpeg_grey_palette_and_one_bit():
     smooth = Image.linear_gradient("L").resize((16, 16))
-    pixels, name = decode(saved(smooth.convert("RGB"), "JPEG", quality=95))
+    pixels, name, _ = decode(saved(smooth.convert("RGB"), "JPEG", quality=95))
     assert name == "JPEG"
     assert np.abs(pixels.astype(int) - np.asarray(smooth)).max() < 12
     assert np.array_equal(decode(saved(smooth))[0], np.stack([np.asarray(smooth)] * 3))
@@ -54,17 +54,17 @@ def test_jpeg_grey_palette_and_one_bit():
 
 def test_sixteen_bits_are_scaled_not_clipped():
     grey = np.array([[0, 257, 511, 32896, 65278, 65535]], np.uint16)
-    pixels, _ = decode(saved(Image.fromarray(grey)))
+    pixels, *_ = decode(saved(Image.fromarray(grey)))
     assert pixels[0].tolist() == [[0, 1, 2, 128, 254, 255]]
     row = b"\0" + struct.pack(">6H", 0, 32896, 65535, 257, 514, 60000)
-    colour, _ = decode(png_of(2, 1, 16, 2, row))
+    colour, *_ = decode(png_of(2, 1, 16, 2, row))
     assert np.abs(colour[:, 0, :].T.ravel() - np.array([0, 128, 255, 1, 2, 60000 / 257])).max() < 1
 
 
 def test_transparent_pixels_are_laid_on_white():
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = 0, 255, 51  # black: unseen, opaque, a fifth
-    pixels, _ = decode(saved(Image.fromarray(rgba)))
+    pixels, *_ = decode(saved(Image.fromarray(rgba)))
     assert pixels[:, 0].tolist() == [[255, 0, 204]] * 3
     palette = Image.new("P", (2, 1))
     palette.putpalette([0, 0, 0, 9, 9, 9])
@@ -88,6 +88,8 @@ def test_exif_orientation_is_undone(orientation):
         image = image.transpose(Image.Transpose(turns[step]))
     exif = Image.Exif()
     exif[0x0112] = orientation
+    pixels, _, size = decode(saved(image, exif=exif), 4)
+    assert (pixels.shape, size) == ((3, 4, 4), "9×6")
     assert np.array_equal(decode(saved(image, exif=exif))[0], RGB.transpose(2, 0, 1))
 
 
@@ -158,7 +160,7 @@ def test_damaged_bytes_never_raise_anything_else():
                 spots = rng.integers(0, len(raw), 4)
                 hurt[spots] = rng.integers(0, 256, 4)
                 try:
-                    pixels, _ = decode(hurt.tobytes(), 8)
+                    pixels, *_ = decode(hurt.tobytes(), 8)
                 except Unreadable:
                     continue
                 assert pixels.shape == (3, 8, 8)

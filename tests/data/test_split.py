@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from robustbench_df.audit.copies import find_copies
-from robustbench_df.config import SplitConfig
+from robustbench_df.config import PRESETS, SplitConfig, load_config
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet, image_set_from_arrays
 from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, make_split
 from robustbench_df.errors import DataError
@@ -155,3 +157,28 @@ def test_a_class_missing_from_a_part_is_one_clear_line() -> None:
     images = image_set_from_arrays(np.zeros((6, 3, 8, 8), np.uint8), [0, 1] * 3)
     with pytest.raises(DataError, match="has no"):
         make_split(images)  # six identical images are one component, so val stays empty
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("real", "fake", "folds"), [(9, 1, 1), (8, 2, 1), (20, 3, 1), (9, 1, 2), (8, 2, 2), (3, 0, 1)])
+def test_fractions_that_are_advised_add_up_and_give_the_part_more(
+    preset: str, real: int, fake: int, folds: int
+) -> None:
+    images = image_set_from_arrays(random_set(real + fake).data, [0] * real + [1] * fake)
+    settings = load_config(preset).split
+    with pytest.raises(DataError, match=r"^the \w+ part has no fake .*; give more images or other fr") as caught:
+        make_split(images, settings) if folds == 1 else make_folds(images, settings, folds)
+    advice = re.findall(r"--set (\S+=[\d.]+)", str(caught.value))
+    advised = load_config(preset, overrides=advice).split  # where they do not add up it refuses
+    part = str(caught.value).split()[1]
+    assert len(advice) == 2
+    assert getattr(advised, part) > getattr(settings, part)
+
+
+def test_fractions_are_not_blamed_for_parts_that_they_do_not_cut() -> None:
+    given = image_set_from_arrays(random_set(60).data, [0, 1] * 20 + [0] * 20, given=["train"] * 40 + ["test"] * 20)
+    with pytest.raises(DataError, match=r"^the test part has no fake image .*; give more images$"):
+        make_split(given)
+    few = image_set_from_arrays(random_set(40).data, [0] * 37 + [1] * 3)
+    with pytest.raises(DataError, match=r"^the cal part has no fake image .* or fewer folds \(--folds\)$"):
+        make_folds(few, SplitConfig(), 5)

@@ -41,7 +41,7 @@ def tasks(folder: Path, **phase: Any) -> list[Task]:
     config = load_config(
         "full",
         per_model={},
-        model={"name": "mlp", "frontend": "rgb", "pretrained": "never"},
+        model={"frontend": "rgb", "pretrained": "never"},
         phase1={"epochs": 1, "image_budget": 0, **phase},
         phase2={"epochs": 0},
     )
