@@ -97,6 +97,14 @@ def test_any_timm_model_and_near_misses() -> None:
         architecture("timm:resnet18x")
 
 
+def test_a_misspelt_tag_of_timms_weights_is_one_line_with_those_there_are() -> None:
+    with pytest.raises(
+        ModelError, match=r"^timm's resnet18 has no weights 'a1_in1kk' \(did you mean .*choose from a1_"
+    ):
+        architecture("timm:resnet18.a1_in1kk")
+    assert architecture("timm:resnet18.a1_in1k").timm_name == "resnet18.a1_in1k"
+
+
 def test_offline_auto_falls_back_within_a_second_and_required_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "HUB", ("192.0.2.1", 443))  # TEST-NET-1 of RFC 5737: never answers
     monkeypatch.setattr(pretrained, "_hub_answer", [])
