@@ -85,7 +85,7 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     """
     arch, shortest = architecture(config.name), min(image_size)
     if config.weights is None:
-        state, where = pretrained_state(arch.timm_name, config.pretrained), "pretrained weights"
+        state, where = pretrained_state(arch.timm_name, config.pretrained, config.name), "pretrained weights"
     else:
         state, where = read_weights(Path(config.weights)), f"'{config.weights}'"
     resolved = _resolved(config, arch, shortest, _stem(config, arch, shortest, state), state)
