@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustbench_df.config import RunConfig
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.errors import RunError, UsageError
-from robustbench_df.models.zoo import build_detector, unused_options
+from robustbench_df.errors import ModelError, RunError, UsageError
+from robustbench_df.memory import is_out_of_memory
+from robustbench_df.models.detector import Detector
+from robustbench_df.models.zoo import LARGE_SIDE, build_detector, unused_options
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device
@@ -27,12 +31,34 @@ def refuse_unfit_refits(config: RunConfig) -> None:
 
 
 def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -> None:
-    """Build every detector once: settings and weights that do not fit leave no run behind, idle ones are named."""
-    for name in config.models:
-        model = config.for_model(name).model
-        build_detector(model, images.size)
-        for option in unused_options(model):
-            reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
+    """Build every detector once and show it images: what does not fit leaves no run behind, idle settings are named.
+
+    Raises:
+        ModelError: weights that do not fit, or a network that cannot take images of that size.
+    """
+    with torch.random.fork_rng(devices=[]):  # a caller's own random numbers stay what they were
+        for name in config.models:
+            model = config.for_model(name).model
+            _require_taken(name, build_detector(model, images.size)[0], images.size)
+            for option in unused_options(model):
+                reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
+
+
+def _require_taken(name: str, detector: Detector, size: tuple[int, int]) -> None:
+    """Refuse a detector whose network was built well and fails at images of ``size`` (height, width in pixels)."""
+    try:
+        with torch.no_grad():
+            detector.eval()(torch.rand(2, 3, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            return  # how many images fit is for the probe to find out, on the device that trains
+        height, width = (detector.input_size,) * 2 if detector.input_size else size
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        side = getattr(detector.net, "pretrained_cfg", {}).get("input_size", (3, LARGE_SIDE, LARGE_SIDE))[-1]
+        raise ModelError(
+            f"{name} cannot take images of {width}×{height} px ({reason}); "
+            f"use --set model.input_size={side}, or larger images (--size)"
+        ) from error
 
 
 def run_to_resume(config: RunConfig, path: Path | None) -> Run:

@@ -247,6 +247,8 @@ def test_what_cannot_be_built_leaves_no_run_behind_and_idle_settings_are_named(s
 
     with pytest.raises(rdf.errors.ModelError, match="divisible by 4"):
         train_all(settings(source, "models=['vit_base_patch16_224']", "model.input_size=30"), tmp_path / "run")
+    with pytest.raises(rdf.errors.ModelError, match="inception_v3 cannot take images of 16×16 px"):
+        train_all(settings(source, "models=['timm:inception_v3']"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     heard = Heard()
     idle = ("model.dropout=0.9", "model.head=recipe", "phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")
