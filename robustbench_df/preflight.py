@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import ModelError, RunError, UsageError
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
-from robustbench_df.models.zoo import LARGE_SIDE, build_detector, unused_options
+from robustbench_df.models.pretrained import pretrained_state
+from robustbench_df.models.zoo import LARGE_SIDE, architecture, build_detector, unused_options
 from robustbench_df.run import Run
+from robustbench_df.settings import merge, validated
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device
 
@@ -28,6 +32,35 @@ def refuse_unfit_refits(config: RunConfig) -> None:
                     f"{name}: {phase}.schedule=plateau follows val, which a refit has none of; "
                     "choose onecycle, cosine or constant, or leave --refit away"
                 )
+
+
+def decide_pretrained(config: RunConfig) -> RunConfig:
+    """Replace every ``pretrained=auto`` by what can be had now: ``required``, or ``never`` after one warning.
+
+    Else each build would decide anew, and a network that comes and goes would give a detector folds of two kinds.
+    """
+
+    def possible(name: str) -> str:
+        model = config.for_model(name).model
+        timm_name = None if model.weights else architecture(model.name).timm_name
+        return "never" if pretrained_state(timm_name, "auto", name) is None else "required"
+
+    return _decided(config, possible)
+
+
+def _decided(config: RunConfig, answer: Callable[[str], str]) -> RunConfig:
+    """Replace ``pretrained=auto`` of each model by its answer: in the common table, and per model where they differ."""
+    answers = {name: answer(name) for name in config.models if config.for_model(name).model.pretrained == "auto"}
+    common: str = config.model.pretrained
+    if common == "auto" and answers:
+        common = "never" if len(set(answers.values())) > 1 else next(iter(answers.values()))
+    decided = config.model_copy(update={"model": config.model.model_copy(update={"pretrained": common})})
+    differing = {
+        name: {"model": {"pretrained": how}}
+        for name, how in answers.items()
+        if decided.for_model(name).model.pretrained != how
+    }
+    return decided.model_copy(update={"per_model": merge(copy.deepcopy(config.per_model), differing)})
 
 
 def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -> None:
@@ -71,9 +104,7 @@ def run_to_resume(config: RunConfig, path: Path | None) -> Run:
     if path is None:
         raise UsageError("resume=True goes on with the run at path; give its folder")
     run = Run(path)
-    _require_same(run, run.config.model_dump(), config.model_dump(), "")
-    if run.config != config:  # what only the run has set, for one of its models
-        raise UsageError(f"run '{run.name}' was begun with settings per model that are missing now; pass run.config")
+    _require_same(run, config)
     _require_devices(run)
     return run
 
@@ -98,14 +129,23 @@ def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
         UsageError: the command line asks for something the run was not begun with.
     """
     config = run.config
-    _require_same(run, config.model_dump(), asked, "")
+    _require_same(run, validated(RunConfig, merge(config.model_dump(), asked)))
     return config
 
 
-def _require_same(run: Run, begun: dict[str, Any], asked: dict[str, Any], prefix: str) -> None:
+def _require_same(run: Run, asked: RunConfig) -> None:
+    """Refuse other settings than the run's; ``pretrained=auto`` asks for what was decided when it began."""
+    begun = run.config
+    asked = _decided(asked, lambda name: begun.for_model(name).model.pretrained)
+    _require_same_values(run, begun.model_dump(), asked.model_dump(), "")
+    if begun != asked:  # what only the run has set, for one of its models
+        raise UsageError(f"run '{run.name}' was begun with settings per model that are missing now; pass run.config")
+
+
+def _require_same_values(run: Run, begun: dict[str, Any], asked: dict[str, Any], prefix: str) -> None:
     for key, value in asked.items():
         if isinstance(value, dict):
-            _require_same(run, begun.get(key, {}), value, f"{prefix}{key}.")
+            _require_same_values(run, begun.get(key, {}), value, f"{prefix}{key}.")
         elif key not in begun or begun[key] != value:
             raise UsageError(
                 f"run '{run.name}' was begun with {prefix}{key}={begun.get(key, 'unset')}, not {value}; "
