@@ -29,7 +29,7 @@ from robustbench_df.held_out import conditions, score_ensemble, score_members
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
 from robustbench_df.models.zoo import SMALL_IMAGE, architecture, build_detector
-from robustbench_df.preflight import refuse_unfit_refits, require_buildable, run_to_resume
+from robustbench_df.preflight import decide_pretrained, refuse_unfit_refits, require_buildable, run_to_resume
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
     Durations,
@@ -63,7 +63,8 @@ def train_all(
     """Audit the images, train every detector of ``config``, weigh and judge them, and return the finished run.
 
     Args:
-        config: all settings; on ``resume`` they must be the run's own.
+        config: all settings; on ``resume`` they must be the run's own. Of ``pretrained=auto`` the run keeps what it was
+            decided to be when it began.
         path: the run folder; None makes one under ``runs/``.
         resume: go on with the run at ``path``.
         jobs: how many trainings run at the same time on a CPU, with a share of the cores each; None decides by their
@@ -91,7 +92,10 @@ def train_all(
             refuse_existing(path)
         images = load_configured(config.data, config.seed)
         if run is None:
+            config = decide_pretrained(config)
             require_buildable(config, images, reporter)
+        else:
+            config = run.config
         reporter.say(f"audit: copies among {len(images):,} images")
         copies = find_copies(images)
         splits = _splits(images, config, copies)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 import robustbench_df as rdf
@@ -20,6 +23,8 @@ from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.errors import DataError, RunError, UsageError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.inference import predict
+from robustbench_df.models import pretrained
+from robustbench_df.models.zoo import PRETRAINED_SIDE
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run, open_run
 from robustbench_df.rundir import write_json
@@ -247,6 +252,8 @@ def test_what_cannot_be_built_leaves_no_run_behind_and_idle_settings_are_named(s
 
     with pytest.raises(rdf.errors.ModelError, match="divisible by 4"):
         train_all(settings(source, "models=['vit_base_patch16_224']", "model.input_size=30"), tmp_path / "run")
+    with pytest.raises(rdf.errors.ModelError, match="inception_v3 cannot take images of 16×16 px"):
+        train_all(settings(source, "models=['timm:inception_v3']"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     heard = Heard()
     idle = ("model.dropout=0.9", "model.head=recipe", "phase1.epochs=1", "phase2.epochs=0", "models=['mlp']")
@@ -319,6 +326,45 @@ def test_a_resumed_run_shares_the_cores_by_the_threads_it_was_begun_with(
     monkeypatch.setattr(pipeline, "how_many", lambda tasks, _device, *more: asked.append((tasks, *more)) or 1)
     train_all(one, tmp_path / "run", resume=True)
     assert asked == [(1, one.phase1.batch_size * 16 * 16, 3)]
+
+
+def test_pretrained_auto_is_decided_once_whatever_the_hub_does_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def hub_is_away(when: Callable[[], bool]) -> None:
+        def fetched(name: str) -> torch.nn.Module:
+            asked.append(name)
+            if when():
+                raise OSError("the hub is away")
+            return timm.create_model(name, pretrained=False, num_classes=2)
+
+        monkeypatch.setattr(pretrained, "_fetched", fetched)
+
+    def input_sizes(run: Run) -> list[int | None]:
+        kept = [run.read_json("models", "timm_test_resnet", f"fold{k}", "model.json") for k in range(2)]
+        return [described["model"]["input_size"] for described in kept]
+
+    monkeypatch.setattr(pretrained, "_hub_answer", [True])
+    quick = ("split.folds=2", "phase1.epochs=1", "phase2.epochs=0", "speed.precision=fp32", "attack_images=4")
+    asking = ("models=['timm:test_resnet']", "model.pretrained=auto", "speed.memory_format=contiguous")
+    config = settings(write_folder(learnable_set(60), tmp_path / "images"), *quick, *asking)
+    hub_is_away(lambda: len(asked) == 1)
+    with pytest.warns(UserWarning, match="the hub is away"):
+        scratch = train_all(config, tmp_path / "scratch", jobs=1)
+    assert scratch.config.model.pretrained == "never"
+    assert input_sizes(scratch) == [None, None]
+    assert len(asked) == 1
+    run = Run(tmp_path / "run")
+    hub_is_away(run.file("models", "timm_test_resnet", "fold0", "final.safetensors").exists)
+    for resume in (False, True):
+        with pytest.raises(rdf.errors.ModelError, match="no pretrained weights for test_resnet: the hub is away"):
+            train_all(config, run.path, resume=resume, jobs=1)
+        assert run.config.model.pretrained == "required"
+    hub_is_away(lambda: False)
+    assert train_all(config, run.path, resume=True, jobs=1).finished
+    assert input_sizes(run) == [PRETRAINED_SIDE] * 2
 
 
 def test_a_weight_file_that_is_not_there_fails_before_anything_is_read(tmp_path: Path) -> None:

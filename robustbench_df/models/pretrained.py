@@ -8,6 +8,8 @@ import socket
 import threading
 import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from robustbench_df.models.frontend import CHANNELS
 
 State = dict[str, Tensor]
 
-HUB = ("huggingface.co", 443)
+HUB = "https://huggingface.co"
 HUB_TIMEOUT = 0.8
 """Seconds to wait for the hub before going on without it."""
 
@@ -32,9 +34,9 @@ def hub_reachable() -> bool:
 
         def ask() -> None:
             try:
-                socket.create_connection(HUB, timeout=HUB_TIMEOUT).close()
+                socket.create_connection(_first_hop(), timeout=HUB_TIMEOUT).close()
                 result.append(True)
-            except OSError:
+            except (OSError, ValueError):  # no such host, or no such port
                 result.append(False)
 
         # Name resolution has no timeout of its own, so it waits in a thread.
@@ -43,6 +45,16 @@ def hub_reachable() -> bool:
         thread.join(HUB_TIMEOUT)
         _hub_answer.append(bool(result and result[0]) and os.environ.get("HF_HUB_OFFLINE") != "1")
     return _hub_answer[0]
+
+
+def _first_hop() -> tuple[str, int]:
+    """Return host and port that huggingface_hub connects to: the hub's, a mirror's or, where one is set, a proxy's."""
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
 
 
 def _cached(timm_name: str) -> bool:
@@ -86,24 +98,19 @@ def pretrained_scaling(timm_name: str | None) -> dict[str, tuple[float, ...]]:
 
 
 def _fetched(timm_name: str) -> nn.Module:
-    """Return timm's network with its pretrained weights and a fresh classifier of two logits.
-
-    Raises:
-        OSError, RuntimeError, ValueError: they cannot be had.
-    """
+    """Return timm's network with its pretrained weights and a fresh classifier of two logits; raises what timm does."""
     import timm
 
-    # timm would ask an unreachable hub again and again for minutes.
-    if not hub_reachable() and not _cached(timm_name):
-        raise OSError(f"{HUB[0]} cannot be reached and the weights are not on this disk")
     model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
     return model
 
 
-def pretrained_state(timm_name: str | None, policy: str) -> State | None:
+def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | None:
     """Return timm's pretrained weights for ``timm_name`` but for the classifier, or None to train from scratch.
 
-    ``policy``: ``never`` asks nothing; ``auto`` falls back to None with one warning; ``required`` raises.
+    ``policy``: ``never`` asks nothing; ``auto`` takes them from a hub that answers at once, or from this disk, and else
+    falls back to None with one warning; ``required`` lets huggingface_hub try as long as it does, and raises.
+    ``model`` is named in errors.
 
     Raises:
         ModelError: ``required`` and the weights cannot be had.
@@ -112,11 +119,14 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
         return None
     if timm_name is None:
         if policy == "required":
-            raise ModelError("this model has no pretrained weights; use --pretrained auto or never")
+            raise ModelError(f"{model} has no pretrained weights; use --pretrained auto or never")
         return None
     try:
-        model = _fetched(timm_name)
-    except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub's errors are OSErrors
+        # huggingface_hub would ask an unreachable hub again and again for most of a minute.
+        if policy == "auto" and not hub_reachable() and not _cached(timm_name):
+            raise OSError(f"{_first_hop()[0]} cannot be reached and the weights are not on this disk")
+        net = _fetched(timm_name)
+    except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors have errors of their own
         if policy == "required":
             raise ModelError(
                 f"no pretrained weights for {timm_name}: {_first_line(error)}; connect, or use --pretrained never"
@@ -126,8 +136,8 @@ def pretrained_state(timm_name: str | None, policy: str) -> State | None:
             stacklevel=2,
         )
         return None
-    fresh = head_names(model)  # timm's own start, which is not ours
-    return {f"net.{key}": value for key, value in model.state_dict().items() if not key.startswith(fresh)}
+    fresh = head_names(net)  # timm's own start, which is not ours
+    return {f"net.{key}": value for key, value in net.state_dict().items() if not key.startswith(fresh)}
 
 
 def read_weights(path: Path) -> State:

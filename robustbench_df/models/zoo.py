@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustbench_df.config import ModelConfig
-from robustbench_df.errors import ModelError
+from robustbench_df.errors import ModelError, nearest
 from robustbench_df.models.architectures import MODELS, OPTIONS, Architecture, timm_network
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
@@ -39,7 +39,7 @@ def architecture(name: str) -> Architecture:
     """Look up a registered name, or any ``timm:NAME``.
 
     Raises:
-        ModelError: the name is unknown; the message lists the choices and the nearest one.
+        ModelError: the name, or the tag of its weights, is unknown; the message lists the choices and the nearest one.
     """
     if not name.startswith("timm:"):
         return MODELS[name]
@@ -49,7 +49,13 @@ def architecture(name: str) -> Architecture:
     if not timm.is_model(bare.split(".")[0]):
         close = timm.list_models(f"*{bare}*")[:5] or timm.list_models(f"{bare[:6]}*")[:5]
         raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
-    shape = timm.get_pretrained_cfg(bare)
+    try:
+        shape = timm.get_pretrained_cfg(bare)
+    except RuntimeError as error:  # it knows the network, and not the tag of the weights
+        network, _, tag = bare.partition(".")
+        tags = [known.partition(".")[2] for known in timm.list_models(f"{network}.*", pretrained=True)]
+        choices = f"choose from {', '.join(tags)}" if tags else f"use timm:{network}"
+        raise ModelError(f"timm's {network} has no weights '{tag}'{nearest(tag, tags)}; {choices}") from error
     fixed = shape.input_size[-1] if shape is not None and shape.fixed_input_size else None
     return Architecture(
         f"timm's {bare}",
@@ -79,7 +85,7 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     """
     arch, shortest = architecture(config.name), min(image_size)
     if config.weights is None:
-        state, where = pretrained_state(arch.timm_name, config.pretrained), "pretrained weights"
+        state, where = pretrained_state(arch.timm_name, config.pretrained, config.name), "pretrained weights"
     else:
         state, where = read_weights(Path(config.weights)), f"'{config.weights}'"
     resolved = _resolved(config, arch, shortest, _stem(config, arch, shortest, state), state)

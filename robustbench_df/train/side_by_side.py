@@ -90,8 +90,9 @@ def fit_all(
             how many there are.
 
     Raises:
-        TrainError: as `fit`. The other processes are ended then; what they have saved can be gone on with.
+        TrainError, OSError: as `fit`. The other processes are ended then; what they have saved can be gone on with.
         RunError: a process was killed from outside, by the system when memory ran out for example.
+        RuntimeError: a bug showed in a process, whose traceback it tells.
     """
     if min(at_once, len(tasks)) <= 1:
         for job, k in tasks:

@@ -13,6 +13,7 @@ import pickle
 import select
 import sys
 import threading
+import traceback
 import warnings
 from functools import partial
 from typing import Any, BinaryIO
@@ -78,7 +79,11 @@ def _end_with(pipe: int) -> None:
 
 
 def serve(source: BinaryIO, channel: BinaryIO) -> None:
-    """Answer every job of ``source`` on ``channel`` by its events and, last, `DONE`, or `FAILED` with the error."""
+    """Answer every job of ``source`` on ``channel`` by its events and, last, `DONE`, or `FAILED` with the error.
+
+    What is no error of ours or of the system is a bug: it comes as its traceback in a RuntimeError, for the place where
+    it happened is what one wants to know, and not every exception can be pickled.
+    """
 
     def tell(name: str, *arguments: Any) -> None:
         send((name, arguments), channel)
@@ -97,8 +102,10 @@ def serve(source: BinaryIO, channel: BinaryIO) -> None:
         try:
             fit(job, splits[k], reporter)
             tell(DONE)
-        except RdfError as error:
+        except (RdfError, OSError) as error:
             tell(FAILED, error)
+        except Exception:
+            tell(FAILED, RuntimeError(f"the process that trained {job.title} failed:\n{traceback.format_exc()}"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,56 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Tensor]]:
 
 def _shallow(name: str) -> dict[str, int]:
     return {"depth": 1} if name == VIT else {}
+
+
+def test_a_hub_that_is_slow_to_answer_is_given_up_by_auto_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(name: str, **settings: Any) -> torch.nn.Module:
+        return real(name, **{**settings, "pretrained": False})
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(pretrained, "_hub_answer", [False])
+    assert pretrained.pretrained_state("resnet18", "required", "resnet18") is not None
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        assert pretrained.pretrained_state("resnet18", "auto", "resnet18") is None
+
+
+def test_whatever_keeps_the_hubs_weights_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ProxyError(Exception):
+        """As of huggingface_hub's HTTP client: neither an OSError nor a ValueError."""
+
+    def refused(_name: str) -> torch.nn.Module:
+        raise ProxyError("407 Proxy Authentication Required\nand more")
+
+    monkeypatch.setattr(pretrained, "_fetched", refused)
+    monkeypatch.setattr(pretrained, "_hub_answer", [True])
+    with pytest.raises(ModelError, match=r"^no pretrained weights for resnet18: 407 Proxy .* Required; connect"):
+        built("resnet18", pretrained="required")
+    with pytest.warns(UserWarning, match="407 Proxy"):
+        assert built("resnet18", pretrained="auto")[1].stem == "small"
+
+
+def test_the_quick_look_goes_where_the_environment_sends_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as open_one, socket.socket() as closed_one:
+        closed_one.bind(("127.0.0.1", 0))  # it does not listen
+        answering, silent = (f"http://127.0.0.1:{s.getsockname()[1]}" for s in (open_one, closed_one))
+
+        def reached(**environment: str) -> bool:
+            with monkeypatch.context() as patch:
+                for name in [n for n in os.environ if n.startswith("HF_") or n.lower().endswith("_proxy")]:
+                    patch.delenv(name)
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                patch.setattr(pretrained, "HUB", silent.replace("http:", "https:"))
+                patch.setattr(pretrained, "_hub_answer", [])
+                return pretrained.hub_reachable()
+
+        assert not reached()
+        assert reached(HF_ENDPOINT=answering)
+        assert reached(HTTPS_PROXY=answering)
+        assert reached(HTTPS_PROXY=answering.removeprefix("http://"))
+        assert not reached(HTTPS_PROXY=answering, NO_PROXY="127.0.0.1")
+        assert not reached(HF_ENDPOINT="https://127.0.0.1:nowhere")
 
 
 def test_position_embeddings_follow_the_size_of_the_enlarged_image(hub: dict[str, dict[str, Tensor]]) -> None:

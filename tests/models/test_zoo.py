@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -107,19 +108,28 @@ def test_any_timm_model_and_near_misses() -> None:
         architecture("timm:resnet18x")
 
 
+def test_a_misspelt_tag_of_timms_weights_is_one_line_with_those_there_are() -> None:
+    told = r"^timm's resnet18 has no weights 'a1_in1kk' \(did you mean 'a1_in1k'\?\); choose from a1_in1k, a2_in1k"
+    with pytest.raises(ModelError, match=told):
+        architecture("timm:resnet18.a1_in1kk")
+    assert architecture("timm:resnet18.a1_in1k").timm_name == "resnet18.a1_in1k"
+
+
 def test_offline_auto_falls_back_within_a_second_and_required_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "HUB", ("192.0.2.1", 443))  # TEST-NET-1 of RFC 5737: never answers
+    monkeypatch.setenv("HF_ENDPOINT", "https://192.0.2.1")  # TEST-NET-1 of RFC 5737: never answers
+    monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(pretrained, "_hub_answer", [])
     architecture("timm:resnet18")  # timm's import is not what is timed
     start = time.perf_counter()
-    with pytest.warns(UserWarning, match="no pretrained weights"):
-        state = pretrained.pretrained_state("resnet18", "auto")
+    with pytest.warns(UserWarning, match=r"no pretrained weights \(192\.0\.2\.1 cannot be reached"):
+        state = pretrained.pretrained_state("resnet18", "auto", "mine")
     assert state is None
     assert time.perf_counter() - start < 1.5
-    with pytest.raises(ModelError, match="--pretrained never"):
-        pretrained.pretrained_state("resnet18", "required")
-    with pytest.raises(ModelError, match="has no pretrained weights"):
-        pretrained.pretrained_state(None, "required")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # it would try for most of a minute
+    with pytest.raises(ModelError, match=r"^no pretrained weights for resnet18: .*--pretrained never"):
+        pretrained.pretrained_state("resnet18", "required", "mine")
+    with pytest.raises(ModelError, match=r"^mlp has no pretrained weights"):
+        build_detector(config("mlp", pretrained="required"), SIZE)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -109,6 +109,23 @@ def test_an_error_is_told_and_the_next_job_is_taken(splits: list[Split], tmp_pat
     assert "the loss is not finite at epoch 1" in str(ends[0][1][0])
 
 
+def test_an_error_of_the_system_is_that_of_one_process(splits: list[Split], tmp_path: Path) -> None:
+    for k in range(FOLDS):
+        (tmp_path / f"{k}").write_text("where the folder should be")
+    told = []
+    for at_once in (1, FOLDS):
+        with pytest.raises(FileExistsError) as caught:
+            fit_all(tasks(tmp_path), splits, at_once, Reporter())
+        told.append((caught.value.strerror, Path(caught.value.filename).parent))
+    assert told == [("File exists", tmp_path)] * 2
+
+
+def test_a_bug_in_a_process_comes_with_its_own_traceback(splits: list[Split], tmp_path: Path) -> None:
+    bad = [(job, FOLDS) for job, _ in tasks(tmp_path)]  # there is no such split
+    with pytest.raises(RuntimeError, match=r"(?s)trained mlp fold . failed:.Traceback .*worker\.py.*IndexError: list"):
+        fit_all(bad, splits, FOLDS, Reporter())
+
+
 def test_an_error_in_one_is_raised_and_ends_all(splits: list[Split], monkeypatch: pytest.MonkeyPatch) -> None:
     ended = []
 
