@@ -8,7 +8,6 @@ import json
 import re
 import warnings
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -152,7 +151,7 @@ def predict(
         RunError: an abstention band is asked for and the run has none.
 
     Warns:
-        UserWarning: some of the images were, or are, of another size than the run's and are resized.
+        UserWarning: some of the images are, or were before scaling, smaller or larger than any the run learnt from.
     """
     from robustbench_df.evaluate import predict_logits
 
@@ -185,21 +184,17 @@ def _other_size(images: ImageSet, run: Run) -> DataError:
 
 
 def _resized(images: ImageSet, index: NDArray[np.intp], run: Run) -> str:
-    """Say how many images are not as large as the run's own: resizing takes away, or adds, what gives fakes away."""
-    own, loaded = (f"{width}×{height}" for height, width in (run.image_size, images.size))
-    sizes = images.sizes[index].tolist() if loaded == own else [loaded] * len(index)
-    other = Counter(size for size in sizes if size != own)
-    if not other:
+    """Say how many images were smaller or larger than any learnt: scaling takes away what gives fakes away, or adds."""
+    sides, (least, most) = images.sides[index], run.sides
+    strange = sides[(sides < least) | (sides > most)]
+    if not len(strange):
         return ""
-    ((most, _),) = other.most_common(1)
-    learnt = (
-        "its detectors have not learnt such images"
-        if run.config.data.size is None
-        else f"its own came by --size {run.config.data.size} too: its detectors know such images if those were alike"
-    )
+    values, counts = np.unique(strange, return_counts=True)
+    learnt = f"{least}" if least == most else f"{least} to {most}"
     return (
-        f"{other.total():,} of {len(index):,} images have another size (most {most}) than the {own} px of run "
-        f"'{run.name}': they were resized, and {learnt}"
+        f"{len(strange):,} of {len(index):,} images are smaller or larger than those run '{run.name}' learnt from "
+        f"(shorter side mostly {values[counts.argmax()]} px, learnt {learnt}): scaled to its {min(run.image_size)} px, "
+        "they are something that its detectors have not seen"
     )
 
 

@@ -177,11 +177,12 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
             )
     else:
         record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), device_name(config.speed.device))
-        write_json(run.file("provenance.json"), {**record, "images": len(images), "layout": images.layout})
+        about = {"images": len(images), "sides": [int(images.sides.min()), int(images.sides.max())]}
+        write_json(run.file("provenance.json"), {**record, **about, "layout": images.layout})
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
     # What a report needs of the images, so that it never has to read them.
-    about = {"image_id": images.ids, "group": images.groups, "source": images.sources}
-    known = pd.DataFrame({name: values.astype(str) for name, values in about.items()}).assign(label=images.labels)
+    told = {"image_id": images.ids, "group": images.groups, "source": images.sources}
+    known = pd.DataFrame({name: values.astype(str) for name, values in told.items()}).assign(label=images.labels)
     write_atomic(run.file("images.parquet"), lambda temporary: known.to_parquet(temporary, index=False))
     findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
     write_json(run.file("findings.json"), {"findings": findings})

@@ -67,6 +67,12 @@ class Run(RunDir):
         return str(self.read_json("provenance.json")["data_fingerprint"])
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Shortest and longest of the shorter sides, in pixels, that the images learnt from had before scaling."""
+        least, most = self.read_json("provenance.json").get("sides", (min(self.image_size),) * 2)
+        return int(least), int(most)
+
+    @property
     def allowed_findings(self) -> tuple[str, ...]:
         """Failing findings of the audit in spite of which the run was trained: every report of it must say so."""
         return tuple(self.read_json("provenance.json").get("audit", {}).get("allowed", ()))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_df.config import DataConfig, RunConfig
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.errors import DataError, UsageError
 from robustbench_df.inference import (
@@ -140,12 +139,12 @@ def test_unlabelled_images_are_what_is_predicted() -> None:
         select(labelled, "tst")
 
 
-def a_run(*members: Detector, size: tuple[int, int] = (8, 8), scaled_to: int | None = None) -> Run:
-    """What `predict` asks of a run: the size of its images (height, width), what they were scaled to, its ensemble."""
+def a_run(*members: Detector, size: tuple[int, int] = (8, 8), sides: tuple[int, int] = (8, 8)) -> Run:
+    """What `predict` asks of a run: the size of its images (height, width), their sides as given, its ensemble."""
     facts = {
         "name": "one",
-        "config": RunConfig(data=DataConfig(size=scaled_to)),
         "image_size": size,
+        "sides": sides,
         "ensemble": lambda *_, **__: Ensemble(members, [1.0] * len(members)),
         "decision": lambda *_: Decision(),
     }
@@ -164,7 +163,7 @@ def test_images_of_another_size_than_the_runs_are_refused_unless_every_detector_
 
     fixed, free = a_detector(), a_detector(8)
     assert len(predict(a_run(fixed), images(8)).ids) == 2
-    with pytest.warns(UserWarning, match=r"^2 of 2 images have another size \(most 12×12\) than the 8×8 px"):
+    with pytest.warns(UserWarning, match=r"^2 of 2 images are smaller or larger .*mostly 12 px, learnt 8\): scaled to"):
         assert len(predict(a_run(free, free), images(12)).ids) == 2
     with pytest.raises(DataError, match=r"12×12 px, .* run 'one' 8×8: .*load_images\(\.\.\., size=8\)") as caught:
         predict(a_run(free, fixed), images(12))
@@ -179,15 +178,16 @@ def test_images_that_were_resized_are_told_unless_they_had_the_runs_size() -> No
         return replace(loaded, sizes=np.array(sizes, dtype=object))
 
     mixed = images("8×8", "20×30", "9×9", "20×30")
-    with pytest.warns(UserWarning, match="another size") as caught:
+    with pytest.warns(UserWarning, match="smaller or larger") as caught:
         predict(a_run(a_detector()), mixed)
     (said,) = [str(warning.message) for warning in caught]
     assert said == (
-        "3 of 4 images have another size (most 20×30) than the 8×8 px of run 'one': they were resized, and its "
-        "detectors have not learnt such images"
+        "3 of 4 images are smaller or larger than those run 'one' learnt from (shorter side mostly 20 px, learnt 8): "
+        "scaled to its 8 px, they are something that its detectors have not seen"
     )
-    with pytest.warns(UserWarning, match=r"^1 of 2 .*most 9×9.* its own came by --size 8 too"):
-        predict(a_run(a_detector(), scaled_to=8), mixed, np.array([0, 2]))
+    predict(a_run(a_detector(), sides=(8, 30)), mixed)  # learnt from such, scaled like these: no warning
+    with pytest.warns(UserWarning, match=r"^1 of 2 .*mostly 9 px, learnt 10 to 30"):
+        predict(a_run(a_detector(), sides=(10, 30)), mixed, np.array([1, 2]))
     predict(a_run(a_detector()), mixed, np.array([0]))  # a warning would be an error here
     predict(a_run(a_detector()), images("8×8", "8×8"))
 

@@ -111,6 +111,11 @@ class ImageSet:
         """Indices of the images that carry a label."""
         return np.flatnonzero(self.labels != UNLABELLED)
 
+    @property
+    def sides(self) -> NDArray[np.int64]:
+        """The shorter side of each image before scaling, int64 ``[N]`` in pixels."""
+        return np.array([min(map(int, size.split("×"))) for size in self.sizes], dtype=np.int64)
+
     def subset(self, index: NDArray[np.intp]) -> ImageSet:
         """Return the images at ``index`` as a set of its own (pixels are copied; findings stay with the whole)."""
         arrays = {name: getattr(self, name)[index] for name in _PER_IMAGE}

@@ -157,8 +157,8 @@ def test_predict_takes_any_size_and_a_folder_of_one_class(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 3
     assert done.stderr == (
-        "warning: 3 of 3 images have another size (most 40×40) than the 16×16 px of run 'one': they were resized, and "
-        "its detectors have not learnt such images\n"
+        "warning: 3 of 3 images are smaller or larger than those run 'one' learnt from (shorter side mostly 40 px, "
+        "learnt 16): scaled to its 16 px, they are something that its detectors have not seen\n"
     )
 
 
