@@ -36,6 +36,10 @@ from robustbench_df.robustness import Index, works
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import PROBE_BATCH, choose_device, synchronize
+from robustbench_df.wording import duration
+
+LONG = 60
+"""Seconds from which on it is worth saying how long the corruptions to come will take."""
 
 PIXELS = 2**21
 """Most pixels of a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
@@ -157,11 +161,16 @@ class _Grid:
         """Judge and write cell after cell, those of one damage together; in fp32 where nothing was chosen."""
         self._answer_in({pair: choice.precision for pair, choice in choices.items()})
         count = sum(len(team.index) for team in self.teams)
+        damages, started = len({cell.damage for cell in cells}), time.perf_counter()
+        done = 0
         for name, some in groupby(cells, key=lambda cell: cell.damage.name):
             same = [list(group) for _, group in groupby(some, key=lambda cell: cell.damage)]
             self.reporter.start(f"{name} · {max(map(len, same))} detectors", count * len(same))
             for group in same:
                 self._write(group, *self._judge(group[0].damage, [cell.pair for cell in group]), choices)
+                done += 1
+                if done == 1 and (seconds := (damages - 1) * (time.perf_counter() - started)) > LONG:
+                    self.reporter.say(f"{damages - 1} like the first are left: about {duration(seconds)}")
             self.reporter.finish()
 
     # --- precision --------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from robustbench_df.errors import RunError, UsageError
 from robustbench_df.pipeline import train_all
 from robustbench_df.robustness import deployed
 from robustbench_df.run import Run
+from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 from tests.test_pipeline import settings, write_folder
 
@@ -126,6 +127,23 @@ def test_a_batch_is_corrupted_once_for_all_detectors(fresh: Run, monkeypatch: py
     batches = -(-n // 8)
     assert len(calls) == (DAMAGES - 1) * batches
     assert sum(count for *_, count in calls) == (DAMAGES - 1) * n
+
+
+def test_a_long_grid_says_after_its_first_corruption_how_long_the_others_take(
+    fresh: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heard(Reporter):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        start = say = lambda self, text, *_: self.lines.append(text)
+
+    heard = Heard()
+    monkeypatch.setattr(corruption_grid, "LONG", 0)
+    corrupt_run(fresh, PLAN, heard)
+    (said,) = [k for k, line in enumerate(heard.lines) if "like the first" in line]
+    assert heard.lines[said].startswith(f"{DAMAGES - 2} like the first are left: about ")
+    assert len([line for line in heard.lines[said:] if "detectors" in line]) == 1  # the second corruption's severities
 
 
 def test_the_ensemble_does_not_ask_its_members_twice(fresh: Run) -> None:
