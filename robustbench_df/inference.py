@@ -185,6 +185,8 @@ def _other_size(images: ImageSet, run: Run) -> DataError:
 
 def _resized(images: ImageSet, index: NDArray[np.intp], run: Run) -> str:
     """Say how many images were smaller or larger than any learnt: scaling takes away what gives fakes away, or adds."""
+    if run.sides is None:
+        return ""
     sides, (least, most) = images.sides[index], run.sides
     strange = sides[(sides < least) | (sides > most)]
     if not len(strange):

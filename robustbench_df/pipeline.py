@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -26,9 +27,10 @@ from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, m
 from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
+from robustbench_df.models.architectures import SMALL_IMAGE
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
-from robustbench_df.models.zoo import SMALL_IMAGE, architecture, build_detector
+from robustbench_df.models.zoo import architecture, build_detector, pixels_seen
 from robustbench_df.preflight import decide_pretrained, refuse_unfit_refits, require_buildable, run_to_resume
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
@@ -120,32 +122,32 @@ def _train_all(
     settings = _settings(run, images, config, at_once, reporter)
     clock = Durations(run)
     tasks = [task for name in config.models for task in _tasks(run, name, splits, settings[name], config)]
-    _tell_how_long(seconds_left(tasks, splits, at_once), images.size, reporter)
+    refits = {n: _refit_job(run, n, settings[n], splits, config) for n in config.models} if config.refit else {}
+    again = [(job, len(splits)) for job in refits.values()]
+    everything = [*splits, make_refit(splits[0])] if refits else splits
+    seconds = seconds_left([*tasks, *again], everything, at_once)
+    _tell_how_long(seconds, images.size, reporter, begun=run.file("models").exists())
     fit_all(tasks, splits, at_once, reporter, lambda job, seconds: clock.add(f"train {job.name}", seconds))
     with clock.stage("evaluate"):
         score_members(run, splits, config, reporter)
         fit_ensembles(run, images, PHASES)
         score_ensemble(run, splits, config, reporter)
         write_results(run, images, PHASES, tuple(c.name for c in conditions(config)[1:]))
-    if config.refit:
+    if refits:
         reporter.say(
             "refit: there is no val to stop early or to choose by, so all epochs are trained and the last is kept"
         )
-        refits = {name: _refit_job(run, name, settings[name], splits, config) for name in config.models}
         whose = {job.name: f"refit {name}" for name, job in refits.items()}
-        tasks = [(job, 0) for job in refits.values()]
-        fit_all(
-            tasks, [make_refit(splits[0])], at_once, reporter, lambda job, seconds: clock.add(whose[job.name], seconds)
-        )
+        fit_all(again, everything, at_once, reporter, lambda job, seconds: clock.add(whose[job.name], seconds))
     write_text(run.file("DONE"), "")
 
 
-def _tell_how_long(seconds: float | None, size: tuple[int, int], reporter: Reporter) -> None:
-    """Say how long training takes, where it is known; and how to shorten it, where it is longer than one waits for."""
+def _tell_how_long(seconds: float | None, size: tuple[int, int], reporter: Reporter, *, begun: bool) -> None:
+    """Say how long training takes, where it is known; and how to shorten what is long and has not ``begun``."""
     if not seconds:
         return
     reporter.say(f"training: about {duration(seconds)} by the speeds of the probe")
-    if seconds > _LONG:
+    if seconds > _LONG and not begun:
         smaller = f"--size {SMALL_IMAGE}, " if max(size) > SMALL_IMAGE else ""
         reporter.warn(
             f"to make it shorter: {smaller}fewer --models or --folds, or a cap on the images that each detector sees "
@@ -177,7 +179,8 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
             )
     else:
         record = provenance(config.seed, images.fingerprint, torch.get_num_threads(), device_name(config.speed.device))
-        about = {"images": len(images), "sides": [int(images.sides.min()), int(images.sides.max())]}
+        sides = images.sides[np.concatenate([part for split in splits for part in (split.train, split.val)])]
+        about = {"images": len(images), "sides": [int(sides.min()), int(sides.max())]}
         write_json(run.file("provenance.json"), {**record, **about, "layout": images.layout})
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
     # What a report needs of the images, so that it never has to read them.
@@ -214,9 +217,12 @@ def _how_many(run: Run, images: ImageSet, splits: int, config: RunConfig) -> int
     """Return how many detectors to train at once; a resumed run has the threads that each of them was begun with."""
     known = run.read_json("speed.json") if run.file("speed.json").exists() else {}
     threads = max((setting["threads"] for setting in known.values()), default=config.speed.threads or 1)
-    batch = max(config.for_model(name).phase1.batch_size for name in config.models)
-    pixels = batch * images.size[0] * images.size[1]
-    return how_many(len(config.models) * splits, choose_device(config.speed.device), pixels, threads)
+    recipes = [config.for_model(name) for name in config.models]
+    pixels = max(
+        max(recipe.phase1.batch_size, recipe.phase2.batch_size) * pixels_seen(recipe.model, images.size)
+        for recipe in recipes
+    )
+    return how_many(len(recipes) * splits, choose_device(config.speed.device), pixels, threads)
 
 
 def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, reporter: Reporter) -> dict[str, Setting]:

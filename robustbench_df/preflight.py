@@ -72,12 +72,12 @@ def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -
     with torch.random.fork_rng(devices=[]):  # a caller's own random numbers stay what they were
         for name in config.models:
             model = config.for_model(name).model
-            _require_taken(name, build_detector(model, images.size)[0], images.size)
+            _require_taken(name, build_detector(model, images.size)[0], images.size, alone=len(config.models) == 1)
             for option in unused_options(model):
                 reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
 
 
-def _require_taken(name: str, detector: Detector, size: tuple[int, int]) -> None:
+def _require_taken(name: str, detector: Detector, size: tuple[int, int], *, alone: bool) -> None:
     """Refuse a detector whose network was built well and fails at images of ``size`` (height, width in pixels)."""
     try:
         with torch.no_grad():
@@ -90,7 +90,7 @@ def _require_taken(name: str, detector: Detector, size: tuple[int, int]) -> None
         side = getattr(detector.net, "pretrained_cfg", {}).get("input_size", (3, LARGE_SIDE, LARGE_SIDE))[-1]
         raise ModelError(
             f"{name} cannot take images of {width}×{height} px ({reason}); "
-            f"use --set model.input_size={side}, or larger images (--size)"
+            f"use --set {'' if alone else f'per_model.{name}.'}model.input_size={side}, or larger images (--size)"
         ) from error
 
 

@@ -67,10 +67,14 @@ class Run(RunDir):
         return str(self.read_json("provenance.json")["data_fingerprint"])
 
     @property
-    def sides(self) -> tuple[int, int]:
-        """Shortest and longest of the shorter sides, in pixels, that the images learnt from had before scaling."""
-        least, most = self.read_json("provenance.json").get("sides", (min(self.image_size),) * 2)
-        return int(least), int(most)
+    def sides(self) -> tuple[int, int] | None:
+        """Shortest and longest of the shorter sides, in pixels, that the images learnt from had before scaling.
+
+        None for a run that scaled its images and kept no record of them, as earlier ones did.
+        """
+        unscaled = None if self.config.data.size else (min(self.image_size),) * 2
+        found = self.read_json("provenance.json").get("sides", unscaled)
+        return (int(found[0]), int(found[1])) if found else None
 
     @property
     def allowed_findings(self) -> tuple[str, ...]:

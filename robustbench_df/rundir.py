@@ -19,7 +19,7 @@ from typing import Any
 
 from robustbench_df._version import __version__
 from robustbench_df.config import RunConfig, file_name
-from robustbench_df.errors import RunError
+from robustbench_df.errors import RunError, UsageError
 from robustbench_df.settings import validated
 
 SCHEMA = 1
@@ -102,7 +102,7 @@ class RunDir:
         """The run's settings.
 
         Raises:
-            RunError: written by a version with another schema, or damaged.
+            RunError: written by a version with another schema or other rules, or damaged.
         """
         raw = self.read_json("config.json")
         if not isinstance(raw, dict) or "config" not in raw:
@@ -111,7 +111,12 @@ class RunDir:
             raise RunError(
                 f"run '{self.path}' has schema {raw.get('schema')}, this version reads {SCHEMA}; train it again"
             )
-        return validated(RunConfig, raw["config"])
+        try:
+            return validated(RunConfig, raw["config"])
+        except UsageError as error:
+            raise RunError(
+                f"this version refuses the settings of run '{self.path}': {error}; train it again"
+            ) from error
 
     @property
     def resume_command(self) -> str:

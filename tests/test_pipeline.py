@@ -79,6 +79,7 @@ def test_the_run_folder_holds_what_the_design_says(run: Run) -> None:
     record = run.read_json("provenance.json")
     assert {"command", "versions", "hardware", "seed", "data_fingerprint", "durations"} <= set(record)
     assert set(record["durations"]) == {"train resnet_se_small", "train mlp", "evaluate"}
+    assert record["sides"] == [16, 16] == list(run.sides)
     assert not list(run.path.rglob("*.tmp"))
     assert run.finished
 
@@ -234,6 +235,26 @@ def test_bad_images_are_findings_of_the_run(source: Path, tmp_path: Path) -> Non
     assert "real/0.png" not in set(with_bad.split["image_id"])
 
 
+def test_sizes_are_those_of_the_images_learnt_from(tmp_path: Path) -> None:
+    write_folder(learnable_set(60, size=20), tmp_path / "data" / "train")
+    write_folder(learnable_set(20, size=40, seed=1), tmp_path / "data" / "test")
+    config = settings(tmp_path / "data", "data.size=16", "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0")
+    run = train_all(config, tmp_path / "run")
+    assert run.sides == (20, 20)
+    record = run.read_json("provenance.json")
+    record.pop("sides")
+    write_json(run.file("provenance.json"), record)
+    assert open_run(run.path).sides is None  # nothing is known, and nothing claimed
+
+
+def test_settings_that_are_refused_today_name_the_run_that_has_them(run: Run, tmp_path: Path) -> None:
+    kept = run.read_json("config.json")
+    kept["config"]["phase2"] |= {"objective": "trades", "mixup": 0.4}
+    write_json(tmp_path / "config.json", kept)
+    with pytest.raises(RunError, match=rf"settings of run '{tmp_path}': phase2: mixup .*train it again"):
+        _ = Run(tmp_path).config
+
+
 def test_misspelt_models_fail_before_anything_is_written(source: Path, tmp_path: Path) -> None:
     with pytest.raises(rdf.errors.ModelError, match="did you mean"):
         train_all(settings(source, "models=['resnet_s']"), tmp_path / "run")
@@ -282,6 +303,11 @@ def test_how_long_training_takes_is_told_before_it_begins_and_how_to_shorten_it(
 
     told = [line for line in lines("short") if "by the speeds of the probe" in line or "make it shorter" in line]
     assert len(told) == 1
+    real = pipeline.seconds_left
+    counted: list[int] = []
+    monkeypatch.setattr(pipeline, "seconds_left", lambda tasks, *rest: counted.append(len(tasks)) or real(tasks, *rest))
+    lines("again", "refit=true")
+    assert counted == [2]
     monkeypatch.setattr(pipeline, "_LONG", 0.0)
     said = lines("long")
     where = next(k for k, line in enumerate(said) if "by the speeds of the probe" in line)
@@ -325,7 +351,7 @@ def test_a_resumed_run_shares_the_cores_by_the_threads_it_was_begun_with(
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr(pipeline, "how_many", lambda tasks, _device, *more: asked.append((tasks, *more)) or 1)
     train_all(one, tmp_path / "run", resume=True)
-    assert asked == [(1, one.phase1.batch_size * 16 * 16, 3)]
+    assert asked == [(1, one.phase1.batch_size * 32 * 32, 3)]  # the side that the MLP looks at
 
 
 def test_pretrained_auto_is_decided_once_whatever_the_hub_does_later(

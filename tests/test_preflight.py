@@ -112,8 +112,10 @@ def test_a_network_that_cannot_take_the_images_is_one_line_with_a_size_it_can_ta
     images = learnable_set(4)
     told = r"^timm:inception_v3 cannot take images of 16×16 px \(.*\); use --set model\.input_size=299, or .*--size\)$"
     with pytest.raises(ModelError, match=told):
-        require_buildable(settings("mlp", "timm:inception_v3"), images, Reporter())
+        require_buildable(settings("timm:inception_v3"), images, Reporter())
     require_buildable(settings("timm:inception_v3", input_size=299), images, Reporter())
+    with pytest.raises(ModelError, match=r"--set per_model\.timm:inception_v3\.model\.input_size=299"):
+        require_buildable(settings("mlp", "timm:inception_v3"), images, Reporter())
 
 
 def test_the_size_is_told_as_width_and_height() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -202,11 +203,14 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
                 raise
             why = why or str(error)
             continue
-        listed = {entry.name for entry in plan.entries}
+        inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
+        listed = {entry.name.removeprefix(inside) for entry in plan.entries}
         if own <= listed:
             return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
         left = f"layout {plan.layout} leaves out {len(own - listed):,} of {len(own):,} images"
-        if not listed <= own:  # a manifest of images elsewhere: it is the source, not the folder in which it lies
+        if (
+            listed and not own & listed
+        ):  # a manifest of images elsewhere: it is the source, not the folder in which it lies
             return read_from, _noted(plan, "left-out", f"{left}; --layout unlabelled takes these", store)
         why = why or f"{left}; --layout {plan.layout} does so"
     plan = layouts.unlabelled(store)

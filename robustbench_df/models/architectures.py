@@ -22,6 +22,9 @@ from robustbench_df.models.statistics import StatisticsNet
 from robustbench_df.models.vgg import SMALLEST, VGG6
 from robustbench_df.registry import Registry
 
+SMALL_IMAGE = 64
+"""Images up to this side take the small stem (CIFAR, Tiny-ImageNet)."""
+
 CLASSIFIER_STD = 0.01
 """Of a freshly initialised classifier: logits near zero, so that the loss begins at log 2."""
 
@@ -164,7 +167,10 @@ def _resnet(name: str) -> Build:
 
 
 def _resnet_se(width: int) -> Build:
-    return lambda config, small, _side: ResNetSE(width, in_channels=channels(config), small_stem=small)
+    # Its plain stem is all there is for small images, whatever the stem is called.
+    return lambda config, small, side: ResNetSE(
+        width, in_channels=channels(config), small_stem=small or side <= SMALL_IMAGE
+    )
 
 
 def _densenet(config: ModelConfig, small: bool, _side: int) -> nn.Module:

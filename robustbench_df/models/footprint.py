@@ -32,10 +32,16 @@ def fitting_batch(
     return max(1, min(most, CPU_PIXELS // (sum(seen) if gradient else max(seen))))
 
 
-def fitting_micro_batch(most: int, detector: nn.Module, size: tuple[int, ...], device: torch.device) -> int:
-    """Return ``most`` images of ``size``, halved until they fit, as training looks at together."""
-    while device.type == "cpu" and most > LEAST_MICRO_BATCH and most * sum(_pixels(detector, size)) > CPU_PIXELS:
-        most = max(-(-most // 2), LEAST_MICRO_BATCH)
+def fitting_micro_batch(
+    most: int, detector: nn.Module, size: tuple[int, ...], device: torch.device, *, twins: bool = False
+) -> int:
+    """Return ``most`` images of ``size``, halved until they fit, as training looks at together.
+
+    ``twins``: each comes with an attacked twin.
+    """
+    each, least = sum(_pixels(detector, size)) * (1 + twins), LEAST_MICRO_BATCH // (1 + twins)
+    while device.type == "cpu" and most > least and most * each > CPU_PIXELS:
+        most = max(-(-most // 2), least)
     return most
 
 

@@ -189,7 +189,7 @@ def load_weights(detector: Detector, state: State, where: str, model: str) -> No
         seen = tuple(found[body[0]].shape) if body[0] in found else "missing"
         raise ModelError(
             f"{where} do not fit {model}: {len(body)} tensors differ, first {body[0]} "
-            f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem native"
+            f"(needs {tuple(own[body[0]].shape)}, found {seen}); check the model name and --stem"
         )
     own.update({k: v for k, v in found.items() if k in own and v.shape == own[k].shape})
     detector.load_state_dict(own)

@@ -14,7 +14,7 @@ from torch import nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError, nearest
-from robustbench_df.models.architectures import MODELS, OPTIONS, Architecture, timm_network
+from robustbench_df.models.architectures import MODELS, OPTIONS, SMALL_IMAGE, Architecture, timm_network
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
 from robustbench_df.models.pretrained import (
@@ -27,8 +27,6 @@ from robustbench_df.models.pretrained import (
     read_weights,
 )
 
-SMALL_IMAGE = 64
-"""Images up to this side take the small stem (CIFAR, Tiny-ImageNet)."""
 LARGE_IMAGE, LARGE_SIDE = 256, 224
 """Images beyond the first side are reduced to the second, the resolution ImageNet networks are made for."""
 PRETRAINED_SIDE = 128
@@ -116,24 +114,35 @@ def _resolved(
     config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"], state: State | None
 ) -> ModelConfig:
     """Return ``config`` with nothing left to be decided, given the stem."""
-    input_size = config.input_size or arch.fixed_side
     # A file for an architecture without a small stem, or for a stem asked for, may well be of small images.
     pretrained = state is not None and (config.weights is None or (arch.small_stem and config.stem == "auto"))
-    if input_size is None and pretrained and stem == "native" and shortest <= SMALL_IMAGE:
-        input_size = PRETRAINED_SIDE
-    if input_size is None and shortest > LARGE_IMAGE:
-        input_size = LARGE_SIDE
-    if input_size is None and arch.fixed_grid:
-        input_size = shortest
     return config.model_copy(
         update={
             "stem": stem,
-            "input_size": input_size,
+            "input_size": _input_size(config, arch, shortest, pretrained and stem == "native"),
             "pretrained": "never",
             "weights": None,
             "frontend": "rgb" if arch.pixels else config.frontend,
         }
     )
+
+
+def _input_size(config: ModelConfig, arch: Architecture, shortest: int, enlarged: bool) -> int | None:
+    """Return the side to which a network's images are brought; ``enlarged``: small ones for weights of large ones."""
+    if config.input_size or arch.fixed_side:
+        return config.input_size or arch.fixed_side
+    if enlarged and shortest <= SMALL_IMAGE:
+        return PRETRAINED_SIDE
+    if shortest > LARGE_IMAGE:
+        return LARGE_SIDE
+    return shortest if arch.fixed_grid else None
+
+
+def pixels_seen(config: ModelConfig, image_size: tuple[int, int]) -> int:
+    """Return how many pixels the network of ``config`` looks at of an image, without building it."""
+    arch = architecture(config.name)
+    side = _input_size(config, arch, min(image_size), config.pretrained == "required" or config.weights is not None)
+    return side**2 if side else image_size[0] * image_size[1]
 
 
 def _assembled(arch: Architecture, resolved: ModelConfig, shortest: int, **scaling: Any) -> Detector:

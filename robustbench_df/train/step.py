@@ -48,8 +48,9 @@ class Stepper:
             torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16"),
             norms,
         )
-        fitting = config.micro_batch or fitting_micro_batch(config.batch_size, detector, size, device)
-        self.micro = min(fitting, config.batch_size)
+        twins = adversarial is not None and adversarial.objective == "trades"
+        fitting = fitting_micro_batch(config.batch_size, detector, size, device, twins=twins)
+        self.micro = min(config.micro_batch or fitting, config.batch_size)
         self._batch = Batch(torch.empty(0))
 
     @property
@@ -58,7 +59,10 @@ class Stepper:
         return self._adversary.replays if self._adversary is not None else 1
 
     def begin_epoch(self) -> None:
-        """Go to train mode; under a frozen backbone the head alone, whose dropout is on while batch statistics stay."""
+        """Go to train mode; under a frozen backbone the head module alone, so that batch statistics stay.
+
+        Dropout that a network keeps beside its head, as timm's do, is off then.
+        """
         self.trained.detector.train(not self._config.freeze_backbone)
         if self._config.freeze_backbone:
             for head in head_modules(self.trained.detector.net):

@@ -262,6 +262,18 @@ def test_where_labels_are_clear_or_a_layout_is_named_a_prediction_reads_the_same
     assert len(load_images(mixed)) == 4  # nor does anything else but a prediction
 
 
+def test_a_manifest_of_some_of_a_folders_images_leaves_none_out(folder, make_png):
+    files = {f"{k}.png": make_png(k) for k in range(3)}
+    root = folder(files | {"manifest.csv": b"path\n0.png\ngone.png"})
+    images = load_images(root, every_image=True, require_classes=False)
+    assert list(images.ids) == sorted(files)
+    assert [found.kind for found in images.findings] == ["read-as-unlabelled", "not-an-image"]
+    paths = "\n".join(["path", *(str(root / name) for name in files)])
+    (root / "manifest.csv").write_text(paths)
+    images = load_images(root, every_image=True, require_classes=False)
+    assert (len(images), images.layout, images.findings) == (3, "manifest", ())
+
+
 def test_a_manifest_of_images_elsewhere_is_no_folder_of_those_beside_it(folder, pair, make_png):
     root = folder({"list/figure.png": make_png(9), "list/manifest.csv": b"path\n../real/1.png\n../fake/1.png"} | pair)
     images = load_images(root / "list", every_image=True, require_classes=False)

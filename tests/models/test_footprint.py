@@ -44,3 +44,5 @@ def test_micro_batches_are_halved_but_not_below_what_batch_normalisation_needs()
     assert fitting_micro_batch(64, detector(), (224, 224), CPU) == 16
     assert fitting_micro_batch(8, detector(), (1000, 1000), CPU) == 8
     assert fitting_micro_batch(64, detector(), (1000, 1000), CUDA) == 64
+    assert fitting_micro_batch(64, detector(), (32, 32), CPU, twins=True) == 64
+    assert fitting_micro_batch(64, detector(), (224, 224), CPU, twins=True) == 8  # sixteen with their twins

@@ -15,7 +15,7 @@ from robustbench_df.errors import ModelError
 from robustbench_df.models import pretrained
 from robustbench_df.models.architectures import MODELS
 from robustbench_df.models.detector import parameter_count
-from robustbench_df.models.zoo import architecture, build_detector, head_parameters
+from robustbench_df.models.zoo import architecture, build_detector, head_parameters, pixels_seen
 
 SIZE = (32, 32)
 LIGHT = [
@@ -68,6 +68,31 @@ def test_large_images_meet_a_stem_that_divides_them_and_a_baseline_that_stays_sm
             net = detector.net
             assert net.stages(net.stem(torch.empty(2, 3, size, size))).shape[2:] == (last, last)
         assert parameter_count(build_detector(config("mlp"), (224, 224))[0]) < 2_000_000
+
+
+def test_small_images_keep_the_plain_stem_of_resnet_se_whatever_it_was_called() -> None:
+    """Checkpoints from before it had another call it native."""
+    small, native = (build_detector(config("resnet_se_small", stem=stem), SIZE)[0] for stem in ("small", "native"))
+    native.load_state_dict(small.state_dict())
+    x = torch.rand(2, 3, *SIZE)
+    assert torch.equal(native.eval()(x), small.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "extra", "side"),
+    [
+        ("vgg6", 32, {}, 32),
+        ("vgg6", 300, {}, 224),
+        ("mlp", 300, {}, 32),
+        ("efficientnet_b0", 32, {"pretrained": "required"}, 128),
+        ("efficientnet_b0", 200, {"pretrained": "required"}, 200),
+        ("vit_base_patch16_224", 32, {}, 32),
+        ("inception_resnet_v2", 32, {}, 139),
+        ("vgg6", 32, {"input_size": 48}, 48),
+    ],
+)
+def test_what_a_network_sees_is_known_without_building_it(name: str, size: int, extra: dict, side: int) -> None:
+    assert pixels_seen(config(name, **extra), (size, size)) == side**2
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "resnet18", "densenet121"])

@@ -9,6 +9,7 @@ All of it can be differentiated, so that attacks find gradients.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ _HEAD_STD = 1e-3
 _LEAST_STD = 1e-3
 """Least deviation that is divided by: what hardly ever changes is not blown up without bound."""
 _PIXELS = 64 * 32 * 32
-"""Looked at together: a gradient needs some 11 KB a pixel, so that a batch of 224 px would take tens of gigabytes."""
+"""Looked at together on a CPU: a gradient needs some 11 KB a pixel, so that 64 images of 224 px would take 35 GB."""
 
 
 class Standardize(nn.Module):
@@ -120,11 +121,13 @@ class StatisticsNet(nn.Module):
         ycc = F.conv2d(x, self.to_ycc)
         views = Views(x, ycc, self.residuals(ycc))
         images = max(1, _PIXELS // x[0, 0].numel())
-        if torch.compiler.is_compiling() or len(x) <= images:  # a graph is of any number of images
+        # A graph is of any number of images, and an accelerator is slow at a few.
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or len(x) <= images:
             return self._of(*views)
-        # Few images at a time, and nothing kept of them: a gradient computes them once more.
+        # Few images at a time, and nothing kept of them: a gradient computes them once more. Nothing in it is random.
         parts = zip(*(view.split(images) for view in views), strict=True)
-        return torch.cat([checkpoint(self._of, *part, use_reentrant=False) for part in parts])
+        again = partial(checkpoint, self._of, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([(again if x.requires_grad else self._of)(*part) for part in parts])
 
     def _of(self, *views: Tensor) -> Tensor:
         return torch.cat([family(Views(*views)) for family in self.families], dim=1)
