@@ -351,7 +351,7 @@ def test_a_resumed_run_shares_the_cores_by_the_threads_it_was_begun_with(
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr(pipeline, "how_many", lambda tasks, _device, *more: asked.append((tasks, *more)) or 1)
     train_all(one, tmp_path / "run", resume=True)
-    assert asked == [(1, one.phase1.batch_size * 32 * 32, 3)]  # the side that the MLP looks at
+    assert asked == [(1, one.phase1.batch_size * 16 * 16, 3)]
 
 
 def test_pretrained_auto_is_decided_once_whatever_the_hub_does_later(

@@ -37,7 +37,8 @@ class Architecture:
 
     ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
     architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
-    the only side it takes; ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
+    the only side it takes, ``largest_side`` what larger images are reduced to in place of ImageNet's 224 px;
+    ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
     ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them; ``options`` which of `OPTIONS`
     change it.
     """
@@ -46,6 +47,7 @@ class Architecture:
     build: Build
     timm_name: str | None = None
     fixed_side: int | None = None
+    largest_side: int | None = None
     small_stem: bool = False
     fixed_grid: bool = False
     pixels: bool = False
@@ -60,7 +62,7 @@ MODELS: Registry[Architecture] = Registry("model", ModelError)
 
 
 MLP_SIDE = 32
-"""Side to which images are brought for the baseline: on 224 px its first layer alone would have 460 M parameters."""
+"""Side to which larger images are reduced for the baseline: at 224 px its first layer would have 460 M parameters."""
 
 
 class MLP(nn.Module):
@@ -280,9 +282,10 @@ _TABLE = {
         pixels=True,
     ),
     "mlp": Architecture(
-        f"two hidden layers on the pixels, at {MLP_SIDE} px: the baseline to beat",
+        f"two hidden layers on the pixels, of {MLP_SIDE} px at most: the baseline to beat",
         lambda config, _small, side: MLP(side, channels(config)),
-        fixed_side=MLP_SIDE,
+        fixed_grid=True,
+        largest_side=MLP_SIDE,
     ),
 }
 for _name, _architecture in _TABLE.items():

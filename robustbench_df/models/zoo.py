@@ -133,8 +133,8 @@ def _input_size(config: ModelConfig, arch: Architecture, shortest: int, enlarged
         return config.input_size or arch.fixed_side
     if enlarged and shortest <= SMALL_IMAGE:
         return PRETRAINED_SIDE
-    if shortest > LARGE_IMAGE:
-        return LARGE_SIDE
+    if shortest > (arch.largest_side or LARGE_IMAGE):
+        return arch.largest_side or LARGE_SIDE
     return shortest if arch.fixed_grid else None
 
 

@@ -84,6 +84,7 @@ def test_small_images_keep_the_plain_stem_of_resnet_se_whatever_it_was_called() 
         ("vgg6", 32, {}, 32),
         ("vgg6", 300, {}, 224),
         ("mlp", 300, {}, 32),
+        ("mlp", 16, {}, 16),
         ("efficientnet_b0", 32, {"pretrained": "required"}, 128),
         ("efficientnet_b0", 200, {"pretrained": "required"}, 200),
         ("vit_base_patch16_224", 32, {}, 32),
