@@ -185,9 +185,10 @@ def _other_size(images: ImageSet, run: Run) -> DataError:
 
 def _resized(images: ImageSet, index: NDArray[np.intp], run: Run) -> str:
     """Say how many images were smaller or larger than any learnt: scaling takes away what gives fakes away, or adds."""
-    if run.sides is None:
+    known = run.sides
+    if known is None:
         return ""
-    sides, (least, most) = images.sides[index], run.sides
+    sides, (least, most) = images.sides[index], known
     strange = sides[(sides < least) | (sides > most)]
     if not len(strange):
         return ""

@@ -208,9 +208,8 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
         if own <= listed:
             return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
         left = f"layout {plan.layout} leaves out {len(own - listed):,} of {len(own):,} images"
-        if (
-            listed and not own & listed
-        ):  # a manifest of images elsewhere: it is the source, not the folder in which it lies
+        # A manifest of images elsewhere: it is the source, not the folder in which it lies.
+        if listed and not own & listed:
             return read_from, _noted(plan, "left-out", f"{left}; --layout unlabelled takes these", store)
         why = why or f"{left}; --layout {plan.layout} does so"
     plan = layouts.unlabelled(store)

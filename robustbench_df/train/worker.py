@@ -104,7 +104,7 @@ def serve(source: BinaryIO, channel: BinaryIO) -> None:
             tell(DONE)
         except (RdfError, OSError) as error:
             tell(FAILED, error)
-        except Exception:
+        except Exception:  # a bug of any kind must reach whoever waits for an answer
             tell(FAILED, RuntimeError(f"the process that trained {job.title} failed:\n{traceback.format_exc()}"))
 
 
