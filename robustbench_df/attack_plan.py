@@ -63,6 +63,11 @@ class Cell:
         """Stable name, used in tables."""
         return f"{self.attack_name}-{self.threat.name}"
 
+    @property
+    def title(self) -> str:
+        """What stands beside its progress."""
+        return f"{self.model} · {self.phase} · {self.attack_name} {self.threat}"
+
     def specs(self) -> list[AttackSpec]:
         """The attacks of the cell at its budget."""
         if isinstance(self.attack, str):

@@ -17,7 +17,7 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import pretrained_state
 from robustbench_df.models.zoo import LARGE_SIDE, architecture, build_detector, unused_options
 from robustbench_df.run import Run
-from robustbench_df.settings import merge, validated
+from robustbench_df.settings import merge, override_key, validated
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device
 
@@ -88,9 +88,10 @@ def _require_taken(name: str, detector: Detector, size: tuple[int, int], *, alon
         height, width = (detector.input_size,) * 2 if detector.input_size else size
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         side = getattr(detector.net, "pretrained_cfg", {}).get("input_size", (3, LARGE_SIDE, LARGE_SIDE))[-1]
+        key = override_key(*(() if alone else ("per_model", name)), "model", "input_size")
         raise ModelError(
             f"{name} cannot take images of {width}×{height} px ({reason}); "
-            f"use --set {'' if alone else f'per_model.{name}.'}model.input_size={side}, or larger images (--size)"
+            f"use --set {key}={side}, or larger images (--size)"
         ) from error
 
 

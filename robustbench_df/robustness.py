@@ -64,9 +64,10 @@ def attack_run(run: Run, plan: AttackPlan, reporter: Reporter | None = None) -> 
         part = choose_part(run, plan.part)
         with run.lock():
             run.file("attacks").mkdir(exist_ok=True)
+            titles = (f"{k}/{len(missing)} · {cell.title}" for k, cell in enumerate(missing, start=1))
             for group in _grouped(missing):
                 work = works(run, group[0].model, group[0].phase, images, part, plan)
-                _attack_group(group, work, images, run, plan, reporter)
+                _attack_group(group, titles, work, images, run, plan, reporter)
     return cells
 
 
@@ -128,13 +129,18 @@ def _grouped(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _attack_group(
-    cells: list[Cell], work: list[Work], images: ImageSet, run: Run, plan: AttackPlan, reporter: Reporter
+    cells: list[Cell],
+    titles: Iterator[str],
+    work: list[Work],
+    images: ImageSet,
+    run: Run,
+    plan: AttackPlan,
+    reporter: Reporter,
 ) -> None:
     """Write each cell as it ends. What is killed loses the cell it was at, and the gradient is computed anew."""
     with closing(attack_images(cells, work, images, plan, reporter.advance, run.file("attacks"))) as tables:
         for cell in cells:
-            title = f"{cell.model} · {cell.phase} · {cell.attack_name} {cell.threat}"
-            reporter.start(title, sum(len(w.index) for w in work))
+            reporter.start(next(titles), sum(len(w.index) for w in work))
             started = time.perf_counter()
             table = next(tables)
             notes = {
@@ -170,16 +176,22 @@ def attack_images(
             parts = []
             for some in work:
                 for begin in range(0, len(some.index), few):
-                    parts.append(_attack_part(cell, some, images, some.index[begin : begin + few], plan, clean))
-                    advance(len(parts[-1]))
+                    index = some.index[begin : begin + few]
+                    parts.append(_attack_part(cell, some, images, index, plan, clean, advance))
             yield pd.concat(parts, ignore_index=True)
 
 
 def _attack_part(
-    cell: Cell, some: Work, images: ImageSet, index: Index, plan: AttackPlan, clean: CleanPasses | None
+    cell: Cell,
+    some: Work,
+    images: ImageSet,
+    index: Index,
+    plan: AttackPlan,
+    clean: CleanPasses | None,
+    advance: Callable[[int], None],
 ) -> pd.DataFrame:
     """Attack a few images; what outlives the call is a row of numbers each, never an image."""
-    found = _attack(cell, some.detector, *tensors(images, index, plan), plan, clean)
+    found = attack_cell(cell, some.detector, *tensors(images, index, plan), plan, clean, advance)
     return _rows(cell, found, images, index, some)
 
 
@@ -191,10 +203,18 @@ def tensors(images: ImageSet, index: Index, plan: AttackPlan) -> tuple[Tensor, T
     return x, y, torch.from_numpy(images.keys(index)).to(device)
 
 
-def _attack(
-    cell: Cell, detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, plan: AttackPlan, clean: CleanPasses | None
+def attack_cell(
+    cell: Cell,
+    detector: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    plan: AttackPlan,
+    clean: CleanPasses | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Attacked:
-    options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
+    """Run a cell's attack or suite on images; arguments as in `run_attack`."""
+    options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch, "progress": progress}
     if isinstance(cell.attack, str):
         return run_suite(detector, x, y, cell.attack, eps=cell.threat.eps, norm=cell.threat.norm, **options)
     return run_attack(detector, x, y, cell.specs()[0], clean=clean, **options)

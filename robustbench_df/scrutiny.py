@@ -16,14 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_df.attack_plan import AttackPlan, Cell, choose_part
-from robustbench_df.attacks.checks import Check, run_checks
-from robustbench_df.attacks.runner import Attacked, run_attack
+from robustbench_df.attacks.checks import CHECKS, Check, run_checks
+from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
-from robustbench_df.attacks.suite import run_suite
 from robustbench_df.attacks.summary import robust
 from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
 from robustbench_df.errors import RunError
-from robustbench_df.robustness import Work, deployed, tensors, thin, works
+from robustbench_df.robustness import Work, attack_cell, deployed, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
 from robustbench_df.train.report import Reporter
@@ -71,10 +70,11 @@ def examine(
         if (model, phase) in looked_into:
             work = works(run, model, phase, images, part, plan.model_copy(update={"images": 0}))[0]
             x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
-            reporter.start(f"checks · {model} · {phase}", 1, unit="detector")
+            reporter.start(f"checks · {model} · {phase}", len(CHECKS), unit="checks")
             eps = max(plan.epsilons)
             found_by = _transferred(run, model, phase, work, (x, y, ids), plan)
-            deep = run_checks(work.detector, x, y, eps, plan.norm, ids=ids, seed=plan.seed, found=found_by)
+            asked: dict[str, Any] = {"ids": ids, "seed": plan.seed, "found": found_by}
+            deep = run_checks(work.detector, x, y, eps, plan.norm, **asked, progress=lambda _: reporter.advance(1))
             checks += [replace(check, about=plan.norm) for check in deep]
             reporter.finish()
         found[f"{model} · {phase}"] = [asdict(check) for check in checks]
@@ -193,9 +193,10 @@ def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any
     index = thin(some.index, TRANSFERRED, images.labels)
     x, y, ids = tensors(images, index, plan)
     spec = AttackSpec(name="pgd", steps=20, eps=max(plan.epsilons), norm=plan.norm)
-    reporter.start("transfer", 1, unit="matrix")
+    reporter.start("transfer", len(names) * len(index))
     detectors = {name: deployed(run, name, phase, fold).to(x.device) for name in names}
-    right = transfer_matrix(detectors, x, y, spec, ids=ids, seed=plan.seed, batch_size=plan.batch)
+    options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
+    right = transfer_matrix(detectors, x, y, spec, **options, progress=reporter.advance)
     reporter.finish()
     matrix = {
         "threat": f"pgd, 20 steps, {spec.threat}",
@@ -227,11 +228,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
         if not len(index):
             continue
         x, y, ids = tensors(images, index, plan)
-        options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch}
-        if isinstance(cell.attack, str):
-            found = run_suite(work.detector, x, y, cell.attack, eps=cell.threat.eps, norm=cell.threat.norm, **options)
-        else:
-            found = run_attack(work.detector, x, y, cell.specs()[0], **options)
+        found = attack_cell(cell, work.detector, x, y, ids, plan)
         rounded = (found.x_adv * 255).round().clamp(0, 255) / 255
         still = ~right_on(work.detector, rounded, y, plan.batch)
         for k in found.success.nonzero().squeeze(1).tolist():

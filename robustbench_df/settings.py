@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -23,6 +25,9 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+_KEY_PART = re.compile(r'"[^"]+"|[^".]+')
+"""What stands between the dots of a key: quoted where it has dots of its own, as in TOML."""
 
 
 def validated(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -52,20 +57,28 @@ def known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
 def parse_override(text: str) -> dict[str, Any]:
     """Return the nested dictionary that ``key.path=value`` stands for.
 
+    A part with a dot of its own is quoted: ``per_model."timm:vgg11.tv_in1k".phase1.lr=3e-4``.
+
     Raises:
         UsageError: it has another form.
     """
     key, found, value = text.partition("=")
-    if not found or not key.strip():
+    parts = _KEY_PART.findall(key.strip())
+    if not found or not parts or ".".join(parts) != key.strip():
         raise UsageError(f"--set takes KEY=VALUE, not '{text}'")
     try:
         parsed: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string
     nested: Any = parsed
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
+    for part in reversed(parts):
+        nested = {part.strip('"'): nested}
     return dict(nested)
+
+
+def override_key(*parts: str) -> str:
+    """Return the key of these parts as `parse_override` reads it, in the quotes of a shell where it needs them."""
+    return shlex.quote(".".join(f'"{part}"' if "." in part else part for part in parts))
 
 
 def merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

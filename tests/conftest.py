@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+from robustbench_df.train.report import Reporter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +32,22 @@ def real_data(request: pytest.FixtureRequest) -> Path:
     if not (folder / "synergy25.zip").is_file():
         pytest.skip(f"no real data at {folder}; set RDF_DATA to a folder with synergy25.zip and cifake-12k.zip")
     return folder
+
+
+class Stages(Reporter):
+    """Keeps every stage as ``(title, steps announced, steps told of)``."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, int | None, int]] = []
+
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
+        """Open a stage."""
+        self.all.append((title, steps, done))
+
+    def advance(self, images: int) -> None:
+        """Add to the stage under way."""
+        title, steps, done = self.all[-1]
+        self.all[-1] = (title, steps, done + images)
 
 
 def learnable_set(n: int = 160, size: int = 16, seed: int = 0) -> ImageSet:

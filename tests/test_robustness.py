@@ -24,11 +24,12 @@ from robustbench_df.attack_plan import AttackPlan, Cell, plan_cells
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import cumulative, robust, summarise
+from robustbench_df.attacks.threat import Threat
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.pipeline import train_all
 from robustbench_df.robustness import attack_run, thin
 from robustbench_df.run import Run
-from tests.conftest import learnable_set
+from tests.conftest import Stages, learnable_set
 from tests.test_pipeline import settings, write_folder
 
 PLAN = AttackPlan(epsilons=(0.02, 0.05), images=24, attacks=(AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=3)))
@@ -60,12 +61,23 @@ def test_every_cell_is_written_once_and_again_only_when_it_is_gone(runs: dict[in
     assert before.notes["attacks"][0]["name"] == cells[3].attack_name
 
 
+def test_every_cell_is_numbered_and_told_of_each_image_once(runs: dict[int, Run]) -> None:
+    stages = Stages()
+    plan = AttackPlan(epsilons=(0.01, 0.02), images=24, batch=5, attacks=("quick",), models=("mlp",), seed=12)
+    attack_run(runs[2], plan, stages)
+    assert [title for title, *_ in stages.all] == [
+        f"{k}/4 · mlp · {phase} · quick {Threat('linf', eps)}"
+        for k, (phase, eps) in enumerate([(p, e) for p in ("base", "final") for e in (0.01, 0.02)], start=1)
+    ]
+    assert [(steps, done) for _, steps, done in stages.all] == [(24, 24)] * 4
+
+
 def test_no_image_outlives_its_part_so_that_memory_stays_flat(
     runs: dict[int, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Tensor]] = []
     parts: list[int] = []
-    real = robustness._attack
+    real = robustness.attack_cell
 
     def watched(cell: Cell, detector: nn.Module, x: Tensor, *rest: Any) -> Attacked:
         assert all(image() is None for image in alive)
@@ -75,7 +87,7 @@ def test_no_image_outlives_its_part_so_that_memory_stays_flat(
         return found
 
     limits = {"LOADED": 5, "LOADED_PIXELS": 3 * 16 * 16}
-    monkeypatch.setattr(robustness, "_attack", watched)
+    monkeypatch.setattr(robustness, "attack_cell", watched)
     for seed, (name, limit) in enumerate(limits.items(), 13):  # images, or pixels of them
         parts.clear()
         with monkeypatch.context() as patched:
@@ -185,7 +197,7 @@ def test_an_end_at_any_point_of_a_sweep_loses_the_cell_at_work_alone(
 ) -> None:
     plan = SWEEP.model_copy(update={"models": ("mlp",)})
     monkeypatch.setattr(robustness, "LOADED", 5)
-    real, calls = robustness._attack, Counter[Path]()
+    real, calls = robustness.attack_cell, Counter[Path]()
     stop = float("inf")
 
     def ends(cell: Cell, *rest: Any) -> Attacked:
@@ -194,7 +206,7 @@ def test_an_end_at_any_point_of_a_sweep_loses_the_cell_at_work_alone(
             raise KeyboardInterrupt
         return real(cell, *rest)
 
-    monkeypatch.setattr(robustness, "_attack", ends)
+    monkeypatch.setattr(robustness, "attack_cell", ends)
     uninterrupted = copy_of(runs[2], tmp_path / "uninterrupted")
     whole = attack_run(uninterrupted, plan)
     parts, total = calls[whole[0].path], calls.total()

@@ -20,7 +20,7 @@ from robustbench_df.pipeline import train_all
 from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
-from tests.conftest import learnable_set
+from tests.conftest import Stages, learnable_set
 from tests.test_pipeline import settings, write_folder
 
 PLAN = AttackPlan(
@@ -111,7 +111,9 @@ def test_phase_two_that_raises_fgsm_alone_is_catastrophic_overfitting(
 
 
 def test_the_transfer_matrix_has_every_pair_and_its_clean_row(run: Run) -> None:
-    matrix = scrutiny.transfer_of(run, PLAN, Reporter())
+    stages = Stages()
+    matrix = scrutiny.transfer_of(run, PLAN, stages)
+    assert stages.all == [("transfer", 2 * matrix["n"], 2 * matrix["n"])]
     assert set(matrix["accuracy"]) == {"(clean)", "mlp", "ensemble"}
     for row in matrix["accuracy"].values():
         assert set(row) == {"mlp", "ensemble"}

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
 from robustbench_df.errors import UsageError
-from robustbench_df.settings import Count, Fraction, Settings, dump, known_keys, merge, parse_override, validated
+from robustbench_df.settings import (
+    Count,
+    Fraction,
+    Settings,
+    dump,
+    known_keys,
+    merge,
+    override_key,
+    parse_override,
+    validated,
+)
 
 
 class Inner(Settings):
@@ -37,13 +48,25 @@ def test_merging_keeps_what_the_new_table_does_not_name_and_takes_no_reference()
 
 @pytest.mark.parametrize(
     ("text", "nested"),
-    [("a.b=3e-4", {"a": {"b": 3e-4}}), ("a=word", {"a": "word"}), ('a = ["x"]', {"a": ["x"]}), ("a=b=c", {"a": "b=c"})],
+    [
+        ("a.b=3e-4", {"a": {"b": 3e-4}}),
+        ("a=word", {"a": "word"}),
+        ('a = ["x"]', {"a": ["x"]}),
+        ("a=b=c", {"a": "b=c"}),
+        ('a."t:x.in1k".n=1', {"a": {"t:x.in1k": {"n": 1}}}),
+    ],
 )
 def test_an_override_is_toml_or_a_bare_word(text: str, nested: dict[str, object]) -> None:
     assert parse_override(text) == nested
 
 
-@pytest.mark.parametrize("text", ["a", "=3", " =3"])
+def test_a_key_that_is_told_reads_back_from_a_shell() -> None:
+    (key,) = shlex.split(override_key("per_model", "timm:vgg11.tv_in1k", "dropout"))
+    assert parse_override(f"{key}=1") == {"per_model": {"timm:vgg11.tv_in1k": {"dropout": 1}}}
+    assert override_key("model", "dropout") == "model.dropout"
+
+
+@pytest.mark.parametrize("text", ["a", "=3", " =3", "a..b=3", '"a.b=3', 'a"b".c=3', ".a=3"])
 def test_an_override_without_key_or_value_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="KEY=VALUE"):
         parse_override(text)

@@ -54,12 +54,15 @@ def run_suite(
 ) -> Attacked:
     """Run a suite at one budget and return the worst case per image; arguments as in `run_attack`.
 
-    ``by`` names the attack that fooled an image by its position in `suite_specs`.
+    ``by`` names the attack that fooled an image by its position in `suite_specs`. ``progress`` is told of images that
+    no attack is left for, so that they add up to those of ``x``.
     """
     total: Attacked | None = None
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     clean = CleanPasses(io.BytesIO())
-    for number, spec in enumerate(suite_specs(suite, eps, norm)):
+    specs = suite_specs(suite, eps, norm)
+    for number, spec in enumerate(specs):
+        last = number == len(specs) - 1
         rows = torch.arange(len(x), device=x.device) if total is None else total.robust.nonzero().squeeze(1)
         if not len(rows):
             break
@@ -72,9 +75,11 @@ def run_suite(
             seed=seed,
             clean=clean if attack_named(spec.name).from_clean(spec) else None,
             batch_size=batch_size,
-            progress=progress,
+            progress=progress if last else None,
         )
         total = found if total is None else merge(total, found, rows, number)
+        if progress is not None and not last:
+            progress(len(rows) - int(found.robust.sum()))
     if total is None:
         raise UsageError(f"no attack of suite '{suite}' knows the norm {norm}")
     return total

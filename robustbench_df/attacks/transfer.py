@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from robustbench_df.attacks.runner import BATCH, Attacked, concatenate, measured
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.models.detector import frozen
+from robustbench_df.models.footprint import fitting_batch
 
 
 def transfer_matrix(
@@ -22,17 +24,20 @@ def transfer_matrix(
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = BATCH,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Return bool ``[N]`` per crafted-on and scored-on: whether the scored detector is right on the crafted image.
 
     Images are crafted to the end of the attack (``early_stop=False``): one that stops just across its own detector's
     boundary fools nobody else. All images are attacked and scored, also those that either detector gets wrong when
-    clean: the row ``(clean)`` is what to compare with.
+    clean: the row ``(clean)`` is what to compare with. ``progress`` is called with the number of images of each batch
+    that is crafted, N per detector in all.
     """
     spec = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
     out: dict[str, dict[str, Tensor]] = {"(clean)": _right(detectors, x, y, batch_size)}
+    options: dict[str, Any] = {"ids": ids, "seed": seed, "batch_size": batch_size, "progress": progress}
     for name, detector in detectors.items():
-        crafted = run_attack(detector, x, y, spec, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
+        crafted = run_attack(detector, x, y, spec, only_correct=False, **options).x_adv
         out[name] = _right(detectors, crafted, y, batch_size)
     return out
 
@@ -60,7 +65,8 @@ def judged(
     """Measure images ``x_adv`` ``[N, C, H, W]`` made elsewhere as `run_attack` does its own, by the spec's threat."""
     parts = []
     with frozen(detector):
-        for part in torch.arange(len(x), device=x.device).split(batch_size):
+        few = fitting_batch(batch_size, detector, tuple(x.shape[2:]), x.device, gradient=False)
+        for part in torch.arange(len(x), device=x.device).split(few):
             budgets = torch.full((len(part),), spec.eps, device=x.device)
             victim = Victim(detector, x[part], y[part], part, spec.norm, budgets, eot=spec.eot)
             victim.open(gradient=False)
@@ -73,8 +79,9 @@ def judged(
 
 def right_on(detector: nn.Module, x: Tensor, y: Tensor, size: int = BATCH) -> Tensor:
     """Return bool ``[N]``: whether the detector is right on ``x``."""
+    few = fitting_batch(size, detector, tuple(x.shape[2:]), x.device, gradient=False)
     with frozen(detector), torch.no_grad():
-        logits = torch.cat([detector(part) for part in x.split(size)])
+        logits = torch.cat([detector(part) for part in x.split(few)])
     return (logits[:, 1] >= logits[:, 0]).long() == y  # a tie is fake, as `Decision.apply` says
 
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from robustbench_df.train.report import BYTES, Reporter
+from robustbench_df.wording import duration
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -29,7 +30,9 @@ if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
     out = Console(highlight=False, width=160)
 
 PLAIN_EVERY = 10.0
-"""Seconds between plain progress lines of a long stage."""
+"""Seconds between plain lines about epochs or a download."""
+PLAIN_SILENCE = 60.0
+"""Seconds after which a stage that has nothing else to tell says how far it is."""
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -53,25 +56,34 @@ def describe_bytes(done: int, total: int | None, rate: float | None) -> str:
 
 
 @dataclass
-class _Download:
-    """Bytes that were there when a download began, those there now, those in all (None: not known), and its start."""
+class _Stage:
+    """A stage under way: units done before it began, now and in all (None: not known); when it began and last spoke."""
 
+    title: str
+    unit: str
     before: int
     done: int
     total: int | None
     began: float
+    told: float
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.began
-        return describe_bytes(self.done, self.total, (self.done - self.before) / seconds if seconds else None)
+        rate = (self.done - self.before) / seconds if seconds else None
+        if self.unit == BYTES:
+            return f"{self.title}: {describe_bytes(self.done, self.total, rate)}"
+        if self.total is None:
+            return f"{self.title}: {self.done} {self.unit}"
+        left = f", about {duration((self.total - self.done) / rate)} left" if rate else ""
+        return f"{self.title}: {self.done} of {self.total} {self.unit}{left}"
 
 
 class PlainReporter(Reporter):
-    """A line at the start and end of each stage and at most one every ten seconds between."""
+    """A line at the start and end of each stage, and between them a few that say how far it is."""
 
     def __init__(self) -> None:
-        self._title, self._last, self._row = "", 0.0, ""
-        self._download: _Download | None = None
+        self._stage = _Stage("", "", 0, 0, None, 0.0, 0.0)
+        self._row = ""
 
     def beside(self) -> PlainReporter:
         """Return one that keeps its own stage and time."""
@@ -79,39 +91,43 @@ class PlainReporter(Reporter):
 
     def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
         """Name the stage."""
-        self._title, self._last, self._row = title, time.monotonic(), ""
-        self._download = _Download(done, done, steps, self._last) if unit == BYTES else None
+        now = time.monotonic()
+        self._stage, self._row = _Stage(title, unit, done, done, steps, now, now), ""
         resumed = f", {done} behind us" if done else ""
-        print(f"{title}: {self._download or f'{steps} {unit}{resumed}'}", file=sys.stderr, flush=True)
+        self._tell(str(self._stage) if unit == BYTES else f"{title}: {steps} {unit}{resumed}")
 
     def advance(self, images: int) -> None:
-        """Say how far a download is when the last line is old enough; of images, the epochs tell."""
-        if self._download is None:
-            return
-        self._download.done += images
-        if time.monotonic() - self._last >= PLAIN_EVERY:
-            print(f"{self._title}: {self._download}", file=sys.stderr, flush=True)
-            self._last = time.monotonic()
+        """Say how far the stage is when the last line is old enough."""
+        self._stage.done += images
+        if self._silent_for(PLAIN_EVERY if self._stage.unit == BYTES else PLAIN_SILENCE):
+            self._tell(str(self._stage))
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch when the last line is old enough."""
-        self._row = f"{self._title}: {describe(row)}"
-        if time.monotonic() - self._last >= PLAIN_EVERY:
-            print(self._row, file=sys.stderr, flush=True)
-            self._last, self._row = time.monotonic(), ""
+        self._row = f"{self._stage.title}: {describe(row)}"
+        if self._silent_for(PLAIN_EVERY):
+            self._tell(self._row)
+            self._row = ""
 
     def finish(self) -> None:
         """Print the last epoch if it has not been."""
         if self._row:
-            print(self._row, file=sys.stderr, flush=True)
+            self._tell(self._row)
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        self._tell(text)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._tell(f"warning: {text}")
+
+    def _silent_for(self, seconds: float) -> bool:
+        return time.monotonic() - self._stage.told >= seconds
+
+    def _tell(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self._stage.told = time.monotonic()
 
 
 class QuietReporter(Reporter):

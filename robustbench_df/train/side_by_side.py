@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -122,7 +123,7 @@ def fit_all(
                 worker.take(waiting)
             elif worker.job is not None:
                 raise RunError(
-                    f"the process that trained {worker.job.name} came to an end (was there too little memory?); "
+                    f"the process that trained {worker.job.name} {worker.fate()}; "
                     "what is finished is kept, go on with --resume --jobs 1"
                 )
     finally:
@@ -164,6 +165,13 @@ class _Worker:
     def seconds(self) -> float:
         """Since the process took its task."""
         return time.perf_counter() - self._since
+
+    def fate(self) -> str:
+        """Say how the process came to its end, which it has."""
+        status = self._process.wait()
+        if status == -signal.SIGKILL:
+            return "was killed, as systems do when memory runs out"
+        return f"came to an end with exit status {status} (what it printed is above)"
 
     def end(self) -> None:
         """Stop the process wherever it is; what it has saved is whole."""

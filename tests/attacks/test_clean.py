@@ -67,7 +67,10 @@ def test_a_suite_asks_about_clean_images_once(norm: str) -> None:
     detector, x = Counted(Linear()), images(12)
     y, eps = labels_of(detector, x), float(detector.net.distance(x, norm).median())
     detector.forwards = detector.backwards = 0
-    found = run_suite(detector, x, y, "quick", eps=eps, norm=norm)
+    told: list[int] = []
+    found = run_suite(detector, x, y, "quick", eps=eps, norm=norm, batch_size=5, progress=told.append)
+    assert told[0] == int(found.success.sum() - (found.by == 1).sum())  # FGSM's, which PGD is not asked about
+    assert sum(told) == 12
     asked = detector.forwards, detector.backwards
     assert (int(found.forwards.sum()), int(found.backwards.sum())) == asked
     first, second = (run_attack(detector, x, y, spec) for spec in suite_specs("quick", eps, norm))

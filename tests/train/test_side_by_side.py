@@ -159,9 +159,21 @@ def test_a_killed_process_is_one_line(splits: list[Split], tmp_path: Path, monke
             self._process.send_signal(signal.SIGKILL)
 
     monkeypatch.setattr(side_by_side, "_Worker", Doomed)
-    with pytest.raises(RunError, match=r"trained mlp came to an end .*--resume --jobs 1"):
+    with pytest.raises(RunError, match=r"trained mlp was killed.*--resume --jobs 1"):
         fit_all(tasks(tmp_path), splits, 2, Reporter())
     assert all(process.poll() is not None for process in started)
+
+
+def test_a_process_that_gives_up_is_not_said_to_lack_memory(
+    splits: list[Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unable(side_by_side._Worker):
+        def send(self, _: Any) -> None:
+            super().send("no job")
+
+    monkeypatch.setattr(side_by_side, "_Worker", Unable)
+    with pytest.raises(RunError, match=r"trained mlp came to an end with exit status 1 .*--resume --jobs 1"):
+        fit_all(tasks(tmp_path), splits, 2, Reporter())
 
 
 def test_a_process_ends_with_whoever_started_it(splits: list[Split], tmp_path: Path) -> None:
