@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch means that memory ran out, on any device."""
-    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    # cuBLAS and cuDNN have words of their own for a full GPU.
+    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+def halving(size: int, compute: Callable[[int], T]) -> T:
+    """Return ``compute(size)``, begun anew with half the size for as long as memory runs out.
+
+    Raises:
+        RuntimeError: not even a size of 1 fits, or any other error of ``compute``.
+    """
+    while True:
+        try:
+            return compute(size)
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        size //= 2
 
 
 def give_back_freed_memory() -> None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_df.precision import exact_fp32
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, as in torchvision and timm."""
 
@@ -121,13 +123,17 @@ class Ensemble(Detector):
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Put ``module`` in eval mode with parameters that need no gradient; restore every mode and flag afterwards."""
+    """Put ``module`` in eval mode with parameters that need no gradient; restore every mode and flag afterwards.
+
+    In fp32 its convolutions are exact meanwhile (`exact_fp32`): whatever is judged is not to depend on the GPU.
+    """
     modes = [(m, m.training) for m in module.modules()]
     flags = [(p, p.requires_grad) for p in module.parameters()]
     try:
         module.eval()
         module.requires_grad_(False)
-        yield
+        with exact_fp32():
+            yield
     finally:
         for m, mode in modes:
             m.training = mode

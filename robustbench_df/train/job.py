@@ -41,6 +41,6 @@ class Job:
 
 def build_for(job: Job, size: tuple[int, int]) -> tuple[Detector, ModelConfig]:
     """Build the job's detector with its own initialisation, whatever was random before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(rng.seed_of(*job.key("init")))
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, wherever they go
+        torch.default_generator.manual_seed(rng.seed_of(*job.key("init")))
         return build_detector(job.recipe.model, size)

@@ -23,7 +23,7 @@ from torch import nn
 
 from robustbench_df.config import SpeedConfig
 from robustbench_df.errors import UsageError
-from robustbench_df.memory import give_back_freed_memory, is_out_of_memory, keep_freed_memory
+from robustbench_df.memory import give_back_freed_memory, halving, keep_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
 from robustbench_df.train import convolution, excitation
@@ -135,8 +135,8 @@ def setting_for(
         path = cache / f"{_digest(key)}.json"
         remembered = _remembered(path)
         if remembered is not None:
-            return remembered
-    chosen = _probe_within_memory(build, size, batch, candidates)
+            return replace(remembered, device=device)  # of the same kind, perhaps another one
+    chosen = halving(batch, lambda some: _probe(build, size, some, candidates))  # as training would go on
     give_back_freed_memory()
     if path is not None:
         write_json(path, {"key": key, "setting": asdict(chosen)})
@@ -149,24 +149,12 @@ def _probe_batch(size: tuple[int, int], batch: int, device: str) -> int:
     return min(batch, PROBE_BATCH, most)
 
 
-def _probe_within_memory(
-    build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]
-) -> Setting:
-    """Probe with half as many images for as long as memory runs out, as training would go on."""
-    while True:
-        try:
-            return _probe(build, size, batch, candidates)
-        except RuntimeError as error:
-            if batch == 1 or not is_out_of_memory(error):
-                raise
-        batch //= 2
-
-
 def _candidates(fixed: Setting) -> list[Setting]:
     kind = torch.device(fixed.device).type
-    precisions = {"cuda": ["bf16", "fp16", "fp32"], "mps": ["fp32"]}.get(kind, ["bf16", "fp32"])
-    if kind == "cuda" and not torch.cuda.is_bf16_supported():
-        precisions.remove("bf16")
+    precisions = ["fp32"] if kind == "mps" else ["bf16", "fp32"]
+    # Where both are native they are equally fast, and fp16 lets small gradients vanish; emulated bf16 is slow.
+    if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        precisions = ["fp16", "fp32"]
     chosen = precisions if fixed.precision == "auto" else [fixed.precision]
     formats = ["channels_last", "contiguous"] if fixed.memory_format == "auto" else [fixed.memory_format]
     return [replace(fixed, precision=p, memory_format=f) for f in formats for p in chosen]
@@ -186,7 +174,8 @@ _FINAL_STEPS = 5
 def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
     """Time a few whole steps of each candidate on random images, the best ones in turn, and return the fastest."""
     rates: dict[Setting, float] = {}
-    with torch.random.fork_rng():
+    device = torch.device(candidates[0].device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for candidate in candidates:
             slowest = max(rates.values(), default=0.0) / _HOPELESS
             rates[candidate] = training_rate(build(), size, batch, candidate, give_up_below=slowest)

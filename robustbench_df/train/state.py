@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import RunError
+from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.rundir import write_atomic, write_json
@@ -79,7 +80,7 @@ def load_state(path: Path, trained: Trained) -> Progress:
     """Restore a phase in place; returns a fresh `Progress` where nothing was saved.
 
     Raises:
-        RunError: the file is damaged, or of other settings.
+        RunError: the file is damaged, or of other settings, or the device is full.
     """
     if not path.exists():
         return Progress()
@@ -89,6 +90,8 @@ def load_state(path: Path, trained: Trained) -> Progress:
             part.load_state_dict(state[name])
         return Progress(**state["progress"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise RunError(f"no memory is left to go on from '{path}', which is whole; free some and resume") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"'{path}' cannot be resumed from ({reason}); remove it to train this phase again") from error
 

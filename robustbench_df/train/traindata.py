@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from robustbench_df import rng
 from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.config import AdversarialConfig, AugmentConfig, PhaseConfig
 from robustbench_df.data.split import Split
+from robustbench_df.memory import halving
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.footprint import fitting_batch
 from robustbench_df.train.augment import augment
@@ -23,7 +24,7 @@ class Copies:
 
     pixels: Tensor
     source: Tensor
-    kind: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -35,7 +36,7 @@ class TrainData:
 
     split: Split
     device: str
-    copies: list[Copies] = field(default_factory=list)
+    copies: Copies | None = None
 
     def __post_init__(self) -> None:
         images, train = self.split.images, self.split.train
@@ -43,23 +44,19 @@ class TrainData:
         self._keys = torch.from_numpy(images.keys(train))
 
     def __len__(self) -> int:
-        return len(self.split.train) + sum(len(c.source) for c in self.copies)
+        return len(self.split.train) + (0 if self.copies is None else len(self.copies.source))
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], random keys int64 [n])`` on the device."""
         originals = len(self.split.train)
-        source, pixels = index.clone(), None
-        own = index < originals
-        if bool(own.all()):
-            pixels = torch.from_numpy(self.split.images.pixels(self.split.train[index.numpy()]))
-        else:
-            pool = torch.cat([c.pixels for c in self.copies])
-            pool_source = torch.cat([c.source for c in self.copies])
-            pixels = torch.empty((len(index), *pool.shape[1:]), dtype=torch.uint8)
-            pixels[own] = torch.from_numpy(self.split.images.pixels(self.split.train[index[own].numpy()]))
-            pixels[~own] = pool[index[~own] - originals]
-            source[~own] = pool_source[index[~own] - originals]
-        x = pixels.to(self.device, non_blocking=True).float().div_(255)
+        source, own = index.clone(), index < originals
+        pixels = torch.from_numpy(self.split.images.pixels(self.split.train[index[own].numpy()]))
+        if self.copies is not None:
+            others, copy = pixels, index[~own] - originals
+            pixels = torch.empty((len(index), *others.shape[1:]), dtype=torch.uint8)
+            pixels[own], pixels[~own] = others, self.copies.pixels[copy]
+            source[~own] = self.copies.source[copy]
+        x = pixels.to(self.device).float().div_(255)
         # A copy's stream is its source's, moved on by its own address.
         keys = self._keys[source] + torch.where(own, 0, index)
         return x, self._labels[source].to(self.device), keys.to(self.device)
@@ -78,20 +75,26 @@ class TrainData:
         """Add ``config.adversarial_copies`` FGSM copies crafted against ``detector`` as it is now."""
         if config.adversarial_copies:
             source = self._draw(config.adversarial_copies, seed, "adversarial")
-            parts = []
             most, size = config.micro_batch or config.batch_size, self.split.images.size
-            for index in source.split(fitting_batch(most, detector, size, torch.device(self.device), gradient=True)):
-                x, y, keys = self.batch(index)
-                parts.append(_stored(fgsm(detector, x, y, draw_epsilons(config, keys, seed, "copies"))))
-            self._append(torch.cat(parts), source, "adversarial")
+            fitting = fitting_batch(most, detector, size, torch.device(self.device), gradient=True)
+
+            def attacked(at_once: int) -> Tensor:
+                parts = []
+                for index in source.split(at_once):
+                    x, y, keys = self.batch(index)
+                    parts.append(_stored(fgsm(detector, x, y, draw_epsilons(config, keys, seed, "copies"))))
+                return torch.cat(parts)
+
+            self._append(halving(fitting, attacked), source, "adversarial")
 
     def provenance(self) -> list[dict[str, object]]:
         """List every copy with its source image and label, for the run's own record."""
-        images, train = self.split.images, self.split.train
+        if self.copies is None:
+            return []
+        images, copied = self.split.images, self.split.train[self.copies.source.numpy()]
         return [
             {"kind": kind, "source": str(images.ids[i]), "label": int(images.labels[i])}
-            for c in self.copies
-            for kind, i in zip(c.kind, train[c.source.numpy()], strict=True)
+            for kind, i in zip(self.copies.kinds, copied, strict=True)
         ]
 
     def _draw(self, count: int, seed: int, purpose: str) -> Tensor:
@@ -101,7 +104,12 @@ class TrainData:
         return torch.cat(rounds)[:count]
 
     def _append(self, pixels: Tensor, source: Tensor, kind: str) -> None:
-        self.copies.append(Copies(pixels, source, (kind,) * len(source)))
+        kinds = (kind,) * len(source)
+        if self.copies is not None:
+            before = self.copies
+            pixels, source = torch.cat([before.pixels, pixels]), torch.cat([before.source, source])
+            kinds = before.kinds + kinds
+        self.copies = Copies(pixels, source, kinds)
 
 
 def _stored(x: Tensor) -> Tensor:

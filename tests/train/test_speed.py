@@ -38,6 +38,8 @@ def test_the_fastest_candidate_wins_and_is_remembered(tmp_path: Path, monkeypatc
     assert len(chosen.measured) == len(asked) == 4
     assert setting_for(*arguments) == chosen
     assert len(asked) == 4  # remembered, not measured again
+    assert setting_for(build, SIZE, 8, SpeedConfig(device="cpu:0"), {"name": "x"}, tmp_path).device == "cpu:0"
+    assert len(asked) == 4  # nor of another device of the same kind, which is then the one that trains
     setting_for(build, SIZE, 8, SpeedConfig(device="cpu"), {"name": "y"}, tmp_path)
     assert len(asked) == 8  # another model is another question
 
@@ -109,6 +111,15 @@ def test_a_rate_is_measured_without_touching_the_global_stream(precision: str) -
     torch.manual_seed(0)
     setting_for(build, SIZE, 4, SpeedConfig(device="cpu"), {})
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(("native", "half"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_is_asked_for_the_half_precision_that_it_has(
+    native: bool, half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    candidates = speed._candidates(Setting("cuda", "auto", "contiguous"))
+    assert [candidate.precision for candidate in candidates] == [half, "fp32"]
 
 
 def test_devices() -> None:

@@ -21,6 +21,7 @@ from robustbench_df.train.state import (
     Progress,
     Trained,
     load_checkpoint,
+    load_state,
     save_model_config,
     save_state,
     save_weights,
@@ -70,3 +71,19 @@ def test_a_checkpoint_that_does_not_load_says_why_in_one_line(tmp_path: Path) ->
     (tmp_path / "base.safetensors").write_bytes(b"no weights")
     with pytest.raises(RunError, match=r"base.safetensors' is damaged: [^\n]+$"):
         load_checkpoint(tmp_path, "base")
+
+
+def test_a_full_device_does_not_tell_one_to_delete_what_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    optimizer = torch.optim.AdamW(detector.parameters())
+    trained = Trained(detector, None, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    save_state(tmp_path / "state.pt", Progress(), trained)
+
+    def full(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+    monkeypatch.setattr(optimizer, "load_state_dict", full)
+    with pytest.raises(RunError, match=r"no memory is left to go on from .*state\.pt', which is whole"):
+        load_state(tmp_path / "state.pt", trained)
