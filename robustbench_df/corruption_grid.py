@@ -204,14 +204,17 @@ class _Grid:
             )
             for pair in pairs
         }
-        return corruption_precision.settle(pairs, members, rates, differences, n)
+        return corruption_precision.settle(pairs, members, rates, differences, n, self._machine())
+
+    def _machine(self) -> str:
+        return corruption_precision.machine(choose_device(self.plan.device))
 
     def _remembered(self, cells: Sequence[CorruptionCell], pairs: Sequence[Pair]) -> dict[Pair, Choice]:
         """Return what the finished cells of all detectors were made with; nothing where one has none or two differ."""
         known: dict[Pair, Choice] = {}
         for cell in cells:
             if cell.pair in pairs and cell.pair not in known and cell.damage.name != CLEAN and cell.path.exists():
-                found = corruption_precision.remembered(cell.load(self.run).notes)
+                found = corruption_precision.remembered(cell.load(self.run).notes, self._machine())
                 known |= {cell.pair: found} if found else {}
         said = {(net, pair[1], how) for pair, choice in known.items() for net, how in choice.precision.items()}
         return known if len(known) == len(pairs) and len(said) == len({net[:2] for net in said}) else {}

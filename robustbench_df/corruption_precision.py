@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.metrics.scores import Floats, probability
+from robustbench_df.precision import exact_fp32
 from robustbench_df.train.speed import DTYPES, PROBE_BATCH, PROBE_STEPS, synchronize
 
 Pair = tuple[str, str]
@@ -62,7 +63,7 @@ class Network(nn.Module):
     def answer(self, x: Tensor, precision: str) -> Tensor:
         """Compute logits ``[N, 2]`` anew."""
         parts = math.ceil(len(x) / CACHED) if x.device.type == "cpu" else 1
-        with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"):
+        with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"), exact_fp32():
             return torch.cat([self.net(part) for part in x.tensor_split(parts)]).float()
 
 
@@ -105,19 +106,19 @@ def given(precision: str, names: Iterable[str]) -> Choice:
     return Choice(dict.fromkeys(names, precision), {})
 
 
-def remembered(notes: Mapping[str, Any]) -> Choice | None:
+def remembered(notes: Mapping[str, Any], where: str) -> Choice | None:
     """Return what an earlier cell of the same plan was made with, so that a resumed grid goes on in the same way.
 
-    None where it says nothing, or was made on another machine.
+    None where it says nothing, or was made elsewhere than ``where`` (`machine`).
     """
     found = notes.get("choice")
-    return Choice(**found) if found and found.get("machine") == machine() else None
+    return Choice(**found) if found and found.get("machine") == where else None
 
 
-def machine() -> str:
+def machine(device: str) -> str:
     """Name what a measured rate depends on besides the network."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    return f"{platform.node()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {device}, {torch.__version__}"
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    return f"{platform.node()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {kind}, {torch.__version__}"
 
 
 @torch.no_grad()
@@ -165,6 +166,7 @@ def settle(
     rates: Mapping[Pair, Mapping[str, float]],
     differences: Mapping[Pair, tuple[float, float]],
     n: int,
+    where: str,
 ) -> dict[Pair, Choice]:
     """Decide for every detector: a network stays in bf16 if no detector that it belongs to is changed too much.
 
@@ -174,13 +176,13 @@ def settle(
         rates: images per second of each network; those that are `faster` in bf16 are up for it.
         differences: what `apart` says of each detector with these networks in bf16.
         n: number of images that were compared.
+        where: `machine`.
     """
     precision = {net: faster(own) for net, own in rates.items()}
     for pair in pairs:
         changed, moved = differences[pair]
         if changed > MOST_CHANGED or moved > MOST_MOVED:
             precision |= dict.fromkeys(members[pair], "fp32")
-    where = machine()
     return {
         pair: Choice(
             {name: precision[name, phase] for name, phase in members[pair]},

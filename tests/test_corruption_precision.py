@@ -38,9 +38,8 @@ def test_bf16_must_be_faster_and_say_the_same(
     rates: tuple[dict[str, float], ...], differences: tuple[tuple[float, float], ...], expected: tuple[str, ...]
 ) -> None:
     pairs = [A, B, BOTH]
-    found = precision.settle(
-        pairs, MEMBERS, dict(zip((A, B), rates, strict=True)), dict(zip(pairs, differences, strict=True)), 400
-    )
+    measured = dict(zip((A, B), rates, strict=True)), dict(zip(pairs, differences, strict=True))
+    found = precision.settle(pairs, MEMBERS, *measured, 400, "here")
     assert tuple(found[pair].text for pair in pairs) == expected
     assert found[BOTH].rates == {"a": rates[0], "b": rates[1]}
     assert found[A].said.startswith(expected[0])
@@ -56,11 +55,16 @@ def test_what_differs_is_counted_in_verdicts_and_in_probability() -> None:
 
 
 def test_a_choice_is_remembered_on_the_same_machine_only() -> None:
-    choice = Choice({"a": "bf16"}, {"a": FASTER}, 0.0, 0.001, 400, precision.machine())
-    assert precision.remembered({"choice": choice.to_dict()}) == choice
-    assert precision.remembered({"choice": {**choice.to_dict(), "machine": "another"}}) is None
-    assert precision.remembered({"choice": None}) is None
-    assert precision.remembered({}) is None
+    choice = Choice({"a": "bf16"}, {"a": FASTER}, 0.0, 0.001, 400, here := precision.machine("cpu"))
+    assert precision.remembered({"choice": choice.to_dict()}, here) == choice
+    assert precision.remembered({"choice": choice.to_dict()}, "another") is None
+    assert precision.remembered({"choice": None}, here) is None
+    assert precision.remembered({}, here) is None
+
+
+def test_a_choice_of_a_gpu_is_not_a_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    assert len({precision.machine(device) for device in ("cpu", "cuda", "cuda:1")}) == 3
 
 
 def test_a_network_answers_a_batch_once_and_anew_in_another_precision() -> None:

@@ -39,8 +39,9 @@ _HEAD_STD = 1e-3
 """Of a fresh classifier: what is drawn at random stays small beside what is learnt in a few hundred steps."""
 _LEAST_STD = 1e-3
 """Least deviation that is divided by: what hardly ever changes is not blown up without bound."""
-_PIXELS = 64 * 32 * 32
-"""Looked at together on a CPU: a gradient needs some 11 KB a pixel, so that 64 images of 224 px would take 35 GB."""
+_CPU_PIXELS, _PIXELS = 64 * 32 * 32, 1024 * 32 * 32
+"""Looked at together on a CPU, and on an accelerator, which is slow at a few: a gradient needs some 11 KB a pixel, so
+that 64 images of 224 px would take 35 GB."""
 
 
 class Standardize(nn.Module):
@@ -120,9 +121,8 @@ class StatisticsNet(nn.Module):
         """Return all statistics, float32 ``[N, 2986]``."""
         ycc = F.conv2d(x, self.to_ycc)
         views = Views(x, ycc, self.residuals(ycc))
-        images = max(1, _PIXELS // x[0, 0].numel())
-        # A graph is of any number of images, and an accelerator is slow at a few.
-        if torch.compiler.is_compiling() or x.device.type != "cpu" or len(x) <= images:
+        images = max(1, (_CPU_PIXELS if x.device.type == "cpu" else _PIXELS) // x[0, 0].numel())
+        if torch.compiler.is_compiling() or len(x) <= images:  # a graph is of any number of images
             return self._of(*views)
         # Few images at a time, and nothing kept of them: a gradient computes them once more. Nothing in it is random.
         parts = zip(*(view.split(images) for view in views), strict=True)

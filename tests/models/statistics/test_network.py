@@ -111,7 +111,7 @@ def test_large_batches_are_looked_at_in_parts_and_keep_little_for_their_gradient
         return logits, gradient, sum(kept)
 
     logits, gradient, kept = seen()
-    monkeypatch.setattr(network, "_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr(network, "_CPU_PIXELS", 2 * 32 * 32)
     parts, gradient_of_parts, kept_of_parts = seen()
     assert torch.allclose(parts, logits, rtol=1e-4)
     assert torch.allclose(gradient_of_parts, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
