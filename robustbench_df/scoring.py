@@ -1,37 +1,43 @@
 """`rdf score`: anyone's prediction file against labels, and a look at whether its ids are in order.
 
-Ids are matched as they are, by file name, or by the number in them, whichever fits the most images.
+What counts where a file says a thing twice, `robustbench_df.prediction_files` lists; which answer is about which image,
+`robustbench_df.matching` finds out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from robustbench_df.answers import Answer, Answers, read_answers, read_truth
 from robustbench_df.data.imageset import UNLABELLED
 from robustbench_df.data.stores import natural_sort
 from robustbench_df.errors import DataError
-from robustbench_df.inference import image_number
+from robustbench_df.matching import WRONG_ORDERS, Matched, match, readings
 from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import Confusion, balanced_accuracy, confusion, f1
+from robustbench_df.prediction_files import PredictionFile, disagreements, read_predictions
+from robustbench_df.truth import Truth, read_truth
 
 NAMED = 3
 """Ids that a warning spells out."""
 
-DISORDER_GAIN, DISORDER_P = 0.05, 1e-3
-"""Another order is only suspected when it is better by this much and the exact McNemar test finds chance unlikely: a
-detector no better than a coin gains nothing worth a warning in any order."""
+DISORDER_GAIN, DISORDER_P = 0.05, 1e-4
+"""Another order is only suspected when it is better by this much and the exact McNemar test finds chance unlikely, also
+in one of eight orders: a detector no better than a coin gains nothing worth a warning in any."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Accuracy when answers are dealt to the images in another order, with the exact McNemar p against the file's."""
+    """Accuracy when answers are dealt to the images in another order, with the exact McNemar p against the file's.
+
+    ``name`` says what the ids are taken for.
+    """
 
     name: str
     accuracy: float
@@ -57,6 +63,10 @@ class Scored:
     duplicates: tuple[str, ...]
     unlabelled: int
     orders: tuple[Order, ...]
+    crossed: int
+    """Verdicts that no threshold of the file's own P(fake) explains."""
+    differing: int
+    """Images that another file of the archive answers otherwise, or not."""
 
     def warnings(self) -> list[str]:
         """One line for each thing that is not as it should be."""
@@ -71,12 +81,24 @@ class Scored:
             lines.append(f"duplicate: {_listed(self.duplicates)} answered more than once; the first answer counts")
         if self.unknown:
             lines.append(f"unknown: {_listed(self.unknown)} with an answer but without a label; ignored")
-        for order in self.orders:
-            if order.suspected:
-                lines.append(
-                    f"the ids look mis-ordered: accuracy is {self.accuracy.value:.1%} under the file's ids, but "
-                    f"{order.accuracy:.1%} when {order.name}; check how they were written"
-                )
+        if self.crossed:
+            lines.append(
+                f"contradiction: {self.crossed} {'image is' if self.crossed == 1 else 'images are'} called real with a "
+                "higher P(fake) than one called fake, which no threshold explains; AUC is that of P(fake), all else of "
+                "the verdicts; see that no column is the truth"
+            )
+        if self.differing:
+            lines.append(
+                f"differing: the files of the archive do not agree on {self.differing} of the answers; the one that "
+                "says most counts"
+            )
+        suspected = [order for order in self.orders if order.suspected]
+        if suspected:  # one mistake may look like others that are close to it
+            order = max(suspected, key=lambda order: order.accuracy)
+            lines.append(
+                f"the ids look mis-ordered: accuracy is {self.accuracy.value:.1%} under the file's ids, but "
+                f"{order.accuracy:.1%} when they are read as {order.name}; check how they were written"
+            )
         return lines
 
 
@@ -89,135 +111,79 @@ def score_file(predictions: Path, truth: Path, fake_is: int | None = None) -> Sc
     """Score a prediction file against labels.
 
     Args:
-        predictions: any form that `rdf predict` writes, or a CSV or JSON of ids with labels or P(fake).
+        predictions: a prediction file in any form of `robustbench_df.prediction_files`; of an archive its fullest file.
         truth: CSV, JSON or manifest of ids and labels, or a folder or zip of labelled images.
         fake_is: which of the numeric labels 0 and 1 means fake in ``truth``; 1 when None.
 
     Raises:
         DataError: a file that cannot be read, or nothing in it that belongs to the other; always one line.
     """
-    answers = read_answers(predictions)
-    labels = read_truth(truth, fake_is)
-    matched_by, found = match(answers.by_id, labels)
-    if not found:
-        mine, theirs = next(iter(answers.by_id)), next(iter(labels))
+    files = read_predictions(predictions)
+    file = files[0]
+    if file.faults:
+        row, fault = next(iter(file.faults.items()))
+        raise DataError(f"row {row + 1} of '{file.ids.where}': {fault}")
+    if (file.called == UNLABELLED).all():
+        raise DataError(f"no answers in '{predictions}'; give a file that rdf predict wrote, or ids and labels")
+    told = read_truth(truth, fake_is)
+    matched = match(file.ids, told.ids)
+    if not matched.found:
         raise DataError(
-            f"no answer in '{predictions}' belongs to a label in '{truth}': ids look like '{mine}' and '{theirs}'; "
-            "they must agree in path, file name or number"
+            f"no answer in '{predictions}' belongs to a label in '{truth}': ids look like '{matched.names[0]}' and "
+            f"'{matched.images[0]}'; they must agree in path, file name or number"
         )
-    return _score(answers, labels, matched_by, found)
+    if "" in matched.names:
+        raise DataError(f"row {matched.names.index('') + 1} of '{file.ids.where}' has no id; name its image")
+    return _score(files, told, matched)
 
 
-def _score(answers: Answers, labels: Mapping[str, int], matched_by: str, found: Mapping[str, str]) -> Scored:
-    by_image = {image: answers.by_id[own] for image, own in found.items()}
-    judged = [image for image in labels if image in by_image and labels[image] != UNLABELLED]
-    if not judged:
+def _score(files: Sequence[PredictionFile], truth: Truth, matched: Matched) -> Scored:
+    file, labels = files[0], truth.labels
+    answered = file.called != UNLABELLED
+    row = matched.rows(answered)
+    judged = np.flatnonzero((row >= 0) & (labels != UNLABELLED))
+    if not len(judged):
         raise DataError("none of the images with an answer has a label; give labels for the images predicted")
-    truth = np.array([labels[image] for image in judged], np.int8)
+    true = labels[judged]
     # A margin of ±1 stands for a verdict, so that every score has its one definition.
-    margin = np.array([2.0 * by_image[image].verdict - 1 for image in judged])
-    counts = confusion(margin, truth)
-    probability = np.array([by_image[image].probability for image in judged])
+    margin = 2.0 * file.called[row[judged]] - 1
+    counts = confusion(margin, true)
+    times = Counter(matched.names[k] for k in np.flatnonzero(answered))
+    unknown = {matched.names[k] for k in np.flatnonzero(answered & (matched.place < 0))}
     return Scored(
         n=len(judged),
-        matched_by=matched_by,
+        matched_by=matched.way,
         accuracy=wilson(counts.tn + counts.tp, counts.n),
-        balanced_accuracy=bootstrap(balanced_accuracy, margin, truth),
-        f1=bootstrap(f1, margin, truth),
-        auc=auc_interval(probability, truth) if answers.has_probabilities else None,
+        balanced_accuracy=bootstrap(balanced_accuracy, margin, true),
+        f1=bootstrap(f1, margin, true),
+        auc=auc_interval(file.probability[row[judged]], true) if file.has_probabilities else None,
         confusion=counts,
-        missing=tuple(image for image in labels if image not in by_image and labels[image] != UNLABELLED),
-        unknown=tuple(natural_sort(answers.by_id.keys() - set(found.values()))),
-        duplicates=answers.duplicates,
-        unlabelled=sum(label == UNLABELLED for label in labels.values()),
-        orders=other_orders(answers, labels, found),
+        missing=tuple(matched.images[k] for k in np.flatnonzero((row < 0) & (labels != UNLABELLED))),
+        unknown=tuple(natural_sort(unknown)),
+        duplicates=tuple(name for name, count in times.items() if count > 1),
+        unlabelled=int((labels == UNLABELLED).sum()),
+        orders=other_orders(matched, file.called, labels),
+        crossed=file.crossed,
+        differing=sum(disagreements(file, other) for other in files[1:]),
     )
 
 
-# --- in which order -------------------------------------------------------------------------------
+def other_orders(matched: Matched, called: NDArray[np.int8], labels: NDArray[np.int8]) -> tuple[Order, ...]:
+    """Judge the `readings` of a file but the written one.
 
-
-def other_orders(answers: Answers, labels: Mapping[str, int], found: Mapping[str, str]) -> tuple[Order, ...]:
-    """Try the orders that are easily mistaken for each other; none where they are the same.
-
-    The usual slip is a position in an alphabetical listing (``1, 10, 2``) written where the image's number belongs, or
-    the other way about. The listing is that of the images with an answer; of all images where some id fits none.
+    Args:
+        matched: rows and images.
+        called: the verdict of each row ``[N]``; -1 for none.
+        labels: of each image ``[M]``; -1 for none.
     """
-    complete = len(found) == len(answers.by_id)
-    natural, alphabetical = (order(found if complete else labels) for order in (natural_sort, sorted))
-    by_rank = not complete and len(answers.by_id) == len(natural)  # numbers that begin elsewhere than the images'
-    if by_rank:
-        placed: list[Answer | None] = [answers.by_id[own] for own in natural_sort(answers.by_id)]
-    else:
-        placed = [answers.by_id[found[image]] if image in found else None for image in natural]
-    dealt: dict[str, dict[str, Answer | None]] = {}
-    if natural != alphabetical:
-        position = {image: k for k, image in enumerate(natural)}
-        dealt["its numbers are taken as positions in an alphabetical listing (10.png before 2.png)"] = dict(
-            zip(alphabetical, placed, strict=True)
-        )
-        dealt["its answers, sorted alphabetically by id, are dealt out in numeric order (2.png before 10.png)"] = {
-            image: placed[position[other]] for image, other in zip(natural, alphabetical, strict=True)
-        }
-    if by_rank:
-        dealt["its numbers are taken as positions in numeric order"] = dict(zip(natural, placed, strict=True))
-    return tuple(_order(name, order, answers, labels, found) for name, order in dealt.items())
-
-
-def _order(
-    name: str,
-    dealt: Mapping[str, Answer | None],
-    answers: Answers,
-    labels: Mapping[str, int],
-    found: Mapping[str, str],
-) -> Order:
-    pairs = [
-        (answers.by_id[found[image]].verdict == labels[image], other.verdict == labels[image])
-        for image, other in dealt.items()
-        if other is not None and image in found and labels[image] != UNLABELLED
-    ]
-    own, new = np.array(pairs, bool).reshape(-1, 2).T
-    test = mcnemar(new, own)
-    suspected = bool(test.difference >= DISORDER_GAIN and test.p_value < DISORDER_P)
-    return Order(name, float(new.mean()) if len(new) else float("nan"), test.p_value, len(pairs), suspected)
-
-
-# --- which answer belongs to which image ----------------------------------------------------------
-
-
-def _number(name: str) -> str | None:
-    try:
-        return str(image_number(name))
-    except DataError:
-        return None
-
-
-MATCHES: dict[str, Callable[[str], str | None]] = {
-    "id": lambda name: name,
-    "file name": lambda name: PurePosixPath(name).name,
-    "file name without its ending": lambda name: PurePosixPath(name).stem,
-    "number": _number,
-}
-"""How an id is looked at: two ids belong together when these agree and no other image of either side has the same."""
-
-
-def match(own: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return how ids were matched and, per labelled image, the id of its answer: the way that fits the most images.
-
-    A way in which two ids of one side become the same is not taken.
-    """
-    best: tuple[str, dict[str, str]] = ("id", {})
-    for name, key in MATCHES.items():
-        mine, theirs = _keyed(own, key), _keyed(labels, key)
-        if mine is None or theirs is None:
-            continue
-        found = {image: mine[k] for k, image in theirs.items() if k in mine}
-        if len(found) > len(best[1]):
-            best = name, found
-    return best
-
-
-def _keyed(names: Mapping[str, Any], key: Callable[[str], str | None]) -> dict[str, str] | None:
-    keyed = {k: name for name in names if (k := key(name)) is not None}
-    known = sum(key(name) is not None for name in names)
-    return keyed if len(keyed) == known else None
+    rows = readings(matched, called != UNLABELLED)
+    written = rows.pop("written")
+    orders = []
+    for what, other in rows.items():
+        both = (written >= 0) & (other >= 0) & (labels != UNLABELLED)
+        own, new = (called[row[both]] == labels[both] for row in (written, other))
+        test = mcnemar(new, own)
+        suspected = bool(test.difference >= DISORDER_GAIN and test.p_value < DISORDER_P)
+        accuracy = float(new.mean()) if len(new) else float("nan")
+        orders.append(Order(WRONG_ORDERS[what], accuracy, test.p_value, len(new), suspected))
+    return tuple(orders)

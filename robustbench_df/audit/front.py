@@ -35,6 +35,7 @@ def audit(
     run: Run | None = None,
     predictions: Path | str | None = None,
     truth: Path | str | None = None,
+    fake_is: int | None = None,
     fast: bool = False,
     copies: Copies | None = None,
     progress: Callable[[str], None] | None = None,
@@ -45,8 +46,9 @@ def audit(
         images: the set.
         against: another set: what do they share, and do their labels agree?
         run: a run made with ``images``: did anything leak? Its predictions also judge the labels.
-        predictions: a submission about ``images``, in any form of ``rdf predict``.
+        predictions: a submission about ``images``, in any form of `robustbench_df.prediction_files`.
         truth: the true labels of what the submission is about; the set's own, where it has them.
+        fake_is: which of the numeric labels 0 and 1 in ``truth`` means fake; 1 when None.
         fast: leave out what fits a classifier: label noise, the shallow classifier of shortcuts, an opinion on the
             order of a submission.
         copies: `find_copies` of the set, where it has been called already.
@@ -65,7 +67,7 @@ def audit(
     findings: list[AuditFinding] = []
     if predictions is not None:  # first, since a file that cannot be read ends it all
         say("audit: submission")
-        findings += audit_predictions(predictions, images, truth, opinion=not fast)
+        findings += audit_predictions(predictions, images, truth, fake_is=fake_is, opinion=not fast)
     if copies is None:
         say(f"audit: copies among {len(images):,} images")
         copies = find_copies(images)

@@ -7,7 +7,6 @@ written, and as they would read had one of the usual mistakes been made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from robustbench_df.audit.finding import AuditFinding, Figure
 from robustbench_df.audit.light import light_opinion
 from robustbench_df.audit.statistics import Rows, sample
-from robustbench_df.audit.submission import by_image, finding, match, read_submission
+from robustbench_df.audit.submission import finding, image_ids
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet
-from robustbench_df.data.stores import natural_key
 from robustbench_df.errors import DataError
+from robustbench_df.matching import WRONG_ORDERS, Matched, match, readings
 from robustbench_df.metrics.intervals import Interval, auc_interval
+from robustbench_df.truth import read_truth
 
 LEAST_ANSWERS = 20
 """Images of each class that the order and polarity are judged on, at least."""
@@ -40,12 +40,14 @@ class Judge:
     is_truth: bool
 
 
-def find_judge(images: ImageSet, rows: Rows, truth: Path | str | None, opinion: bool) -> Judge | str:
+def find_judge(
+    images: ImageSet, rows: Rows, truth: Path | str | None, fake_is: int | None, opinion: bool
+) -> Judge | str:
     """Find labels to hold the answers against, or say why there are none."""
     if truth is not None:
-        told = read_submission(Path(truth))[0]
-        score = by_image(told.score, match(told.names, images, rows), len(rows))
-        labels = np.where(np.isnan(score), UNLABELLED, score >= 0.5).astype(np.int8)
+        told = read_truth(Path(truth), fake_is)
+        row = match(told.ids, image_ids(images, rows)).rows(told.labels != UNLABELLED)
+        labels = np.where(row >= 0, told.labels[row], UNLABELLED).astype(np.int8)
         return Judge(labels, "the truth given", True)
     if (images.labels[rows] != UNLABELLED).any():
         return Judge(images.labels[rows], "the labels", True)
@@ -66,43 +68,15 @@ def find_judge(images: ImageSet, rows: Rows, truth: Path | str | None, opinion: 
     return Judge(np.where(sure, p >= 0.5, UNLABELLED).astype(np.int8), "the light classifier's surer half", False)
 
 
-def readings(names: Sequence[str], answers: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return the answers as they would stand, had one of the usual mistakes in order been made and were undone.
+def order_and_polarity(
+    matched: Matched, score: NDArray[np.float64], judge: Judge | str
+) -> tuple[AuditFinding, AuditFinding]:
+    """Hold the answers of a submission against a judge, in all `readings`.
 
     Args:
-        names: the images' ids ``[N]``.
-        answers: what stands under each of them ``[N]``.
-
-    Returns:
-        ``written`` (as they stand); ``alphabetical-position``: image number k (in natural order) was given the answer
-        of the k-th image in alphabetical order; ``alphabetical-from-0`` and ``-from-1``: the same, but positions are
-        counted from 0 and images from 1, or the reverse; ``natural-position``: names in alphabetical order beside
-        answers in natural order; ``one-late`` and ``one-early``: each answer stands one image too late or too early.
-    """
-    natural = np.array(sorted(range(len(names)), key=lambda k: natural_key(names[k])), dtype=np.intp)
-    alphabetical = np.array(sorted(range(len(names)), key=lambda k: names[k]), dtype=np.intp)
-
-    def moved(written: NDArray[np.intp], meant: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The answer under image ``written[k]`` goes to image ``meant[k]``."""
-        out = np.full(len(answers), np.nan)
-        out[meant] = answers[written]
-        return out
-
-    return {
-        "written": answers,
-        "alphabetical-position": moved(natural, alphabetical),
-        "alphabetical-from-0": moved(natural, np.roll(alphabetical, -1)),
-        "alphabetical-from-1": moved(natural, np.roll(alphabetical, 1)),
-        "natural-position": moved(alphabetical, natural),
-        "one-late": moved(natural, np.roll(natural, 1)),
-        "one-early": moved(natural, np.roll(natural, -1)),
-    }
-
-
-def order_and_polarity(
-    images: ImageSet, rows: Rows, answers: NDArray[np.float64], judge: Judge | str
-) -> tuple[AuditFinding, AuditFinding]:
-    """Hold the answers ``[N]`` (nan: none) under the images ``rows`` against a judge, in all `readings`.
+        matched: which image each row is about.
+        score: P(fake) or the verdict of each row ``[N]``; nan where it has no answer.
+        judge: labels of the images ``[M]``, or why there are none.
 
     Returns:
         ``predictions-order`` and ``predictions-polarity``; ``not run`` where there is no judge.
@@ -114,8 +88,9 @@ def order_and_polarity(
 
     if isinstance(judge, str):
         return neither(judge)
-    names = [str(i) for i in images.ids[rows]]
-    areas = {what: _area(read, judge.labels) for what, read in readings(names, answers).items()}
+    read = readings(matched, ~np.isnan(score))
+    areas = {what: _area(_answers(score, rows), judge.labels) for what, rows in read.items()}
+    answers = _answers(score, read["written"])
     usable = (judge.labels != UNLABELLED) & ~np.isnan(answers)
     least = min(int((judge.labels[usable] == label).sum()) for label in (REAL, FAKE))
     if least < LEAST_ANSWERS:
@@ -125,8 +100,12 @@ def order_and_polarity(
     figures: dict[str, Figure] = {"judge": judge.name, "n": areas["written"].n}
     for what, area in areas.items():
         figures |= {what: area.value, f"{what}_low": area.low, f"{what}_high": area.high}
-    order, read = _order(names, areas, judge, figures)
-    return order, _polarity(areas[read], judge, figures)
+    order, best = _order(matched, read, areas, judge, figures)
+    return order, _polarity(areas[best], judge, figures)
+
+
+def _answers(score: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
+    return np.where(rows >= 0, score[rows], np.nan)
 
 
 def _area(answers: NDArray[np.float64], labels: NDArray[np.int8]) -> Interval:
@@ -142,34 +121,31 @@ def _either_way(area: Interval) -> Interval:
 
 
 def _order(
-    names: list[str], areas: dict[str, Interval], judge: Judge, figures: dict[str, Figure]
+    matched: Matched,
+    read: dict[str, Rows],
+    areas: dict[str, Interval],
+    judge: Judge,
+    figures: dict[str, Figure],
 ) -> tuple[AuditFinding, str]:
     """Find the reading under which the answers tell most; returns the finding and that reading's name."""
     written, told = areas["written"], {what: _either_way(area) for what, area in areas.items()}
     best = max(told, key=lambda what: told[what].value)
     said = f"against {judge.name} the answers reach AUROC {_text(written)} as written"
     if best != "written" and told[best].low > told["written"].high:
-        said += f", but {_text(areas[best])} if they are read as {_READ[best]}"
+        said += f", but {_text(areas[best])} if they are read as {WRONG_ORDERS[best]}"
         remedy = "write each answer under its image's own number, not under a position in a listing: rdf predict"
-        moved = readings(names, np.arange(len(names), dtype=np.float64))[best]
-        # The image under which an answer stands, and the image it fits.
-        pairs = [(names[int(k)], name) for k, name in zip(moved, names, strict=True) if name != names[int(k)]]
+        # The image under which an answer stands, or its id where that is no image's, and the image it fits.
+        pairs = [
+            (matched.images[matched.place[row]] if matched.place[row] >= 0 else matched.names[row], image)
+            for image, row, own in zip(matched.images, read[best], read["written"], strict=True)
+            if row >= 0 and row != own
+        ]
         return finding("order", "fail", said, figures, remedy, pairs), best
     if written.low <= 0.5 <= written.high:
         said += ": no better than chance"
         remedy = "look whether answers and images were brought together by position somewhere"
         return finding("order", "fail" if judge.is_truth else "warn", said, figures, remedy), "written"
     return finding("order", "pass", said, figures), "written"
-
-
-_READ = {
-    "alphabetical-position": "positions in an alphabetical listing (10.png before 2.png)",
-    "alphabetical-from-0": "positions from 0 in an alphabetical listing of images from 1",
-    "alphabetical-from-1": "positions from 1 in an alphabetical listing of images from 0",
-    "natural-position": "names from an alphabetical listing beside answers in order of number",
-    "one-late": "standing one image too late (numbers from 1 for images from 0)",
-    "one-early": "standing one image too early (numbers from 0 for images from 1)",
-}
 
 
 def _polarity(area: Interval, judge: Judge, figures: dict[str, Figure]) -> AuditFinding:

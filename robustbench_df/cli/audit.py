@@ -17,7 +17,7 @@ def audit(
     against: Annotated[str | None, typer.Option(help="Another source: shared images, and do the labels agree?")] = None,
     run: Annotated[Path | None, typer.Option(help="A run: did anything it was judged on leak into training?")] = None,
     predictions: Annotated[Path | None, typer.Option(help="A submission: JSON, CSV or zip, as rdf predict.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="The true labels for --predictions, in the same forms.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="The true labels for --predictions, as for rdf score.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Only what takes seconds: what train-all looks at.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when a finding fails.")] = False,
     layout: Layout = "auto",
@@ -59,7 +59,16 @@ def audit(
         other = None
         if against is not None:
             other = load_images(against, fake_is=fake_is, size=size, max_bad=max_bad, require_classes=False)
-        found = look(images, other, run=opened, predictions=predictions, truth=truth, fast=fast, progress=reporter.say)
+        found = look(
+            images,
+            other,
+            run=opened,
+            predictions=predictions,
+            truth=truth,
+            fake_is=fake_is,
+            fast=fast,
+            progress=reporter.say,
+        )
         if opened is not None:
             keep_audit(opened, found)
             reporter.say(f"kept in {opened.file('audit.json')}")

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="A file of rdf predict, or a CSV or JSON of ids and answers.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="A file of rdf predict, or a CSV, JSON or zip of ids and answers.")
+    ],
     truth: Annotated[Path, typer.Option(help="CSV, JSON, manifest, or a folder or zip of labelled images.")],
     fake_is: FakeIs = None,
     as_json: AsJson = False,

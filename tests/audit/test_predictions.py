@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from robustbench_df.audit.finding import AuditFinding
-from robustbench_df.audit.order import readings
 from robustbench_df.audit.predictions import audit_predictions
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.inference import FORMS, Verdicts, write_forms
@@ -120,21 +119,6 @@ def test_positions_from_zero_are_recognised(images: ImageSet, truth: dict[int, i
     assert found["ids"].severity == "fail"
     assert found["ids"].images == (f"test/{N}.png", "0")
     assert "from 0" in found["order"].detail
-
-
-def test_each_reading_undoes_its_own_mistake() -> None:
-    ids = [f"{k}.png" for k in (10, 2, 1, 11, 3)]
-    meant = np.array([0.10, 0.2, 0.01, 0.11, 0.3])
-    natural, alphabetical = [2, 1, 4, 0, 3], [2, 0, 3, 1, 4]
-    answers = np.empty(5)
-    answers[natural] = meant[alphabetical]  # number k got the answer of the k-th name in the listing
-    np.testing.assert_array_equal(readings(ids, answers)["alphabetical-position"], meant)
-    answers[alphabetical] = meant[natural]
-    np.testing.assert_array_equal(readings(ids, answers)["natural-position"], meant)
-    answers[np.roll(natural, -1)] = meant[natural]
-    np.testing.assert_array_equal(readings(ids, answers)["one-late"], meant)
-    answers[np.roll(natural, 1)] = meant[natural]
-    np.testing.assert_array_equal(readings(ids, answers)["one-early"], meant)
 
 
 def test_a_shuffled_submission_is_found(images: ImageSet, truth: dict[int, int], tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_shuffled_file_is_warned_of(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("warning: the ids look mis-ordered")
-    assert "90.0% when its numbers are taken as positions in an alphabetical listing" in line
+    assert "90.0% when they are read as positions in an alphabetical listing" in line
 
 
 def test_labels_from_a_folder(place: Path) -> None:

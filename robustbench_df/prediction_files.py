@@ -1,0 +1,245 @@
+"""Prediction files, as `rdf predict` or anyone else wrote them: verdicts, P(fake), or verdicts with a confidence.
+
+A file is a CSV with a heading, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of these. Its columns
+may be in any case and order. What counts first:
+
+1. *The image* is named by a column of `robustbench_df.tables.IDS`. Of several columns the one that fits the most images
+   counts; columns that name different images are refused (`robustbench_df.matching.match`).
+2. *The verdict* is the class named by ``prediction``, ``label`` or ``class``: a word, or 0 (real) and 1 (fake) in a
+   column without other figures. It counts whatever P(fake) says, since a calibrated threshold need not be .5. Where no
+   class is named, fake is from .5 on.
+3. *P(fake)* is ``probability`` or ``score``, or the figure under ``prediction``, ``label`` or ``class`` in a column
+   with others than 0 and 1.
+4. *A confidence* is the probability of the class named. P(fake) follows from it where it is not stated.
+
+Columns that contradict each other are refused: two of ``prediction``, ``label`` and ``class`` that differ, one of which
+may be the truth; two different P(fake); a ``confidence`` beside a figure under one of those three that is neither
+P(fake) nor its complement. A verdict against ``probability`` or ``score`` is not refused, since a threshold may explain
+it; `PredictionFile.crossed` counts those that none explains. ``class`` beside ``prediction`` or ``label`` is only read
+if all of it is real or fake: it may say what an image shows.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
+from robustbench_df.data.naming import parse_label
+from robustbench_df.data.stores import is_junk
+from robustbench_df.errors import DataError
+from robustbench_df.matching import match
+from robustbench_df.tables import Ids, Table, parse_table, read_bytes
+
+VERDICTS, PROBABILITIES, CONFIDENCE = ("prediction", "label", "class"), ("probability", "score"), "confidence"
+"""Names of columns with an answer."""
+
+ROUNDED = 0.01
+"""How far P(fake) of one image may differ between two columns or files: somebody may have rounded it."""
+
+_MEMBERS = ("predictions.csv", "probability.json", "confidence.json", "challenge.json")
+"""Files of a ``submission.zip``, the one that says most first."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionFile:
+    """Answers as a file states them, N rows in its order.
+
+    Attributes:
+        ids: what each row calls its image.
+        verdict: int8 ``[N]``, 1 fake, 0 real, -1 where none is named.
+        probability: P(fake) ``[N]`` as stated or as the confidence in the class named implies, which may lie outside
+            [0, 1]; nan where neither is there.
+        confidence: confidence in the class named ``[N]``, as stated; nan where not.
+        faults: row -> what is wrong with it: it cannot be read, or it states a number outside [0, 1].
+    """
+
+    ids: Ids
+    verdict: NDArray[np.int8]
+    probability: Floats
+    confidence: Floats
+    faults: Mapping[int, str]
+
+    @property
+    def score(self) -> Floats:
+        """P(fake) where it is known, else the verdict as 0 or 1; nan where the row has no answer."""
+        named = np.where(self.verdict == UNLABELLED, np.nan, self.verdict)
+        return np.where(np.isnan(self.probability), named, self.probability)
+
+    @property
+    def called(self) -> NDArray[np.int8]:
+        """The verdict ``[N]``, by P(fake) from .5 on where none is named; -1 where the row has no answer."""
+        return _called(self.verdict, self.score)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether every answer has P(fake); nothing but 0 and 1 are verdicts in figures."""
+        p = self.probability[self.called != UNLABELLED]
+        return not (np.isnan(p).any() or np.isin(p, (0, 1)).all())
+
+    @property
+    def crossed(self) -> int:
+        """Verdicts that no threshold of P(fake) explains."""
+        return _crossed(self.probability, self.verdict)
+
+
+def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
+    """Read a prediction file; an archive gives one for each of its files, the fullest first.
+
+    A row that cannot be read, or states what cannot be, is one of `PredictionFile.faults`; an empty answer is a
+    missing one.
+
+    Raises:
+        DataError: no file of answers, or columns that contradict each other; always one line.
+    """
+    if not (zipfile.is_zipfile(path) or (path.is_file() and path.suffix.lower() == ".zip")):
+        return (_parse(read_bytes(path), str(path)),)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [
+                name
+                for name in archive.namelist()
+                if name.lower().endswith((".json", ".csv")) and not any(map(is_junk, name.split("/")))
+            ]
+            rank = {name: k for k, name in enumerate(_MEMBERS)}
+            members.sort(key=lambda name: (rank.get(PurePosixPath(name).name, len(rank)), name))
+            contents = {name: archive.read(name) for name in members}
+    except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: encrypted
+        raise DataError(f"cannot read '{path}': {error}; give a CSV, a JSON file, or a zip of these") from error
+    if not contents:
+        raise DataError(f"'{path}' holds no JSON or CSV file; give a prediction file as rdf predict writes it")
+    return tuple(_parse(content, f"{path}:{name}") for name, content in contents.items())
+
+
+def disagreements(one: PredictionFile, other: PredictionFile) -> int:
+    """Count the images that two files answer differently, or that only one of them names.
+
+    Verdicts are held against verdicts, else P(fake) against P(fake): what P(fake) alone calls, no file says.
+    """
+    matched = match(other.ids, one.ids)
+    theirs = matched.rows(np.ones(len(matched.names), bool))
+    a = np.flatnonzero(theirs >= 0)
+    b = theirs[a]
+    verdict, p = np.stack([one.verdict[a], other.verdict[b]]), np.stack([one.probability[a], other.probability[b]])
+    named, valued = (verdict != UNLABELLED).all(0), ~np.isnan(p).any(0)
+    unlike = np.where(named, verdict[0] != verdict[1], valued & (np.abs(p[0] - p[1]) > ROUNDED))
+    left = ~(named | valued)  # a verdict here, P(fake) there
+    mixed = _crossed(np.where(np.isnan(p[0]), p[1], p[0])[left], verdict.max(0)[left])
+    alone = len(set(matched.images)) + len(set(matched.names)) - 2 * len(a)
+    return alone + int(unlike.sum()) + mixed
+
+
+def _called(named: NDArray[np.int8], figures: Floats) -> NDArray[np.int8]:
+    by_figure = np.where(np.isnan(figures), UNLABELLED, figures >= 0.5)
+    return np.where(named == UNLABELLED, by_figure, named).astype(np.int8)
+
+
+def _crossed(p: Floats, verdict: NDArray[np.int8]) -> int:
+    """Reals with a higher P(fake) than some fake: a calibrated threshold need not be .5, but one must explain all."""
+    fakes, reals = (p[(verdict == label) & ~np.isnan(p)] for label in (FAKE, REAL))
+    return int((reals > fakes.min()).sum()) if len(fakes) and len(reals) else 0
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """The answers in one column: classes named, int8 ``[N]`` (-1: none), figures ``[N]`` (nan: none), and faults."""
+
+    name: str
+    named: NDArray[np.int8]
+    figures: Floats
+    faults: Mapping[int, str]
+
+    @property
+    def called(self) -> NDArray[np.int8]:
+        return _called(self.named, self.figures)
+
+
+def _parse(raw: bytes, where: str) -> PredictionFile:
+    table = parse_table(raw, where, value="prediction")
+    if not len(table):
+        raise DataError(f"no answers in '{where}'; give a file that rdf predict wrote, or a CSV of ids and labels")
+    columns = {name: _column(name, table) for name in (*VERDICTS, *PROBABILITIES, CONFIDENCE) if name in table.columns}
+    if "class" in columns and columns["class"].faults and columns.keys() & {"prediction", "label"}:
+        del columns["class"]
+    if not columns.keys() - {CONFIDENCE}:
+        raise DataError(f"'{where}' has no {' or '.join((*VERDICTS, *PROBABILITIES))} (it has {table.listed})")
+    _refuse_contradictions(columns, table)
+    ids, n = table.ids(), len(table)
+    verdict, p, confidence = np.full(n, UNLABELLED, np.int8), np.full(n, np.nan), np.full(n, np.nan)
+    for name in VERDICTS:
+        if name in columns:
+            verdict = np.where(verdict == UNLABELLED, columns[name].named, verdict)
+    for name in (*PROBABILITIES, *VERDICTS):
+        if name in columns:
+            p = np.where(np.isnan(p), columns[name].figures, p)
+    stated = ~np.isnan(p)
+    if CONFIDENCE in columns:
+        confidence = columns[CONFIDENCE].figures
+        implied = np.where(verdict == FAKE, confidence, 1 - confidence)
+        p = np.where(stated | (verdict == UNLABELLED), p, implied)
+    faults: dict[int, str] = {}
+    for column in columns.values():
+        used = {k: fault for k, fault in column.faults.items() if column.name != CONFIDENCE or not stated[k]}
+        faults = {**used, **faults}
+    return PredictionFile(ids, verdict, p, confidence, dict(sorted(faults.items())))
+
+
+def _column(name: str, table: Table) -> _Column:
+    n = len(table)
+    named, figures = np.full(n, UNLABELLED, np.int8), np.full(n, np.nan)
+    faults: dict[int, str] = {}
+    wanted = "real, fake or a number between 0 and 1" if name in VERDICTS else "a number between 0 and 1"
+    for k, cell in enumerate(table.columns[name]):
+        label, figures[k] = _read(cell)
+        if label is None or figures[k] < 0 or figures[k] > 1 or (label != UNLABELLED and name not in VERDICTS):
+            faults[k] = f"the {name} {str(cell)[:40]!r} must be {wanted}"
+        elif name in VERDICTS:
+            named[k] = label
+    if name in VERDICTS and np.isin(figures[~np.isnan(figures)], (0, 1)).all():
+        named = np.where(np.isnan(figures), named, figures == 1).astype(np.int8)
+        figures = np.full(n, np.nan)
+    return _Column(name, named, figures, faults)
+
+
+def _read(cell: Any) -> tuple[int | None, float]:
+    """Read a cell as a label, or None if it is none, and as a number, or nan."""
+    try:
+        if not isinstance(cell, bool):  # true may mean fake, or right
+            return UNLABELLED, float(cell)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return parse_label(cell, None, ""), np.nan
+    except DataError:
+        return None, np.nan
+
+
+def _refuse_contradictions(columns: Mapping[str, _Column], table: Table) -> None:
+    for a, b in combinations(columns.values(), 2):  # a confidence comes last
+        if b.name == CONFIDENCE:
+            # Beside a probability it may be anything; beside another figure it tells whether that is P(fake).
+            off = np.minimum(np.abs(a.figures - b.figures), np.abs(1 - a.figures - b.figures)) > ROUNDED
+            differ = off & (a.name in VERDICTS)
+        else:
+            differ = np.abs(a.figures - b.figures) > ROUNDED
+            if b.name in VERDICTS:  # and so is a
+                differ |= (a.called != b.called) & (a.called != UNLABELLED) & (b.called != UNLABELLED)
+        if differ.any():
+            row = int(differ.argmax())
+            said = " and ".join(f"the {c.name} '{table.columns[c.name][row]}'" for c in (a, b))
+            raise DataError(
+                f"'{table.where}' contradicts itself: row {row + 1} has {said}; leave only the one that is the answer"
+            )
