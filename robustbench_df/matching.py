@@ -160,8 +160,10 @@ def readings(matched: Matched, answered: NDArray[np.bool_]) -> dict[str, Rows]:
         first.setdefault(matched.names[row], row)
     complete = all(matched.place[row] >= 0 for row in first.values())
     listing = [k for k in range(len(written)) if written[k] >= 0 or not complete]
-    natural = np.array(sorted(listing, key=lambda k: natural_key(matched.images[k])), np.intp)
-    alphabetical = np.array(sorted(listing, key=lambda k: matched.images[k]), np.intp)
+    # Answers that know no folders were listed without them, whatever class folders the truth lies in.
+    called = [name if matched.way == "id" else PurePosixPath(name).name for name in matched.images]
+    natural = np.array(sorted(listing, key=lambda k: natural_key(called[k])), np.intp)
+    alphabetical = np.array(sorted(listing, key=lambda k: called[k]), np.intp)
 
     def dealt(rows: Rows, images: Rows) -> Rows:
         """The answer of ``rows[k]`` goes to ``images[k]``."""

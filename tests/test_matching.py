@@ -94,6 +94,15 @@ def test_each_reading_undoes_its_own_mistake() -> None:
     assert reading(NAMES, "one-early") == [early[name] for name in NAMES]
 
 
+def test_class_folders_of_the_truth_take_no_part_in_the_listing() -> None:
+    classes = tuple(f"{'real' if k % 3 else 'fake'}/{k}.png" for k in range(1, 31))
+    flat = tuple(f"{k}.png" for k in range(1, 31))
+    assert reading(flat, "alphabetical-position", classes) == reading(flat, "alphabetical-position", flat)
+    by_path = dict(zip(sorted(classes), classes, strict=True))
+    assert reading(classes, "alphabetical-position", classes) != reading(flat, "alphabetical-position", classes)
+    assert set(reading(classes, "alphabetical-position", classes)) == set(by_path)
+
+
 @pytest.mark.parametrize(
     ("first", "what", "order"),
     [
