@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_df import attack_plan
-from robustbench_df.attack_plan import AttackPlan, choose_part
+from robustbench_df.attack_plan import AttackPlan, WantedPart, choose_part
 from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
@@ -65,7 +65,7 @@ class ExplainPlan(Settings):
     """Images of each kind of specimen; half as many are attacked."""
     phase: Literal["auto", "base", "final"] = "auto"
     """``auto``: as shipped."""
-    part: Literal["auto", "test", "val", "oof"] = "auto"
+    part: WantedPart = "auto"
     seed: int = 0
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = 64
@@ -112,7 +112,7 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
     places = AttackPlan(attacks=(), models=plan.models, part=plan.part)
     attack_plan.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
     part, phase = choose_part(run, plan.part), run.shipped["phase"] if plan.phase == "auto" else plan.phase
-    stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan)}
+    stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan, part)}
     known = _finished(run, stamp)
     if known is not None:
         reporter.say(f"nothing to do: {run.file(FOLDER, EXPLAINED)} was made with these settings")
@@ -129,9 +129,9 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
     return explained
 
 
-def _digest(run: Run, plan: ExplainPlan) -> str:
-    """Digest of all that the files depend on."""
-    what = [plan.model_dump(mode="json", exclude={"device", "batch"}), run.read_json("ensemble.json")]
+def _digest(run: Run, plan: ExplainPlan, part: str) -> str:
+    """Digest of all that the files depend on, with the part that ``auto`` has come to."""
+    what = [plan.model_dump(mode="json", exclude={"device", "batch"}), part, run.read_json("ensemble.json")]
     return hashlib.blake2b(json.dumps([*what, specimens.corruptions_of(run)]).encode(), digest_size=8).hexdigest()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,20 @@ from robustbench_df.metrics.resampling import Outcomes, accuracy_and_auc, real_g
 from robustbench_df.records import Result
 
 NAN = float("nan")
+
+JudgedPart = Literal["test", "oof", "cal", "val"]
+"""What numbers may be read from. The order matters, see `judged_part`."""
+
+JUDGED_PARTS: tuple[str, ...] = get_args(JudgedPart)
+
+
+def judged_part(there: Collection[str]) -> str:
+    """Return the part that numbers are read from: the first of `JUDGED_PARTS` that is ``there``.
+
+    Nothing is fitted on test. An out-of-fold image is new to the detectors that answer about it. On cal temperature and
+    threshold are fitted, two numbers; on val checkpoints and weights are chosen, which flatters most.
+    """
+    return next(part for part in JUDGED_PARTS if part in there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +131,3 @@ def results_of(
 def find(results: Sequence[Result], **wanted: str) -> Result | None:
     """Return the first result whose fields equal ``wanted``."""
     return next((r for r in results if all(getattr(r, k) == v for k, v in wanted.items())), None)
-
-
-def judging_part(results: Sequence[Result]) -> str:
-    """Which part the numbers are read from: test where there is one, else the out-of-fold images, else cal or val."""
-    parts = {r.part for r in results}
-    return next(part for part in ("test", "oof", "cal", "val") if part in parts)

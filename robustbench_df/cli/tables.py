@@ -13,7 +13,7 @@ from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.records import Result
 from robustbench_df.run import Run
-from robustbench_df.summary import find, judging_part
+from robustbench_df.summary import find, judged_part
 
 PART_NAMES = {"test": "the test part", "oof": "out-of-fold images", "cal": "the cal part", "val": "the val part"}
 
@@ -45,7 +45,7 @@ def _share(result: Result | None) -> str:
 def summary_rows(run: Run) -> list[dict[str, Any]]:
     """One entry per detector and phase, then per ensemble: what the summary table and ``--json`` show."""
     results = run.results()
-    part = judging_part(results)
+    part = judged_part({r.part for r in results})
     kind_shipped, phase_shipped = run.shipped["kind"], run.shipped["phase"]
     attack = next((r.condition for r in results if r.condition != "clean"), "")
     weights = dict(zip(run.models, run.weights().weights, strict=True))
@@ -113,7 +113,7 @@ def summary_json(run: Run) -> dict[str, Any]:
     rows = [{key: plain(value) for key, value in row.items()} for row in summary_rows(run)]
     return {
         "run": str(run.path),
-        "part": judging_part(run.results()),
+        "part": judged_part({r.part for r in run.results()}),
         "best_single": best_single(run),
         "allowed_findings": list(run.allowed_findings),
         "rows": rows,
@@ -123,7 +123,7 @@ def summary_json(run: Run) -> dict[str, Any]:
 def print_summary(run: Run) -> None:
     """Print the summary table and where everything is."""
     results = run.results()
-    part, rows, best = judging_part(results), summary_rows(run), best_single(run)
+    part, rows, best = judged_part({r.part for r in results}), summary_rows(run), best_single(run)
     n = next(r.n for r in results if r.part == part)
     epsilon = run.config.phase2.select_epsilon
     table = Table(

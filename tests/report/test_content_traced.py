@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,32 @@ def test_of_two_cells_of_one_kind_the_larger_counts(finished_run: Path) -> None:
     where: dict[str, str | float] = {"detector": "resnet_se", "phase": "base", "attack": "fgsm", "eps": 0.02}
     assert value(document, "attacks-table", "n", **where) == 48
     assert "ffffffff" in alert(document, "left out").text
+
+
+@pytest.mark.parametrize("folder", ["attacks", "corruptions"])
+def test_cells_of_another_part_are_not_mixed_with_those_of_the_judged_one(finished_run: Path, folder: str) -> None:
+    """A run without test, attacked on val by an earlier version and on cal now: one curve is of one part's images."""
+    kept = {"attacks": "resnet_se-base-fgsm-linf-0.05", "corruptions": "resnet_se-base-fog-3"}[folder]
+    for path in (finished_run / folder).glob("*.parquet"):
+        part = "val" if path.name.startswith(kept) else "cal"
+        edit_table(path, partial(move_to, part))
+    document = document_of(finished_run)
+    assert kept in alert(document, "1 cell left out").text
+    if folder == "attacks":
+        table_of_all = table(document, "attacks-table")
+        assert table_of_all.title.endswith("(calibration images)")
+        own = {(r["detector"], r["phase"], r["attack"], r["eps"]) for r in table_of_all.rows}
+        assert ("resnet_se", "base", "fgsm", 0.02) in own
+        assert ("resnet_se", "base", "fgsm", 0.05) not in own
+    else:
+        heat = blocks(document)["severity-accuracy-resnet_se-base"]
+        assert isinstance(heat, Heat)
+        assert [at(heat, "fog", str(k)) is None for k in SEVERITIES] == [False, True, False]
+        assert "48 calibration images" in next(s for s in document.sections if s.id == folder).lead
+
+
+def move_to(part: str, rows: pd.DataFrame) -> None:
+    rows["part"] = part
 
 
 def test_the_verdict_tests_the_ensemble_against_its_best_member(finished_run: Path, whole: Document) -> None:

@@ -20,10 +20,7 @@ from robustbench_df.records import Predictions
 from robustbench_df.report.content.reading import PHASES, Material, Pair
 from robustbench_df.report.content.words import bounded, estimate
 from robustbench_df.report.document import Estimate
-from robustbench_df.summary import Judged, judge, judge_cross_fitted, measure
-
-JUDGED_ON = ("test", "oof", "cal", "val")
-"""Where numbers are read from: the first of these parts that there is (as `robustbench_df.summary.judging_part`)."""
+from robustbench_df.summary import Judged, judge, judge_cross_fitted, judged_part, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ def _subject(
     material: Material, name: str, phase: str, rows: Predictions, margin: Floats, decision: Decision | None
 ) -> Subject:
     parts = np.asarray(rows.table["part"], dtype=str)
-    part = next((p for p in JUDGED_ON if (parts == p).any()), str(parts[0]))
+    part = judged_part(set(parts))
     own = parts == part
     table, margin = rows.table[own].reset_index(drop=True), margin[own]
     labels, fold = table["label"].to_numpy(np.int8), table["fold"].to_numpy()

@@ -43,6 +43,11 @@ class AttackCell:
     notes: Mapping[str, Any]
     path: Path
 
+    @property
+    def part(self) -> str:
+        """The part that its images are of."""
+        return str(self.table["part"].iloc[0])
+
 
 @dataclass(frozen=True, eq=False)
 class CorruptionCell:
@@ -57,6 +62,11 @@ class CorruptionCell:
     def ids(self) -> tuple[str, ...]:
         """Names of the images."""
         return tuple(self.table["image_id"].astype(str).to_numpy(object))
+
+    @property
+    def part(self) -> str:
+        """The part that its images are of."""
+        return str(self.table["part"].iloc[0])
 
 
 @dataclass(frozen=True, eq=False)
