@@ -79,6 +79,9 @@ class Task:
     plan: ExplainPlan
     images: ImageSet
     clean: Clean
+    """By the shipped decisions: as the detectors that are shown the images answer."""
+    judged: Clean
+    """The same images by decisions that have not seen them, as the report's tables count them."""
     device: str
 
     @property
@@ -118,7 +121,8 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
         reporter.say(f"nothing to do: {run.file(FOLDER, EXPLAINED)} was made with these settings")
         return known
     device = choose_device(plan.device)
-    task = Task(run, plan, run.images(), subjects.clean_answers(run, phase, part), device)
+    clean, judged = subjects.clean_answers(run, phase, part), subjects.judged_answers(run, phase, part)
+    task = Task(run, plan, run.images(), clean, judged, device)
     with run.lock():
         keep_freed_memory()
         explained, shown = _explain(task, reporter)
@@ -263,19 +267,14 @@ def _attack(task: Task, team: dict[str, Deployed], fold: int, rows: Index, names
 
 def _specimens(task: Task) -> dict[str, specimens.Entries]:
     """Entries of ``specimens.json`` that need no detector."""
-    clean, count = task.clean, task.plan.specimens
-    rows = {
-        "examples": specimens.examples(clean, count),
-        "hardest": specimens.hardest(clean, count),
-        "disagreed": specimens.disagreed(clean, count),
-    }
+    rows = specimens.telling(task.judged, task.plan.specimens)
     loaded = {kind: task.load(own) for kind, own in rows.items()}
-    out = {kind: specimens.described(clean, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
+    out = {kind: specimens.described(task.judged, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
     pixels, _, ids = loaded["examples"]
     if not len(pixels):
         return {**out, "corruptions": []}
     # The one of most contrast: on a flat image many corruptions cannot be seen.
     k = int(pixels.float().flatten(1).std(1).argmax())
-    one = (str(clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
+    one = (str(task.clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
     names = specimens.corruptions_of(task.run)
     return {**out, "corruptions": specimens.corrupted(names, *one, task.plan.seed, task.keep)}

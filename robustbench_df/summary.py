@@ -57,6 +57,17 @@ def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray
     return out
 
 
+def judge_unseen(
+    margin: NDArray[Any], labels: NDArray[Any], fold: NDArray[Any], *, part: str, decision: Decision, rule: str
+) -> Judged:
+    """Judge the clean images of a part, each by a decision that was not fitted on it where there is such.
+
+    Out of fold the shipped ``decision`` was fitted on every image; there each fold is judged by a decision of the other
+    folds', fitted by ``rule``.
+    """
+    return judge_cross_fitted(margin, labels, fold, rule) if part == "oof" else judge(margin, decision)
+
+
 def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str) -> Decision:
     """Fit temperature and threshold by a rule of `config.EnsembleConfig`.
 

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_df.explaining import specimens
+from robustbench_df.explaining.subjects import clean_answers
 from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.records import load_predictions
 from robustbench_df.report.content import document_of
 from robustbench_df.report.content.evaluation import thinned
 from robustbench_df.report.content.facts import facts_of
-from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Heat, Histogram, Table
+from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Gallery, Heat, Histogram, Table, Text
 from robustbench_df.run import open_run
 from robustbench_df.summary import find
 from tests.report.edits import edit_json, edit_table
@@ -258,6 +260,51 @@ def test_the_hardest_images_are_those_that_most_detectors_get_wrong(whole: Docum
     assert counts == sorted(counts, reverse=True)
     assert counts[0] >= 2
     assert len(counts) <= 24
+
+
+def test_out_of_fold_the_pictures_are_those_of_the_table_beside_them(folded_run: Path) -> None:
+    """Both by decisions of the other folds; the shipped ones, which have seen every image, rank and say otherwise."""
+    run = open_run(folded_run)
+    phase = run.shipped["phase"]
+    found, document = run.read_json("explain", "specimens.json"), document_of(folded_run)
+    shipped = clean_answers(run, phase, "oof")
+    for kind, rows in specimens.telling(shipped, 4).items():
+        if kind == "examples":
+            continue
+        own = table(document, f"{kind}-table").rows[:4]
+        entries = found[kind]
+        assert [row["image"] for row in own] == [entry["image_id"] for entry in entries]
+        gallery = blocks(document)[f"{kind}-images"]
+        assert isinstance(gallery, Gallery)
+        shown = [picture for _, pictures in gallery.rows for picture in pictures if picture is not None]
+        for row, entry, picture in zip(own, entries, shown, strict=True):
+            p = [float(str(row[f"p{k}"])) for k in range(len(MODELS))]
+            assert p == pytest.approx([entry["p_fake"][name] for name in MODELS], abs=1e-4)
+            assert row["wrong"] == sum(name in entry["wrong_by"] for name in MODELS)
+            assert picture.caption == f"{row['label']}; P(fake) {min(p):.2f} to {max(p):.2f}"
+            assert picture.alt.startswith(str(row["image"]))
+        by_shipped = specimens.described(shipped, rows, [""] * len(rows))
+        assert [entry["p_fake"] for entry in by_shipped] != [entry["p_fake"] for entry in entries]
+
+
+def test_pictures_of_other_images_are_not_shown_beside_the_table(folded_run: Path) -> None:
+    """Specimens of an earlier version, of another phase or part: what is not in the table has no place there."""
+
+    def swap(value: dict[str, Any]) -> None:
+        value["hardest"] = [value["hardest"][2], *value["examples"], value["hardest"][0]]
+        value["disagreed"] = value["examples"][:1]
+
+    edit_json(folded_run / "explain" / "specimens.json", swap)
+    document = document_of(folded_run)
+    gallery = blocks(document)["hardest-images"]
+    assert isinstance(gallery, Gallery)
+    shown = [picture.alt.split(" (")[0] for _, pictures in gallery.rows for picture in pictures if picture is not None]
+    named = [row["image"] for row in table(document, "hardest-table").rows]
+    assert [name for name in named if name in shown] == shown
+    assert shown[0] == named[0]
+    assert "disagreed-images" not in blocks(document)
+    data = next(section for section in document.sections if section.id == "data")
+    assert any(isinstance(block, Text) and "none of these images" in block.text for block in data.blocks)
 
 
 def test_thinning_keeps_the_ends_and_the_corners() -> None:
