@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from robustbench_df.metrics.calibration import Decision, fit_decision
 from robustbench_df.metrics.calibration_error import ece
 from robustbench_df.metrics.intervals import Groups
 from robustbench_df.metrics.resampling import Outcomes, accuracy_and_auc, real_groups
-from robustbench_df.records import Result
+from robustbench_df.records import Predictions, Result
 
 NAN = float("nan")
 
@@ -137,6 +137,22 @@ def results_of(
         Result(model, phase, condition, part, decision, metric, *numbers, n=len(labels))
         for metric, numbers in measure(judged, labels, groups).items()
     ]
+
+
+def best_member(clean: Mapping[str, Predictions]) -> str:
+    """Return the name with the best accuracy before calibration where weights are chosen: out of fold, or on val.
+
+    Args:
+        clean: predictions of each member on clean images, of the same rows.
+    """
+
+    def accuracy(name: str) -> float:
+        own = clean[name].part("oof")
+        own = own if len(own.table) else clean[name].part("val")
+        right = judge(scores.margins(own.logits), Decision()).verdict == own.labels
+        return float(right.mean()) if len(right) else 0.0
+
+    return max(clean, key=accuracy)
 
 
 def find(results: Sequence[Result], **wanted: str) -> Result | None:

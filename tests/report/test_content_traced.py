@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_df.cli.tables import summary_json
 from robustbench_df.explaining import specimens
 from robustbench_df.explaining.subjects import clean_answers
 from robustbench_df.metrics.compare import mcnemar
@@ -237,6 +238,22 @@ def test_the_verdict_tests_the_ensemble_against_its_best_member(finished_run: Pa
     assert f"McNemar p = {test.p_value:.2g}" in document.verdict[0]
     assert ("cannot be told apart" in document.verdict[0]) == (test.p_value >= 0.05)
     assert value(document, "paired-table", "p", detector=facts.best.model) == pytest.approx(test.p_value, rel=1e-5)
+
+
+@pytest.mark.parametrize("which", ["finished_run", "folded_run"])
+def test_page_and_terminal_call_the_same_member_the_best(which: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(which)
+    phase = open_run(path).shipped["phase"]
+    edit_table(path / "predictions" / f"efficientnet_b0-{phase}-clean.parquet", all_right)
+    best = facts_of(path).best
+    assert best is not None
+    assert best.model == summary_json(open_run(path))["best_single"] == "efficientnet_b0"
+
+
+def all_right(rows: pd.DataFrame) -> None:
+    """Right wherever weights are chosen, wrong on test, where nothing may be."""
+    sign = (2 * rows["label"] - 1) * np.where(rows["part"] == "test", -1, 1)
+    rows["logit_fake"], rows["logit_real"] = sign.astype(np.float32), -sign.astype(np.float32)
 
 
 def test_the_confusion_and_the_histogram_count_every_image(whole: Document) -> None:

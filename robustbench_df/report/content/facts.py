@@ -15,11 +15,11 @@ from robustbench_df import corruption_summary
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.corruption_summary import CLEAN, Calibrated, Key, Score
 from robustbench_df.metrics.intervals import Interval
-from robustbench_df.report.content.judging import Subject, about, best_member, deployed_margins, subjects_of
+from robustbench_df.report.content.judging import Subject, about, deployed_margins, subjects_of, votes_of
 from robustbench_df.report.content.reading import AttackCell, CorruptionCell, Material, Pair, read_run
 from robustbench_df.report.content.words import estimate, keys_of
 from robustbench_df.report.document import Estimate
-from robustbench_df.summary import judged_part
+from robustbench_df.summary import best_member, judged_part
 
 AnyCell = TypeVar("AnyCell", AttackCell, CorruptionCell)
 
@@ -89,7 +89,8 @@ def facts_of(path: Path) -> Facts:
     material = read_run(path)
     subjects = subjects_of(material)
     phase = material.shipped[1] if material.shipped else "final"
-    best = best_member(material, phase) if len(material.config.models) > 1 else None
+    votes = votes_of(material, phase)
+    best = best_member(votes.tables) if votes is not None and len(votes.tables) > 1 else None
     fresh = _Fresh(material)
     attacks, dropped = _chosen_attacks([cell for cell in material.attacks if fresh.attack(cell)])
     groups = about(material, "group")

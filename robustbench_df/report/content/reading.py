@@ -112,6 +112,14 @@ class Material:
         chosen = self.fitted.get("shipped")
         return (str(chosen["kind"]), str(chosen["phase"])) if chosen else None
 
+    def decided(self, phase: str) -> frozenset[str]:
+        """What has a decision in a phase: names of detectors, and ``ensemble-KIND`` (as `Run.decision` takes them).
+
+        A run that is not finished has none, and an older one may lack a kind of ensemble.
+        """
+        entry = self.fitted.get(phase, {})
+        return frozenset([*entry.get("members", ()), *(f"ensemble-{kind}" for kind in entry.get("ensembles", ()))])
+
     def command(self, what: str) -> str:
         """What the user types to add something to this run."""
         return f"rdf {what} --run {shlex.quote(self.name)}"
