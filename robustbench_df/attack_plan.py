@@ -20,9 +20,14 @@ from robustbench_df.models.wrappers import attackable_vote, soft_surrogate
 from robustbench_df.records import Predictions, load_predictions
 from robustbench_df.run import Run
 from robustbench_df.settings import Count, Settings
+from robustbench_df.summary import JUDGED_PARTS, JudgedPart, judged_part
 
 VOTES = {"vote": attackable_vote, "vote-surrogate": soft_surrogate}
 """The members' majority vote, and the smooth stand-in whose gradient attacks it: attacked when asked for by name."""
+
+
+WantedPart = Literal["auto", JudgedPart]
+"""Which images are asked for; ``auto``: those that the run's numbers are read from (`choose_part`)."""
 
 
 class AttackPlan(Settings):
@@ -35,7 +40,7 @@ class AttackPlan(Settings):
     models: tuple[str, ...] = ()
     """Detectors by name, ``ensemble`` among them; empty: all but the `VOTES`."""
     phases: tuple[Literal["base", "final"], ...] = ("base", "final")
-    part: Literal["auto", "test", "val", "oof"] = "auto"
+    part: WantedPart = "auto"
     images: Count = 500
     """Most images, evenly spaced; 0 takes all of the part."""
     seed: int = 0
@@ -121,17 +126,17 @@ def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
 
 
 def choose_part(run: Run, wanted: str) -> str:
-    """Resolve ``auto``: test where the run has one, else the out-of-fold images, else val.
+    """Resolve ``auto`` to the part that the run's own numbers are read from (`robustbench_df.summary.judged_part`).
 
     Raises:
         UsageError: the run has no such part.
     """
     has = set(run.split["part"])
-    there = [name for name in ("test", "oof", "val") if name in has or (name == "oof" and run.folds > 1)]
     if run.folds > 1:
-        there = [name for name in there if name != "val"]  # val of a fold is train of another
+        has = (has - {"val", "cal"}) | {"oof"}  # val and cal of a fold are train of another
+    there = [part for part in JUDGED_PARTS if part in has]
     if wanted == "auto":
-        return there[0]
+        return judged_part(there)
     if wanted not in there:
         raise UsageError(f"run '{run.name}' has no part '{wanted}' to attack; choose from {', '.join(there)}")
     return wanted

@@ -49,7 +49,7 @@ class CorruptionPlan(Settings):
     """Detectors by name, ``ensemble`` among them; empty: all."""
     phase: Literal["auto", "base", "final"] = "auto"
     """``auto``: detectors after clean training, the ensemble as shipped."""
-    part: Literal["auto", "test", "val", "oof"] = "auto"
+    part: attack_plan.WantedPart = "auto"
     images: Count = 400
     """Most images, evenly spaced; 0 takes all of the part."""
     seed: int = 0

@@ -19,7 +19,7 @@ from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fi
 from robustbench_df.records import Predictions, Result, results_to_json
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
-from robustbench_df.summary import decide, judge, judge_cross_fitted, results_of
+from robustbench_df.summary import decide, judge, judge_unseen, results_of
 
 CROSS_FITS = 5
 """Parts into which val, or the out-of-fold images, are divided to judge fitted weights."""
@@ -37,7 +37,7 @@ DEDUPLICATED = "test-deduplicated"
 class Votes:
     """Clean predictions of all members on the same rows: what weights and decisions are fitted on.
 
-    ``tables`` maps each member to its predictions; ``groups`` each image id to its group.
+    ``tables`` maps each member to its predictions; ``groups`` image ids to their groups, as far as there are any.
     """
 
     tables: Mapping[str, Predictions]
@@ -62,16 +62,17 @@ class Votes:
         return np.zeros(len(column), dtype=bool)
 
     def weigh(self, kind: str) -> tuple[EnsembleWeights, Floats]:
-        """Fit weights on val, or out of fold; returns them with the combined logits ``[N, 2]`` of every row.
+        """Fit weights on val, or out of fold; returns them with what `unseen` combines by them."""
+        rows = self.where("oof", "val")
+        weights = fit_weights(kind, self.logits[:, rows], self.rows.labels[rows])
+        return weights, self.unseen(weights)
 
-        Out-of-fold rows are combined with weights that have not seen them (cross-fitting).
-        """
-        rows, labels, logits = self.where("oof", "val"), self.rows.labels, self.logits
-        weights = fit_weights(kind, logits[:, rows], labels[rows])
-        combined = weights.combine(logits)
-        if self.where("oof").any():
-            combined[rows] = self._cross_fitted(kind, rows)
-        return weights, combined
+    def unseen(self, weights: EnsembleWeights) -> Floats:
+        """Combine the logits of every row, ``[N, 2]``, out of fold by weights of that kind that have not seen it."""
+        combined, rows = weights.combine(self.logits), self.where("oof")
+        if rows.any():
+            combined[rows] = self._cross_fitted(weights.kind, rows)
+        return combined
 
     def loss(self, kind: str) -> float:
         """Log loss on val, or out of fold, of weights that have not seen the image they are judged on."""
@@ -81,7 +82,7 @@ class Votes:
         return log_loss(margin / fit_temperature(margin, labels), labels)
 
     def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
-        groups = np.array([self.groups[i] or i for i in self.rows.table["image_id"][rows]], dtype=str)
+        groups = np.array([self.groups.get(i) or i for i in self.rows.table["image_id"][rows]], dtype=str)
         logits, labels = self.logits[:, rows], self.rows.labels[rows]
         for folds in range(CROSS_FITS, 1, -1):
             try:
@@ -141,12 +142,9 @@ def judge_table(
         if not rows.any():
             continue
         labels, own = table.labels[rows], margin[rows]
-        # Out of fold, the shipped decision has seen every clean image; there each fold is judged by the others'.
-        fitted = (
-            judge_cross_fitted(own, labels, fold[rows], rule)
-            if part == "oof" and condition == "clean"
-            else judge(own, decision)
-        )
+        fitted = judge(own, decision)
+        if condition == "clean":
+            fitted = judge_unseen(own, labels, fold[rows], part=part, decision=decision, rule=rule)
         for name, judged in (("raw", judge(own, Decision())), ("calibrated", fitted)):
             results += results_of(
                 judged, labels, owners[rows], model=model, phase=phase, condition=condition, part=part, decision=name

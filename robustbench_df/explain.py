@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robustbench_df import attack_plan
-from robustbench_df.attack_plan import AttackPlan, choose_part
+from robustbench_df.attack_plan import AttackPlan, WantedPart, choose_part
 from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
@@ -65,7 +65,7 @@ class ExplainPlan(Settings):
     """Images of each kind of specimen; half as many are attacked."""
     phase: Literal["auto", "base", "final"] = "auto"
     """``auto``: as shipped."""
-    part: Literal["auto", "test", "val", "oof"] = "auto"
+    part: WantedPart = "auto"
     seed: int = 0
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = 64
@@ -79,6 +79,9 @@ class Task:
     plan: ExplainPlan
     images: ImageSet
     clean: Clean
+    """By the shipped decisions: as the detectors that are shown the images answer."""
+    judged: Clean
+    """The same images by decisions that have not seen them, as the report's tables count them."""
     device: str
 
     @property
@@ -112,13 +115,14 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
     places = AttackPlan(attacks=(), models=plan.models, part=plan.part)
     attack_plan.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
     part, phase = choose_part(run, plan.part), run.shipped["phase"] if plan.phase == "auto" else plan.phase
-    stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan)}
+    stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan, part)}
     known = _finished(run, stamp)
     if known is not None:
         reporter.say(f"nothing to do: {run.file(FOLDER, EXPLAINED)} was made with these settings")
         return known
     device = choose_device(plan.device)
-    task = Task(run, plan, run.images(), subjects.clean_answers(run, phase, part), device)
+    clean, judged = subjects.clean_answers(run, phase, part), subjects.judged_answers(run, phase, part)
+    task = Task(run, plan, run.images(), clean, judged, device)
     with run.lock():
         keep_freed_memory()
         explained, shown = _explain(task, reporter)
@@ -129,9 +133,9 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
     return explained
 
 
-def _digest(run: Run, plan: ExplainPlan) -> str:
-    """Digest of all that the files depend on."""
-    what = [plan.model_dump(mode="json", exclude={"device", "batch"}), run.read_json("ensemble.json")]
+def _digest(run: Run, plan: ExplainPlan, part: str) -> str:
+    """Digest of all that the files depend on, with the part that ``auto`` has come to."""
+    what = [plan.model_dump(mode="json", exclude={"device", "batch"}), part, run.read_json("ensemble.json")]
     return hashlib.blake2b(json.dumps([*what, specimens.corruptions_of(run)]).encode(), digest_size=8).hexdigest()
 
 
@@ -263,19 +267,14 @@ def _attack(task: Task, team: dict[str, Deployed], fold: int, rows: Index, names
 
 def _specimens(task: Task) -> dict[str, specimens.Entries]:
     """Entries of ``specimens.json`` that need no detector."""
-    clean, count = task.clean, task.plan.specimens
-    rows = {
-        "examples": specimens.examples(clean, count),
-        "hardest": specimens.hardest(clean, count),
-        "disagreed": specimens.disagreed(clean, count),
-    }
+    rows = specimens.telling(task.judged, task.plan.specimens)
     loaded = {kind: task.load(own) for kind, own in rows.items()}
-    out = {kind: specimens.described(clean, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
+    out = {kind: specimens.described(task.judged, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
     pixels, _, ids = loaded["examples"]
     if not len(pixels):
         return {**out, "corruptions": []}
     # The one of most contrast: on a flat image many corruptions cannot be seen.
     k = int(pixels.float().flatten(1).std(1).argmax())
-    one = (str(clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
+    one = (str(task.clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
     names = specimens.corruptions_of(task.run)
     return {**out, "corruptions": specimens.corrupted(names, *one, task.plan.seed, task.keep)}

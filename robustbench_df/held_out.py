@@ -16,6 +16,7 @@ from robustbench_df.evaluate import CLEAN, Condition, predict_logits, prediction
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
+from robustbench_df.summary import judged_part
 from robustbench_df.train.job import PHASES
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
@@ -100,8 +101,8 @@ def score_cell(
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
     if len(splits) == 1:
         # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
-        judged = next(part for part in ("test", "cal", "val") if len(splits[0].part(part)))
-        parts = ("val", "cal", "test") if condition == CLEAN else (judged,)
+        parts = [part for part in ("val", "cal", "test") if len(splits[0].part(part))]
+        parts = parts if condition == CLEAN else [judged_part(parts)]
         work += [(part, -1, judges.deployed, splits[0].part(part)) for part in parts]
     else:
         own = zip(judges.of_fold, splits, strict=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,23 @@ from robustbench_df.metrics.calibration import Decision, fit_decision
 from robustbench_df.metrics.calibration_error import ece
 from robustbench_df.metrics.intervals import Groups
 from robustbench_df.metrics.resampling import Outcomes, accuracy_and_auc, real_groups
-from robustbench_df.records import Result
+from robustbench_df.records import Predictions, Result
 
 NAN = float("nan")
+
+JudgedPart = Literal["test", "oof", "cal", "val"]
+"""What numbers may be read from. The order matters, see `judged_part`."""
+
+JUDGED_PARTS: tuple[str, ...] = get_args(JudgedPart)
+
+
+def judged_part(there: Collection[str]) -> str:
+    """Return the part that numbers are read from: the first of `JUDGED_PARTS` that is ``there``.
+
+    Nothing is fitted on test. An out-of-fold image is new to the detectors that answer about it. On cal temperature and
+    threshold are fitted, two numbers; on val checkpoints and weights are chosen, which flatters most.
+    """
+    return next(part for part in JUDGED_PARTS if part in there)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +55,17 @@ def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray
         part = judge(margin[held], decide(margin[~held], labels[~held], rule, "oof"))
         out.margin[held], out.verdict[held] = part.margin, part.verdict
     return out
+
+
+def judge_unseen(
+    margin: NDArray[Any], labels: NDArray[Any], fold: NDArray[Any], *, part: str, decision: Decision, rule: str
+) -> Judged:
+    """Judge the clean images of a part, each by a decision that was not fitted on it where there is such.
+
+    Out of fold the shipped ``decision`` was fitted on every image; there each fold is judged by a decision of the other
+    folds', fitted by ``rule``.
+    """
+    return judge_cross_fitted(margin, labels, fold, rule) if part == "oof" else judge(margin, decision)
 
 
 def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str) -> Decision:
@@ -114,12 +139,22 @@ def results_of(
     ]
 
 
+def best_member(clean: Mapping[str, Predictions]) -> str:
+    """Return the name with the best accuracy before calibration where weights are chosen: out of fold, or on val.
+
+    Args:
+        clean: predictions of each member on clean images, of the same rows.
+    """
+
+    def accuracy(name: str) -> float:
+        own = clean[name].part("oof")
+        own = own if len(own.table) else clean[name].part("val")
+        right = judge(scores.margins(own.logits), Decision()).verdict == own.labels
+        return float(right.mean()) if len(right) else 0.0
+
+    return max(clean, key=accuracy)
+
+
 def find(results: Sequence[Result], **wanted: str) -> Result | None:
     """Return the first result whose fields equal ``wanted``."""
     return next((r for r in results if all(getattr(r, k) == v for k, v in wanted.items())), None)
-
-
-def judging_part(results: Sequence[Result]) -> str:
-    """Which part the numbers are read from: test where there is one, else the out-of-fold images, else cal or val."""
-    parts = {r.part for r in results}
-    return next(part for part in ("test", "oof", "cal", "val") if part in parts)

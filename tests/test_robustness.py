@@ -20,15 +20,20 @@ import pytest
 from torch import Tensor, nn
 
 from robustbench_df import robustness
-from robustbench_df.attack_plan import AttackPlan, Cell, plan_cells
+from robustbench_df.attack_plan import AttackPlan, Cell, choose_part, plan_cells
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import cumulative, robust, summarise
 from robustbench_df.attacks.threat import Threat
+from robustbench_df.corruption_grid import corrupt_run
+from robustbench_df.corruption_plan import CorruptionPlan
 from robustbench_df.errors import RunError, UsageError
+from robustbench_df.held_out import conditions
 from robustbench_df.pipeline import train_all
+from robustbench_df.report.content.facts import facts_of
 from robustbench_df.robustness import attack_run, thin
 from robustbench_df.run import Run
+from robustbench_df.summary import judged_part
 from tests.conftest import Stages, learnable_set
 from tests.test_pipeline import settings, write_folder
 
@@ -152,6 +157,34 @@ def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> Non
             attack_run(run, PLAN)
     finally:
         (tmp_path / "DONE").rename(run.file("DONE"))
+
+
+@pytest.mark.parametrize("cal", [0.2, 0.0])
+def test_without_test_training_attacks_corruptions_maps_and_report_judge_on_the_same_part(
+    tmp_path: Path, cal: float
+) -> None:
+    source = write_folder(learnable_set(120), tmp_path / "images")
+    shares = (f"split.train={0.8 - cal}", "split.val=0.2", f"split.cal={cal}", "split.test=0")
+    options = ("models=['mlp']", "phase1.epochs=1", "split.folds=1", *shares)
+    run = train_all(settings(source, *options), tmp_path / "run")
+    part = "cal" if cal else "val"
+    assert choose_part(run, "auto") == judged_part({r.part for r in run.results()}) == part
+    stepped = run.predictions("mlp", "base", conditions(run.config)[1].name).table
+    small = {"models": ("mlp",), "images": 8}
+    fgsm = AttackSpec(name="fgsm")
+    attack = attack_run(run, AttackPlan(phases=("base",), attacks=(fgsm,), **small))
+    corrupted = corrupt_run(run, CorruptionPlan(corruptions=("fog",), severities=(1,), **small))
+    for table in (stepped, attack[0].load(run).table, corrupted[-1].load(run).table):
+        assert set(table["part"]) == {part}
+    assert subject_parts(run) == {part}
+    older = attack_run(run, AttackPlan(phases=("base",), attacks=(fgsm,), part="val", **small))
+    assert (older[0].path == attack[0].path) == (part == "val")  # a cell of another part is another file
+
+
+def subject_parts(run: Run) -> set[str]:
+    """The parts that a report reads clean numbers and attacks from."""
+    facts = facts_of(run.path)
+    return {subject.part for subject in facts.subjects.values()} | {row.cell.part for row in facts.attacks}
 
 
 def test_thinning_is_even() -> None:

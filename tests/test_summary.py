@@ -8,7 +8,7 @@ import pytest
 from robustbench_df.config import load_config
 from robustbench_df.errors import UsageError
 from robustbench_df.metrics.calibration import Decision, fit_decision
-from robustbench_df.summary import decide, judge, measure
+from robustbench_df.summary import JUDGED_PARTS, decide, judge, judged_part, measure
 
 
 def scored(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +43,15 @@ def test_the_settings_know_the_rules() -> None:
     for wrong in ("fpr", "fpr:1", "fpr:1.5", "f1"):
         with pytest.raises(UsageError, match=r"ensemble\.threshold"):
             load_config("quick", overrides=[f"ensemble.threshold={wrong}"])
+
+
+def test_what_was_fitted_on_least_is_judged_on() -> None:
+    there = {"train", "val", "oof", "cal", "test", "test-deduplicated"}
+    order = []
+    while there & set(JUDGED_PARTS):
+        order.append(judged_part(there))
+        there.remove(order[-1])
+    assert order == ["test", "oof", "cal", "val"]
 
 
 def test_images_of_a_group_count_as_one() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Part, Quiet, RunPath
 
 Epsilons = Annotated[
     list[str] | None, typer.Option("--eps", help="Budget in pixels of [0, 1]: 0.05 or 8/255. May be repeated.")
@@ -28,7 +28,7 @@ def attack(
         typer.Option("--model", help="A detector, ensemble, all (default), vote or vote-surrogate."),
     ] = None,
     phase: Annotated[str, typer.Option(help="base, final, or both.")] = "both",
-    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    part: Part = "auto",
     n: Annotated[int, typer.Option("--n", min=0, help="Most images, evenly spaced; 0 takes all.")] = 500,
     run: RunPath = None,
     checks: Annotated[str, typer.Option(help="Whose numbers are checked: shipped, all or none.")] = "shipped",
@@ -56,6 +56,7 @@ def attack(
     from robustbench_df.robustness import attack_run
     from robustbench_df.run import open_run
     from robustbench_df.settings import validated
+    from robustbench_df.summary import JUDGED_PARTS
 
     check_norm(norm)
     budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
@@ -63,8 +64,8 @@ def attack(
         raise UsageError(f"--checks takes shipped, all or none, not '{checks}'")
     if phase not in ("base", "final", "both"):
         raise UsageError(f"unknown phase '{phase}'; choose base, final or both")
-    if part not in ("auto", "test", "val", "oof"):
-        raise UsageError(f"--split takes auto, test, val or oof, not '{part}'")
+    if part not in ("auto", *JUDGED_PARTS):
+        raise UsageError(f"--split takes one of auto, {', '.join(JUDGED_PARTS)}, not '{part}'")
     if detector is None and (rate is not None or source is not None):
         raise UsageError("--rate and --data go with --detector; a run has its own images")
     if detector is not None and (transfer or save_images or models):

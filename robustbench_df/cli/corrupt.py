@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Part, Quiet, RunPath
 
 
 def corrupt(
@@ -33,7 +33,7 @@ def corrupt(
         str | None, typer.Option(help="The detector whose errors are 100% in mCE; the first one when not given.")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=0, help="Most images, evenly spaced; 0 takes all.")] = 400,
-    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    part: Part = "auto",
     run: RunPath = None,
     seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Part, Quiet, RunPath
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -26,7 +26,7 @@ def explain(
     severity: Annotated[int, typer.Option(help="How badly, 1 to 5.")] = 3,
     phase: Annotated[str, typer.Option(help="base, final, or auto: as shipped.")] = "auto",
     measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 48,
-    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    part: Part = "auto",
     run: RunPath = None,
     seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

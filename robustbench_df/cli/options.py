@@ -10,6 +10,10 @@ import typer
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder; the latest one when not given.")]
+Part = Annotated[
+    str,
+    typer.Option("--split", help="test, oof (out of fold), cal, val, or auto: the first of these in the run."),
+]
 Layout = Annotated[str, typer.Option(help="auto, folders, challenge, manifest or unlabelled.")]
 Labels = Annotated[
     Literal["folder", "predictions"], typer.Option(help="What is learnt: folder labels, or a black box's predictions.")

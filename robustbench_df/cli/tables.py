@@ -13,7 +13,7 @@ from robustbench_df.ensembling import DEDUPLICATED
 from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.records import Result
 from robustbench_df.run import Run
-from robustbench_df.summary import find, judging_part
+from robustbench_df.summary import best_member, find, judged_part
 
 PART_NAMES = {"test": "the test part", "oof": "out-of-fold images", "cal": "the cal part", "val": "the val part"}
 
@@ -45,7 +45,7 @@ def _share(result: Result | None) -> str:
 def summary_rows(run: Run) -> list[dict[str, Any]]:
     """One entry per detector and phase, then per ensemble: what the summary table and ``--json`` show."""
     results = run.results()
-    part = judging_part(results)
+    part = judged_part({r.part for r in results})
     kind_shipped, phase_shipped = run.shipped["kind"], run.shipped["phase"]
     attack = next((r.condition for r in results if r.condition != "clean"), "")
     weights = dict(zip(run.models, run.weights().weights, strict=True))
@@ -83,16 +83,9 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def best_single(run: Run) -> str:
-    """The member with the best accuracy on the images that weights are chosen on (val or out of fold)."""
-    results, phase = run.results(), run.shipped["phase"]
-    part = "oof" if any(r.part == "oof" for r in results) else "val"
-
-    def score(name: str) -> float:
-        found = find(results, model=name, phase=phase, condition="clean", part=part, decision="raw", metric="accuracy")
-        return found.value if found else -1.0
-
-    return max(run.models, key=score)
+def _best_member(run: Run) -> str:
+    """The best member of the shipped phase."""
+    return best_member({name: run.predictions(name, run.shipped["phase"]) for name in run.models})
 
 
 def summary_json(run: Run) -> dict[str, Any]:
@@ -113,8 +106,8 @@ def summary_json(run: Run) -> dict[str, Any]:
     rows = [{key: plain(value) for key, value in row.items()} for row in summary_rows(run)]
     return {
         "run": str(run.path),
-        "part": judging_part(run.results()),
-        "best_single": best_single(run),
+        "part": judged_part({r.part for r in run.results()}),
+        "best_single": _best_member(run),
         "allowed_findings": list(run.allowed_findings),
         "rows": rows,
     }
@@ -123,7 +116,7 @@ def summary_json(run: Run) -> dict[str, Any]:
 def print_summary(run: Run) -> None:
     """Print the summary table and where everything is."""
     results = run.results()
-    part, rows, best = judging_part(results), summary_rows(run), best_single(run)
+    part, rows, best = judged_part({r.part for r in results}), summary_rows(run), _best_member(run)
     n = next(r.n for r in results if r.part == part)
     epsilon = run.config.phase2.select_epsilon
     table = Table(

@@ -17,6 +17,7 @@ from robustbench_df.attacks.fgsm import input_gradient
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
 from robustbench_df.explaining.subjects import Clean, answers, as_input, as_pixels, some
+from robustbench_df.metrics.hardness import disputed, hardest
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import frozen
 from robustbench_df.robustness import Index
@@ -35,38 +36,28 @@ MOST_ATTACKED = 80
 """Pictures of the attacked grid at most: with many detectors, fewer images."""
 
 
-def examples(clean: Clean, count: int) -> Index:
-    """Rows of ``count`` images, the classes in proportion, evenly spaced: what the data look like."""
-    return some(np.arange(len(clean.ids)), count, clean.labels)
+def telling(judged: Clean, count: int) -> dict[str, Index]:
+    """Rows of at most ``count`` images each by list: what the data look like, the hardest, and the most disputed.
+
+    The ensemble has no say in what is hard: it is made of the detectors.
+    """
+    p_fake, verdict = judged.p_fake[:-1], judged.verdict[:-1]
+    return {
+        "examples": some(np.arange(len(judged.ids)), count, judged.labels),
+        "hardest": hardest(p_fake, verdict, judged.labels)[:count],
+        "disagreed": disputed(p_fake, verdict)[:count],
+    }
 
 
-def hardest(clean: Clean, count: int) -> Index:
-    """Rows that most detectors get wrong, the most confidently wrong first among equals; only such as any does."""
-    wrong = ~clean.right[:-1]
-    against = np.abs(clean.labels - clean.p_fake[:-1]).mean(0)
-    order = np.lexsort((-against, -wrong.sum(0)))
-    chosen: Index = order[np.any(wrong, axis=0)[order]][:count]
-    return chosen
-
-
-def disagreed(clean: Clean, count: int) -> Index:
-    """Rows where the detectors' P(fake) lie farthest apart (standard deviation), verdicts differing."""
-    spread = clean.p_fake[:-1].std(0)
-    differ = np.ptp(clean.verdict[:-1], axis=0) > 0
-    order = np.argsort(-spread, kind="stable")
-    chosen: Index = order[differ[order]][:count]
-    return chosen
-
-
-def described(clean: Clean, rows: Index, keys: Sequence[str]) -> Entries:
+def described(judged: Clean, rows: Index, keys: Sequence[str]) -> Entries:
     """Entries with the detectors that err, the ensemble among them, and every P(fake)."""
     return [
         {
-            "image_id": str(clean.ids[row]),
-            "label": int(clean.labels[row]),
+            "image_id": str(judged.ids[row]),
+            "label": int(judged.labels[row]),
             "picture": key,
-            "wrong_by": [name for name, right in zip(clean.names, clean.right[:, row], strict=True) if not right],
-            "p_fake": {name: float(p) for name, p in zip(clean.names, clean.p_fake[:, row], strict=True)},
+            "wrong_by": [name for name, right in zip(judged.names, judged.right[:, row], strict=True) if not right],
+            "p_fake": {name: float(p) for name, p in zip(judged.names, judged.p_fake[:, row], strict=True)},
         }
         for row, key in zip(rows.tolist(), keys, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.ensembling import Votes
 from robustbench_df.explaining.cams import Judge, Maps, Seen, verdict_maps
 from robustbench_df.metrics.scores import Floats, margins, probability
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.robustness import Index, deployed, thin
 from robustbench_df.run import Run
+from robustbench_df.summary import Judged, judge, judge_unseen
 
 STATES = ("right", "wrong", "attacked", "corrupted")
 """What an image is shown as: as it is and rightly judged by the ensemble, wrongly, and with something done to it."""
@@ -47,25 +49,49 @@ class Clean:
 
 
 def clean_answers(run: Run, phase: str, part: str) -> Clean:
-    """Read what every detector, and the shipped kind of ensemble, said of the images of ``part``.
+    """Read what every detector, and the shipped kind of ensemble, says of the images of ``part`` as deployed.
 
     Raises:
         RunError: predictions are missing or damaged.
     """
-    tables = [run.predictions(name, phase).part(part) for name in run.models]
-    first = tables[0].table
-    logits = [own.logits for own in tables]  # the tables of a run hold the same images in the same order
-    whole = run.weights(phase=phase).combine(np.stack(logits))
+    votes = _votes(run, phase, part)
+    logits = [*votes.logits, run.weights(phase=phase).combine(votes.logits)]
     names = (*run.models, "ensemble")
-    judged = [run.decision(name, phase).apply(margins(own)) for name, own in zip(names, (*logits, whole), strict=True)]
+    judged = [judge(margins(own), run.decision(name, phase)) for name, own in zip(names, logits, strict=True)]
+    return _answers(names, phase, votes, judged)
+
+
+def judged_answers(run: Run, phase: str, part: str) -> Clean:
+    """Read the same by weights and decisions that have not seen the image, as ``results.json`` and the report count it.
+
+    It differs out of fold alone, where what is shipped was fitted on every image.
+    """
+    votes = _votes(run, phase, part)
+    logits = [*votes.logits, votes.unseen(run.weights(phase=phase))]
+    names = (*run.models, "ensemble")
+    labels, fold, rule = votes.rows.labels, votes.rows.table["fold"].to_numpy(), run.config.ensemble.threshold
+    judged = [
+        judge_unseen(margins(own), labels, fold, part=part, decision=run.decision(name, phase), rule=rule)
+        for name, own in zip(names, logits, strict=True)
+    ]
+    return _answers(names, phase, votes, judged)
+
+
+def _votes(run: Run, phase: str, part: str) -> Votes:
+    # The tables of a run hold the same images in the same order.
+    return Votes({name: run.predictions(name, phase).part(part) for name in run.models}, run.groups)
+
+
+def _answers(names: tuple[str, ...], phase: str, votes: Votes, judged: Sequence[Judged]) -> Clean:
+    table = votes.rows.table
     return Clean(
         phase,
         names,
-        ids=np.asarray(first["image_id"], dtype=np.str_),
-        labels=np.asarray(first["label"], dtype=np.int8),
-        fold=np.asarray(first["fold"], dtype=np.int16),
-        p_fake=np.stack([p for p, _ in judged]),
-        verdict=np.stack([verdict for _, verdict in judged]),
+        ids=np.asarray(table["image_id"], dtype=np.str_),
+        labels=np.asarray(table["label"], dtype=np.int8),
+        fold=np.asarray(table["fold"], dtype=np.int16),
+        p_fake=np.stack([probability(own.margin) for own in judged]),
+        verdict=np.stack([own.verdict for own in judged]),
     )
 
 

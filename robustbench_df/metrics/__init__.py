@@ -22,6 +22,7 @@ from robustbench_df.metrics.compare import (
     mcnemar,
     paired_delong,
 )
+from robustbench_df.metrics.hardness import disputed, hardest
 from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import (
     Confusion,
@@ -74,6 +75,7 @@ __all__ = [
     "confusion",
     "corruption_errors",
     "cross_fitted",
+    "disputed",
     "ece",
     "eer",
     "f1",
@@ -82,6 +84,7 @@ __all__ = [
     "fit_temperature",
     "fit_threshold",
     "fit_weights",
+    "hardest",
     "holm",
     "log_loss",
     "margins",

@@ -27,20 +27,16 @@ def answers(p: list[list[float]], labels: list[int]) -> Clean:
     )
 
 
-def test_the_hardest_are_wrong_by_most_and_then_by_confidence() -> None:
-    clean = answers([[0.9, 0.9, 0.1, 0.6, 0.2], [0.1, 0.8, 0.4, 0.6, 0.9], [0.5, 0.85, 0.2, 0.6, 0.5]], [0, 0, 0, 0, 1])
-    rows = specimens.hardest(clean, 8)
-    assert rows.tolist() == [1, 3, 0, 4]  # both wrong at .85, both at .6, one at .9 and .1, one at .2; 2 is right
+def test_the_hardest_are_described_with_the_ensemble_which_has_no_say_in_what_is_hard() -> None:
+    clean = answers([[0.9, 0.9, 0.1, 0.6, 0.2], [0.1, 0.8, 0.4, 0.6, 0.9], [0.5, 0.85, 0.9, 0.6, 0.5]], [0, 0, 0, 0, 1])
+    rows = specimens.telling(clean, 8)["hardest"]
+    assert rows.tolist() == [1, 3, 0, 4]  # 2 is wrong by the ensemble alone
     entries = specimens.described(clean, rows, ["k"] * 4)
     assert entries[0]["wrong_by"] == ["a", "b", "ensemble"]
     assert entries[3]["wrong_by"] == ["a"]
     assert entries[3]["p_fake"] == {"a": 0.2, "b": 0.9, "ensemble": 0.5}
-    assert specimens.hardest(clean, 1).tolist() == [1]
-
-
-def test_the_most_disagreed_differ_in_verdict() -> None:
-    clean = answers([[0.9, 0.99, 0.1, 0.55], [0.1, 0.51, 0.2, 0.45], [0.5, 0.8, 0.15, 0.5]], [0, 1, 0, 1])
-    assert specimens.disagreed(clean, 8).tolist() == [0, 3]
+    few = {kind: own.tolist() for kind, own in specimens.telling(clean, 1).items()}
+    assert (few["hardest"], few["disagreed"], len(few["examples"])) == ([1], [0], 1)
 
 
 def test_attacked_are_images_that_all_get_right_and_fewer_of_them_for_many_detectors() -> None:

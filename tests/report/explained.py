@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.attack_plan import choose_part
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.explaining import specimens
+from robustbench_df.explaining.subjects import judged_answers
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
 from tests.report.evaluations import CORRUPTIONS, EPSILONS, SEVERITIES
@@ -50,21 +53,16 @@ def write_explained(run: Run, images: ImageSet) -> None:
     head = {"schema": 1, "fingerprint": run.fingerprint}
     about = {**head, "cam": "gradcam", "detectors": detectors, "images": explained}
     write_json(run.file("explain", "explain.json"), about)
-    described = [
-        {
-            "image_id": ids[k],
-            "label": labels[k],
-            "picture": shown[k],
-            "wrong_by": names[:2],
-            "p_fake": dict.fromkeys(names, 0.4),
-        }
-        for k in range(4)
-    ]
-    specimens = {
+    judged = judged_answers(run, phase, choose_part(run, "auto"))
+    telling = {}
+    for kind, rows in specimens.telling(judged, 4).items():
+        where = [list(images.ids).index(name) for name in judged.ids[rows]]
+        telling[kind] = specimens.described(judged, rows, [keep(images.data[k]) for k in where])
+    found = {
         **head,
         "examples": [{"image_id": ids[k], "label": labels[k], "picture": shown[k]} for k in range(8)],
-        "hardest": described,
-        "disagreed": described[:2],
+        "hardest": telling["hardest"],
+        "disagreed": telling["disagreed"],
         "corruptions": [
             {"corruption": name, "severity": level, "image_id": ids[0], "picture": shown[(i + level) % 12]}
             for i, name in enumerate(CORRUPTIONS)
@@ -86,7 +84,7 @@ def write_explained(run: Run, images: ImageSet) -> None:
             for eps in (0.0, *EPSILONS)
         ],
     }
-    write_json(run.file("explain", "specimens.json"), specimens)
+    write_json(run.file("explain", "specimens.json"), found)
 
 
 class _Pictures:

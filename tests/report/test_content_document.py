@@ -17,6 +17,7 @@ from PIL import Image
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import RunError
+from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.report.content import document_of
 from robustbench_df.report.content.corruptions import corruptions_section
@@ -24,6 +25,7 @@ from robustbench_df.report.content.detectors import BUFFERS
 from robustbench_df.report.content.facts import facts_of
 from robustbench_df.report.content.pieces import Rows, Shelf, Shot
 from robustbench_df.report.document import Alert, Block, Curves, Document, Gallery, Heat, Table, Text, as_json
+from robustbench_df.run import open_run
 from tests.report.edits import edit_json, edit_table
 from tests.report.evaluations import CORRUPTIONS
 from tests.report.runs import HOSTILE, MODELS
@@ -144,6 +146,30 @@ def test_a_run_killed_after_its_first_detector_gives_a_page(which: str, request:
     (row,) = table(document, "detectors-table").rows
     assert row["detector"] == "convnext_tiny"
     assert "So far the best is convnext_tiny" in document.verdict[1]
+
+
+def test_a_run_that_lacks_a_kind_of_ensemble_or_a_decision_gives_a_page_of_the_rest(finished_run: Path) -> None:
+    """An older version had fewer kinds; a file may have been cut by hand."""
+    run = open_run(finished_run)
+    kind = next(kind for kind in WEIGHTINGS if kind != run.shipped["kind"])
+    phase = "base" if run.shipped["phase"] == "final" else "final"
+
+    def cut(value: dict[str, Any]) -> None:
+        del value[run.shipped["phase"]]["ensembles"][kind], value[phase]["members"]["resnet_se"]
+
+    edit_json(finished_run / "ensemble.json", cut)
+    document = document_of(finished_run)
+    kinds = {row["kind"] for row in table(document, "ensembles-table").rows}
+    assert kinds == set(WEIGHTINGS) - {kind}
+    decided = {(r["detector"], r["phase"]): r["threshold"] for r in table(document, "calibration-table").rows}
+    assert [pair for pair, threshold in decided.items() if threshold is None] == [("resnet_se", phase)]
+    assert ("resnet_se", phase) not in {(r["detector"], r["phase"]) for r in table(document, "abstention-table").rows}
+
+
+def test_a_run_of_folds_that_has_not_kept_its_groups_gives_a_page(folded_run: Path) -> None:
+    (folded_run / "images.parquet").unlink()
+    rows = table(document_of(folded_run), "detectors-table").rows
+    assert ("ensemble", "base") in {(row["detector"], row["phase"]) for row in rows}
 
 
 def test_nothing_missing_becomes_a_number(bare_run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_df.cli.tables import summary_json
+from robustbench_df.explaining import specimens
+from robustbench_df.explaining.subjects import clean_answers
 from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.records import load_predictions
 from robustbench_df.report.content import document_of
 from robustbench_df.report.content.evaluation import thinned
 from robustbench_df.report.content.facts import facts_of
-from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Heat, Histogram, Table
+from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Gallery, Heat, Histogram, Table, Text
 from robustbench_df.run import open_run
 from robustbench_df.summary import find
 from tests.report.edits import edit_json, edit_table
@@ -200,6 +204,32 @@ def test_of_two_cells_of_one_kind_the_larger_counts(finished_run: Path) -> None:
     assert "ffffffff" in alert(document, "left out").text
 
 
+@pytest.mark.parametrize("folder", ["attacks", "corruptions"])
+def test_cells_of_another_part_are_not_mixed_with_those_of_the_judged_one(finished_run: Path, folder: str) -> None:
+    """A run without test, attacked on val by an earlier version and on cal now: one curve is of one part's images."""
+    kept = {"attacks": "resnet_se-base-fgsm-linf-0.05", "corruptions": "resnet_se-base-fog-3"}[folder]
+    for path in (finished_run / folder).glob("*.parquet"):
+        part = "val" if path.name.startswith(kept) else "cal"
+        edit_table(path, partial(move_to, part))
+    document = document_of(finished_run)
+    assert kept in alert(document, "1 cell left out").text
+    if folder == "attacks":
+        table_of_all = table(document, "attacks-table")
+        assert table_of_all.title.endswith("(calibration images)")
+        own = {(r["detector"], r["phase"], r["attack"], r["eps"]) for r in table_of_all.rows}
+        assert ("resnet_se", "base", "fgsm", 0.02) in own
+        assert ("resnet_se", "base", "fgsm", 0.05) not in own
+    else:
+        heat = blocks(document)["severity-accuracy-resnet_se-base"]
+        assert isinstance(heat, Heat)
+        assert [at(heat, "fog", str(k)) is None for k in SEVERITIES] == [False, True, False]
+        assert "48 calibration images" in next(s for s in document.sections if s.id == folder).lead
+
+
+def move_to(part: str, rows: pd.DataFrame) -> None:
+    rows["part"] = part
+
+
 def test_the_verdict_tests_the_ensemble_against_its_best_member(finished_run: Path, whole: Document) -> None:
     facts, document = facts_of(finished_run), whole
     assert facts.shipped is not None
@@ -208,6 +238,22 @@ def test_the_verdict_tests_the_ensemble_against_its_best_member(finished_run: Pa
     assert f"McNemar p = {test.p_value:.2g}" in document.verdict[0]
     assert ("cannot be told apart" in document.verdict[0]) == (test.p_value >= 0.05)
     assert value(document, "paired-table", "p", detector=facts.best.model) == pytest.approx(test.p_value, rel=1e-5)
+
+
+@pytest.mark.parametrize("which", ["finished_run", "folded_run"])
+def test_page_and_terminal_call_the_same_member_the_best(which: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(which)
+    phase = open_run(path).shipped["phase"]
+    edit_table(path / "predictions" / f"efficientnet_b0-{phase}-clean.parquet", all_right)
+    best = facts_of(path).best
+    assert best is not None
+    assert best.model == summary_json(open_run(path))["best_single"] == "efficientnet_b0"
+
+
+def all_right(rows: pd.DataFrame) -> None:
+    """Right wherever weights are chosen, wrong on test, where nothing may be."""
+    sign = (2 * rows["label"] - 1) * np.where(rows["part"] == "test", -1, 1)
+    rows["logit_fake"], rows["logit_real"] = sign.astype(np.float32), -sign.astype(np.float32)
 
 
 def test_the_confusion_and_the_histogram_count_every_image(whole: Document) -> None:
@@ -231,6 +277,51 @@ def test_the_hardest_images_are_those_that_most_detectors_get_wrong(whole: Docum
     assert counts == sorted(counts, reverse=True)
     assert counts[0] >= 2
     assert len(counts) <= 24
+
+
+def test_out_of_fold_the_pictures_are_those_of_the_table_beside_them(folded_run: Path) -> None:
+    """Both by decisions of the other folds; the shipped ones, which have seen every image, rank and say otherwise."""
+    run = open_run(folded_run)
+    phase = run.shipped["phase"]
+    found, document = run.read_json("explain", "specimens.json"), document_of(folded_run)
+    shipped = clean_answers(run, phase, "oof")
+    for kind, rows in specimens.telling(shipped, 4).items():
+        if kind == "examples":
+            continue
+        own = table(document, f"{kind}-table").rows[:4]
+        entries = found[kind]
+        assert [row["image"] for row in own] == [entry["image_id"] for entry in entries]
+        gallery = blocks(document)[f"{kind}-images"]
+        assert isinstance(gallery, Gallery)
+        shown = [picture for _, pictures in gallery.rows for picture in pictures if picture is not None]
+        for row, entry, picture in zip(own, entries, shown, strict=True):
+            p = [float(str(row[f"p{k}"])) for k in range(len(MODELS))]
+            assert p == pytest.approx([entry["p_fake"][name] for name in MODELS], abs=1e-4)
+            assert row["wrong"] == sum(name in entry["wrong_by"] for name in MODELS)
+            assert picture.caption == f"{row['label']}; P(fake) {min(p):.2f} to {max(p):.2f}"
+            assert picture.alt.startswith(str(row["image"]))
+        by_shipped = specimens.described(shipped, rows, [""] * len(rows))
+        assert [entry["p_fake"] for entry in by_shipped] != [entry["p_fake"] for entry in entries]
+
+
+def test_pictures_of_other_images_are_not_shown_beside_the_table(folded_run: Path) -> None:
+    """Specimens of an earlier version, of another phase or part: what is not in the table has no place there."""
+
+    def swap(value: dict[str, Any]) -> None:
+        value["hardest"] = [value["hardest"][2], *value["examples"], value["hardest"][0]]
+        value["disagreed"] = value["examples"][:1]
+
+    edit_json(folded_run / "explain" / "specimens.json", swap)
+    document = document_of(folded_run)
+    gallery = blocks(document)["hardest-images"]
+    assert isinstance(gallery, Gallery)
+    shown = [picture.alt.split(" (")[0] for _, pictures in gallery.rows for picture in pictures if picture is not None]
+    named = [row["image"] for row in table(document, "hardest-table").rows]
+    assert [name for name in named if name in shown] == shown
+    assert shown[0] == named[0]
+    assert "disagreed-images" not in blocks(document)
+    data = next(section for section in document.sections if section.id == "data")
+    assert any(isinstance(block, Text) and "none of these images" in block.text for block in data.blocks)
 
 
 def test_thinning_keeps_the_ends_and_the_corners() -> None:

@@ -80,7 +80,7 @@ def _files(facts: Facts) -> Iterator[Alert]:
         yield Alert("warn", title, text, "attacks")
     if facts.superseded:
         names = sorted(path.name for path in facts.superseded)
-        text = f"Left out: {listed(names, 2)}. Another cell of the same kind judged more images, or fits the others."
+        text = f"Left out: {listed(names, 2)}. Other cells are of a better part, judged more images, or fit the rest."
         yield Alert("info", f"{counted(len(names), 'cell')} left out", text, "attacks")
 
 

@@ -15,6 +15,7 @@ from robustbench_df.report.content.pieces import Piece, Shelf, Tab, tabbed
 from robustbench_df.report.content.reading import PHASES, Pair
 from robustbench_df.report.content.words import (
     NOT_APPLICABLE,
+    PARTS,
     PHASE,
     PHASE_HINT,
     SYMBOLS,
@@ -203,7 +204,9 @@ def _table(facts: Facts) -> Table:
         Column("seconds", "Time", "seconds"),
         Column("n", "Images", "count"),
     ]
-    return Table("attacks-table", "Every detector under every attack", columns, rows, group="attack")
+    part = facts.attacks[0].cell.part
+    title = f"Every detector under every attack ({PARTS.get(part, part)})"
+    return Table("attacks-table", title, columns, rows, group="attack")
 
 
 def _parts(facts: Facts) -> list[Block]:

@@ -11,7 +11,7 @@ from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.families import CHAINS, FAMILIES, families, family_of
 from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
 from robustbench_df.report.content.reading import Pair
-from robustbench_df.report.content.words import NOT_APPLICABLE, PHASE_HINT, counted, defined, estimate, label_of
+from robustbench_df.report.content.words import NOT_APPLICABLE, PARTS, PHASE_HINT, counted, defined, estimate, label_of
 from robustbench_df.report.document import Block, Cell, Column, Estimate, Heat, Table, Text
 
 MOST_MAPS = 4
@@ -28,11 +28,11 @@ def corruptions_section(facts: Facts) -> Piece:
         return Piece(tabbed("corruptions", "Corruptions", "", [Tab("Numbers", [text]), *images]), shelf.pictures)
     rows = corruption_summary.rows(facts.scores)
     pairs = corruption_summary.detectors(facts.scores)
-    clean = next(score for key, score in facts.scores.items() if key.corruption == CLEAN)
+    clean = next(facts.damaged[key] for key in facts.scores if key.corruption == CLEAN)
     lead = (
-        f"Judged as deployed on {counted(clean.accuracy.n, 'image')}, the same under every corruption. A large "
-        "threshold gap beside a high AUC: the threshold failed, the ranking stands. A small gap beside a low AUC: the "
-        "ranking failed."
+        f"Judged as deployed on {len(clean.table):,} {PARTS.get(clean.part, clean.part)}, the same under every "
+        "corruption. A large threshold gap beside a high AUC: the threshold failed, the ranking stands. A small gap "
+        "beside a low AUC: the ranking failed."
     )
     shown = _mapped(facts, pairs)
     heats: list[Block] = []

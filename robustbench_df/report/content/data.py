@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from robustbench_df.audit.finding import WORST_FIRST, Audit, Example
-from robustbench_df.metrics.scores import probability
+from robustbench_df.metrics.hardness import disputed, hardest
+from robustbench_df.metrics.scores import Floats, probability
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import Subject
 from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
@@ -25,14 +26,15 @@ MOST_FINDINGS = 50
 
 def data_section(facts: Facts) -> Piece:
     """Build the section."""
-    shelf = Shelf()
-    shown = _pictures(facts, shelf)
+    shelf, members = Shelf(), _members(facts)
+    ranked = _ranked(members)
+    shown = _pictures(facts, shelf, members, ranked)
     tabs = [
         Tab("Audit", _audit(facts)),
         Tab("Counts", [*_counts(facts), *_bad(facts)]),
         Tab("Examples", shown.get("examples", [])),
-        Tab("Hardest images", [*_hardest(facts), *shown.get("hardest", [])]),
-        Tab("Disagreement", [*_disagreed(facts), *shown.get("disagreed", [])]),
+        Tab("Hardest images", [*_hardest(members, ranked), *shown.get("hardest", [])]),
+        Tab("Disagreement", [*_disagreed(members, ranked), *shown.get("disagreed", [])]),
     ]
     images = facts.material.provenance.get("images")
     known = counted(int(images), "image") if images is not None else "Images"
@@ -138,38 +140,35 @@ def _members(facts: Facts) -> list[Subject]:
     return [s for (model, own), s in facts.subjects.items() if own == phase and model != "ensemble"]
 
 
-def _hardest(facts: Facts) -> list[Block]:
-    """Images that most detectors get wrong, those they are surest about first."""
-    members = _members(facts)
+Ranked = Mapping[str, Sequence[int]]
+"""Rows of the judged images, the most telling first, by the name of their list in ``specimens.json``."""
+
+
+def _ranked(members: Sequence[Subject]) -> Ranked:
+    """Rank the images that detectors get wrong, and those that they disagree on."""
+    if not members:
+        return {"hardest": (), "disagreed": ()}
+    p_fake, verdict = _p_fake(members), np.array([subject.judged.verdict for subject in members])
+    found = {"hardest": hardest(p_fake, verdict, members[0].labels), "disagreed": disputed(p_fake, verdict)}
+    return {name: rows.tolist() for name, rows in found.items()}
+
+
+def _p_fake(members: Sequence[Subject]) -> Floats:
+    return np.array([probability(subject.judged.margin) for subject in members])
+
+
+def _hardest(members: Sequence[Subject], ranked: Ranked) -> list[Block]:
     if not members:
         return []
-    wrong = np.array([~subject.right for subject in members])
-    against = np.abs(members[0].labels - _p_fake(members)).mean(0)
-    votes = wrong.sum(0)
-    order = np.lexsort((-against, -votes))
-    order = order[votes[order] > 0]
-    rows = [_described(members, int(row)) for row in order[:MOST]]
-    note = f"{len(order):,} of {len(members[0].labels):,} images are wrong by at least one detector."
-    return [_table("hardest-table", "Wrong by most detectors", members, rows, note)]
+    note = f"{len(ranked['hardest']):,} of {len(members[0].labels):,} images are wrong by at least one detector."
+    return [_table("hardest", "Wrong by most detectors", members, ranked, note)]
 
 
-def _disagreed(facts: Facts) -> list[Block]:
-    """Images on which the detectors' P(fake) lie farthest apart, their verdicts differing."""
-    members = _members(facts)
+def _disagreed(members: Sequence[Subject], ranked: Ranked) -> list[Block]:
     if len(members) < 2:
         return []
-    p = _p_fake(members)
-    verdicts = np.array([subject.judged.verdict for subject in members])
-    differ = verdicts.min(0) != verdicts.max(0)
-    order = np.argsort(-p.std(0), kind="stable")
-    order = order[differ[order]]
-    rows = [_described(members, int(row)) for row in order[:MOST]]
-    note = f"On {len(order):,} of {len(members[0].labels):,} images the verdicts differ."
-    return [_table("disagreed-table", "P(fake) farthest apart", members, rows, note)]
-
-
-def _p_fake(members: Sequence[Subject]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([probability(subject.judged.margin) for subject in members], dtype=np.float64)
+    note = f"On {len(ranked['disagreed']):,} of {len(members[0].labels):,} images the verdicts differ."
+    return [_table("disagreed", "P(fake) farthest apart", members, ranked, note)]
 
 
 def _described(members: Sequence[Subject], row: int) -> dict[str, Cell]:
@@ -184,7 +183,8 @@ def _described(members: Sequence[Subject], row: int) -> dict[str, Cell]:
     return cells
 
 
-def _table(id: str, title: str, members: Sequence[Subject], rows: Sequence[Mapping[str, Cell]], note: str) -> Table:
+def _table(name: str, title: str, members: Sequence[Subject], ranked: Ranked, note: str) -> Table:
+    rows = [_described(members, row) for row in ranked[name][:MOST]]
     columns = [
         Column("image", "Image"),
         Column("label", "Truth"),
@@ -192,38 +192,44 @@ def _table(id: str, title: str, members: Sequence[Subject], rows: Sequence[Mappi
         *(Column(f"p{k}", subject.model, "number", "P(fake).") for k, subject in enumerate(members)),
     ]
     where = PARTS.get(members[0].part, members[0].part)
-    return Table(
-        id, f"{title} ({where}, {members[0].phase})", columns, rows, f"{note} The first {len(rows)} are shown."
-    )
+    title, note = f"{title} ({where}, {members[0].phase})", f"{note} The first {len(rows)} are shown."
+    return Table(f"{name}-table", title, columns, rows, note)
 
 
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def _pictures(facts: Facts, shelf: Shelf) -> dict[str, list[Block]]:
-    """Examples, and the images that are hard or disputed, from `rdf explain`: by the name of their list."""
-    found = facts.material.specimens
+def _pictures(facts: Facts, shelf: Shelf, members: Sequence[Subject], ranked: Ranked) -> dict[str, list[Block]]:
+    """Examples, and the ranked images as far as `rdf explain` has kept them: by the name of their list."""
+    found, command = facts.material.specimens, facts.material.command("explain")
     if found is None:
-        return {"examples": [Text(f"Not run. Make them with: {facts.material.command('explain')}")]}
+        return {"examples": [Text(f"Not run. Make them with: {command}")]}
     shots = [(int(entry["label"]), _shot(facts, entry, "")) for entry in found.get("examples", ())]
     rows = [(LABELS[label], [shot for own, shot in shots if own == label][:MOST]) for label in (0, 1)]
-    wanted = {
-        "examples": Rows("examples", "What the images look like", (), wrapped([row for row in rows if row[1]])),
-        "hardest": _judged(facts, "hardest", "The images that most detectors get wrong"),
-        "disagreed": _judged(facts, "disagreed", "The images they disagree on most"),
-    }
+    titles = {"hardest": "The images that most detectors get wrong", "disagreed": "The images they disagree on most"}
+    wanted = {"examples": Rows("examples", "What the images look like", (), wrapped([row for row in rows if row[1]]))}
+    for name, title in titles.items():
+        own = _kept(facts, members, found.get(name, ()), ranked[name])
+        wanted[name] = Rows(f"{name}-images", title, (), wrapped([("", own)]))
     shown = zip(wanted, shelf.galleries(list(wanted.values())), strict=True)
-    return {name: [gallery] for name, gallery in shown if gallery is not None}
+    missing = Text(f"Pictures: none of these images. Make them with: {command}")
+    blocks: dict[str, list[Block]] = {name: [missing] for name in titles if ranked[name]}
+    blocks |= {name: [gallery] for name, gallery in shown if gallery is not None}
+    return blocks
 
 
-def _judged(facts: Facts, name: str, title: str) -> Rows:
+def _kept(
+    facts: Facts, members: Sequence[Subject], entries: Sequence[Mapping[str, Any]], ranked: Sequence[int]
+) -> list[Shot]:
+    """Pictures of a table's rows, in its order and with its numbers: what they were chosen by may be older."""
+    by_id = {str(entry["image_id"]): entry for entry in entries}
     shots = []
-    for entry in (facts.material.specimens or {}).get(name, ())[:MOST]:
-        p = [float(value) for value in entry["p_fake"].values()]
-        truth = LABELS[int(entry["label"])]
-        caption = f"{truth}; P(fake) {min(p):.2f} to {max(p):.2f}" if p else truth
-        shots.append(_shot(facts, entry, caption))
-    return Rows(f"{name}-images", title, (), wrapped([("", shots)]))
+    for row in ranked[:MOST]:
+        entry = by_id.get(members[0].ids[row])
+        if entry is not None:
+            p, truth = _p_fake(members)[:, row], LABELS[members[0].labels[row]]
+            shots.append(_shot(facts, entry, f"{truth}; P(fake) {p.min():.2f} to {p.max():.2f}"))
+    return shots
 
 
 def _shot(facts: Facts, entry: Mapping[str, Any], caption: str) -> Shot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from robustbench_df.errors import DataError
-from robustbench_df.metrics.calibration import Band, BandScores, score_band, score_cross_fitted
+from robustbench_df.metrics.calibration import BandScores, score_band, score_cross_fitted
 from robustbench_df.metrics.compare import holm, mcnemar, paired_delong
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import Subject, ensembles_of, measured, weights_of
@@ -161,15 +161,11 @@ def abstention(facts: Facts) -> list[Table]:
 
 def _banded(facts: Facts, subject: Subject) -> BandScores | None:
     """Score the kept band; out of fold, where it has seen every image, a band of the other folds for each."""
-    entry, shipped = facts.material.fitted.get(subject.phase, {}), facts.material.shipped
-    if subject.model == "ensemble":
-        kept = entry.get("ensembles", {}).get(shipped[0]) if shipped else None
-    else:
-        kept = entry.get("members", {}).get(subject.model)
-    if not kept or not kept.get("band"):
+    band = facts.material.run.band(subject.model, subject.phase) if subject.decision is not None else None
+    if band is None:
         return None
     if subject.part == "test":
-        return score_band(Band.from_dict(kept["band"]), subject.margin, subject.labels)
+        return score_band(band, subject.margin, subject.labels)
     if subject.part != "oof":
         return None
     known = subject.margin, subject.labels, subject.table["fold"].to_numpy()

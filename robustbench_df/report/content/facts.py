@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,13 @@ from robustbench_df import corruption_summary
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.corruption_summary import CLEAN, Calibrated, Key, Score
 from robustbench_df.metrics.intervals import Interval
-from robustbench_df.report.content.judging import Subject, about, best_member, deployed_margins, subjects_of
+from robustbench_df.report.content.judging import Subject, about, deployed_margins, subjects_of, votes_of
 from robustbench_df.report.content.reading import AttackCell, CorruptionCell, Material, Pair, read_run
 from robustbench_df.report.content.words import estimate, keys_of
 from robustbench_df.report.document import Estimate
+from robustbench_df.summary import best_member, judged_part
+
+AnyCell = TypeVar("AnyCell", AttackCell, CorruptionCell)
 
 SAME = 0.01
 """Relative difference of clean margins up to which a cell was made with the run's present detector and decision:
@@ -62,7 +65,7 @@ class Facts:
     damaged: Mapping[Key, CorruptionCell]
     stale: Sequence[Path]
     superseded: Sequence[Path]
-    """Cells left out because others of the same kind judged more images, or were made with other constants."""
+    """Cells left out: others of the same kind are of a better part, judged more images, or fit the rest."""
     keys: Mapping[str, str]
     """Id of each detector, for anchors and file names."""
 
@@ -86,7 +89,8 @@ def facts_of(path: Path) -> Facts:
     material = read_run(path)
     subjects = subjects_of(material)
     phase = material.shipped[1] if material.shipped else "final"
-    best = best_member(material, phase) if len(material.config.models) > 1 else None
+    votes = votes_of(material, phase)
+    best = best_member(votes.tables) if votes is not None and len(votes.tables) > 1 else None
     fresh = _Fresh(material)
     attacks, dropped = _chosen_attacks([cell for cell in material.attacks if fresh.attack(cell)])
     groups = about(material, "group")
@@ -173,11 +177,20 @@ def _ordered(cells: Iterable[AttackCell], material: Material) -> list[AttackCell
     return sorted(cells, key=key)
 
 
+def _of_one_part(cells: Sequence[AnyCell]) -> tuple[list[AnyCell], list[Path]]:
+    """Keep the cells of the part that counts most: what stands side by side must be about the same images."""
+    part = judged_part({cell.part for cell in cells}) if cells else ""
+    return [cell for cell in cells if cell.part == part], [cell.path for cell in cells if cell.part != part]
+
+
 def _chosen_attacks(cells: Sequence[AttackCell]) -> tuple[list[AttackCell], list[Path]]:
-    """Keep one cell of each kind: that of the most images; among equals the lowest accuracy, which is the truer one."""
+    """Keep cells of one part, and one of each kind: that of the most images.
+
+    Among equals it is that of the lowest accuracy, which is the truer one.
+    """
+    own, dropped = _of_one_part(cells)
     best: dict[tuple[Any, ...], AttackCell] = {}
-    dropped = []
-    for cell in cells:
+    for cell in own:
         key = (cell.model, cell.phase, cell.attack, cell.norm, cell.eps)
         other = best.setdefault(key, cell)
         if other is not cell:
@@ -193,15 +206,16 @@ def _trust(cell: AttackCell) -> tuple[Any, ...]:
 
 
 def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, CorruptionCell], list[Path]]:
-    """Keep one set of images for each detector, the one with the most cells, and one cell of each kind.
+    """Keep cells of one part; of it one set of images for each detector, the one with the most cells; one of each kind.
 
     Where a corruption was made with several sets of constants, the one that most cells were made with is kept.
     """
-    sets = Counter((cell.key[:2], cell.ids) for cell in cells)
+    own, _ = _of_one_part(cells)
+    sets = Counter((cell.key[:2], cell.ids) for cell in own)
     chosen: dict[Pair, tuple[str, ...]] = {}
     for pair, images in sorted(sets, key=lambda key: (-sets[key], -len(key[1]), key)):
         chosen.setdefault(pair, images)
-    kept = [cell for cell in cells if cell.ids == chosen[cell.key[:2]]]
+    kept = [cell for cell in own if cell.ids == chosen[cell.key[:2]]]
     common = Counter(str(cell.notes.get("constants")) for cell in kept if cell.key.corruption != CLEAN)
     order = sorted(kept, key=lambda cell: (-common[str(cell.notes.get("constants"))], cell.path.name))
     found: dict[Key, CorruptionCell] = {}

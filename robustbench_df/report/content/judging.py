@@ -20,10 +20,7 @@ from robustbench_df.records import Predictions
 from robustbench_df.report.content.reading import PHASES, Material, Pair
 from robustbench_df.report.content.words import bounded, estimate
 from robustbench_df.report.document import Estimate
-from robustbench_df.summary import Judged, judge, judge_cross_fitted, measure
-
-JUDGED_ON = ("test", "oof", "cal", "val")
-"""Where numbers are read from: the first of these parts that there is (as `robustbench_df.summary.judging_part`)."""
+from robustbench_df.summary import Judged, judge, judge_unseen, judged_part, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +93,8 @@ def subjects_of(material: Material) -> dict[Pair, Subject]:
             predictions = material.clean.get((name, phase))
             if predictions is not None and len(predictions.table):
                 margin = margins(predictions.logits)
-                found[name, phase] = _subject(
-                    material, name, phase, predictions, margin, _member(material, name, phase)
-                )
+                decision = _decision(material, name, phase)
+                found[name, phase] = _subject(material, name, phase, predictions, margin, decision)
     shipped = material.shipped
     if shipped is not None:
         for phase in PHASES:
@@ -108,25 +104,23 @@ def subjects_of(material: Material) -> dict[Pair, Subject]:
     return found
 
 
-def _member(material: Material, name: str, phase: str) -> Decision | None:
-    members = material.fitted.get(phase, {}).get("members", {})
-    return Decision.from_dict(members[name]["decision"]) if name in members else None
+def _decision(material: Material, name: str, phase: str) -> Decision | None:
+    """Return the decision of a detector or of ``ensemble-KIND``; None before it was fitted."""
+    return material.run.decision(name, phase) if name in material.decided(phase) else None
 
 
 def _subject(
     material: Material, name: str, phase: str, rows: Predictions, margin: Floats, decision: Decision | None
 ) -> Subject:
     parts = np.asarray(rows.table["part"], dtype=str)
-    part = next((p for p in JUDGED_ON if (parts == p).any()), str(parts[0]))
+    part = judged_part(set(parts))
     own = parts == part
     table, margin = rows.table[own].reset_index(drop=True), margin[own]
     labels, fold = table["label"].to_numpy(np.int8), table["fold"].to_numpy()
     fitted = None
     if decision is not None:
-        # As in results.json: out of fold, the shipped decision has seen every image; the other folds' has not.
-        crossed = part == "oof"
         rule = material.config.ensemble.threshold
-        fitted = judge_cross_fitted(margin, labels, fold, rule) if crossed else judge(margin, decision)
+        fitted = judge_unseen(margin, labels, fold, part=part, decision=decision, rule=rule)
     return Subject(
         model=name,
         phase=phase,
@@ -172,14 +166,12 @@ def votes_of(material: Material, phase: str) -> Votes | None:
                 f"the predictions of {name} and {first_name} ({phase}) are about different images; delete them and "
                 f"run: {material.command('train-all --resume')}"
             )
-    groups = about(material, "group")
-    return Votes(tables, {name: groups.get(name, "") for name in map(str, first.table["image_id"])})
+    return Votes(tables, about(material, "group"))
 
 
 def weights_of(material: Material, kind: str, phase: str) -> EnsembleWeights | None:
     """Return the fitted weights of one kind of ensemble; None before they were."""
-    entry = material.fitted.get(phase, {}).get("ensembles", {}).get(kind)
-    return EnsembleWeights.from_dict(entry["weights"]) if entry else None
+    return material.run.weights(kind, phase) if f"ensemble-{kind}" in material.decided(phase) else None
 
 
 def ensemble_of(material: Material, kind: str, phase: str, name: str) -> Subject | None:
@@ -187,12 +179,8 @@ def ensemble_of(material: Material, kind: str, phase: str, name: str) -> Subject
     weights, votes = weights_of(material, kind, phase), votes_of(material, phase)
     if weights is None or votes is None or not len(votes.rows.table):
         return None
-    combined = weights.combine(votes.logits)
-    seen = votes.where("oof")
-    if seen.any():
-        combined[seen] = votes.weigh(kind)[1][seen]
-    decision = Decision.from_dict(material.fitted[phase]["ensembles"][kind]["decision"])
-    return _subject(material, name, phase, votes.rows, margins(combined), decision)
+    decision = _decision(material, f"ensemble-{kind}", phase)
+    return _subject(material, name, phase, votes.rows, margins(votes.unseen(weights)), decision)
 
 
 def ensembles_of(material: Material, phase: str) -> dict[str, Subject]:
@@ -212,28 +200,14 @@ def deployed_margins(material: Material, model: str, phase: str) -> dict[str, fl
         if shipped is None or weights is None or votes is None:
             return None
         table, margin = votes.rows.table, margins(weights.combine(votes.logits))
-        decision = Decision.from_dict(material.fitted[phase]["ensembles"][shipped[0]]["decision"])
+        decision = material.run.decision(model, phase)
     else:
-        predictions, found = material.clean.get((model, phase)), _member(material, model, phase)
+        predictions, found = material.clean.get((model, phase)), _decision(material, model, phase)
         if predictions is None or found is None:
             return None
         table, margin, decision = predictions.table, margins(predictions.logits), found
     values = margin / decision.temperature - decision.offset
     return dict(zip(table["image_id"].astype(str), values.tolist(), strict=True))
-
-
-def best_member(material: Material, phase: str) -> str | None:
-    """The member with the best accuracy before calibration on the images that weights are chosen on (val, or oof)."""
-    votes = votes_of(material, phase)
-    if votes is None:
-        return None
-    rows = votes.where("oof", "val")
-    labels = votes.rows.labels[rows]
-    right = {
-        name: float(((margins(table.logits[rows]) >= 0) == (labels == 1)).mean()) if rows.any() else 0.0
-        for name, table in votes.tables.items()
-    }
-    return max(right, key=lambda name: right[name])
 
 
 def disagreements(material: Material, subjects: Mapping[Pair, Subject]) -> list[str]:

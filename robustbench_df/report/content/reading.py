@@ -43,6 +43,11 @@ class AttackCell:
     notes: Mapping[str, Any]
     path: Path
 
+    @property
+    def part(self) -> str:
+        """The part that its images are of."""
+        return str(self.table["part"].iloc[0])
+
 
 @dataclass(frozen=True, eq=False)
 class CorruptionCell:
@@ -57,6 +62,11 @@ class CorruptionCell:
     def ids(self) -> tuple[str, ...]:
         """Names of the images."""
         return tuple(self.table["image_id"].astype(str).to_numpy(object))
+
+    @property
+    def part(self) -> str:
+        """The part that its images are of."""
+        return str(self.table["part"].iloc[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +111,14 @@ class Material:
         """(kind, phase) of the ensemble that is shipped; None before weights were fitted."""
         chosen = self.fitted.get("shipped")
         return (str(chosen["kind"]), str(chosen["phase"])) if chosen else None
+
+    def decided(self, phase: str) -> frozenset[str]:
+        """What has a decision in a phase: names of detectors, and ``ensemble-KIND`` (as `Run.decision` takes them).
+
+        A run that is not finished has none, and an older one may lack a kind of ensemble.
+        """
+        entry = self.fitted.get(phase, {})
+        return frozenset([*entry.get("members", ()), *(f"ensemble-{kind}" for kind in entry.get("ensembles", ()))])
 
     def command(self, what: str) -> str:
         """What the user types to add something to this run."""
