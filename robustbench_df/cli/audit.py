@@ -31,7 +31,7 @@ def audit(
     """Find what would make a score a lie: copies, wrong labels, shortcuts, leaks, a garbled submission."""
     import json
 
-    from robustbench_df.audit.front import audit as look
+    from robustbench_df.audit.front import audit_images
     from robustbench_df.audit.gate import keep_audit
     from robustbench_df.cli.audit_tables import audit_json, print_audit
     from robustbench_df.cli.console import reporting
@@ -59,7 +59,9 @@ def audit(
         other = None
         if against is not None:
             other = load_images(against, fake_is=fake_is, size=size, max_bad=max_bad, require_classes=False)
-        found = look(images, other, run=opened, predictions=predictions, truth=truth, fast=fast, progress=reporter.say)
+        found = audit_images(
+            images, other, run=opened, predictions=predictions, truth=truth, fast=fast, progress=reporter.say
+        )
         if opened is not None:
             keep_audit(opened, found)
             reporter.say(f"kept in {opened.file('audit.json')}")
