@@ -32,6 +32,7 @@ from robustbench_df.attacks.answer_log import append_log, read_log
 from robustbench_df.attacks.asking import Ask, Busy, Images, http_service, line_of, probabilities, python_function
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models.wrappers import log_odds, two_logits
+from robustbench_df.wording import counted
 
 BACKOFF = 0.5
 """Seconds before the second try; doubled before each further one."""
@@ -126,7 +127,7 @@ class External(nn.Module):
             except (Busy, ConnectionError, TimeoutError) as error:
                 reason = error
         kept = "; what it answered so far is in the log" if self._log is not None else ""
-        times = f"{self._tries} tries" if self._tries > 1 else "1 try"
+        times = counted(self._tries, "try", "tries")
         raise ModelError(
             f"{self.name} gave no answer in {times} ({_said(reason)}); see that it runs and start again{kept}"
         ) from reason

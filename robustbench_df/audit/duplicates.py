@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, called, counted
+from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, called
 from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
 from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
+from robustbench_df.wording import counted
 
 Mask = NDArray[np.bool_]
 

@@ -165,11 +165,6 @@ def called(origin: str, otherwise: str = "the set") -> str:
     return f"'{PurePath(origin).name or otherwise}'"
 
 
-def counted(n: int, noun: str) -> str:
-    """Return ``1 picture``, ``2,000 pictures``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def _example(image: Any) -> Example:
     if isinstance(image, str):
         return image

@@ -11,6 +11,7 @@ from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severit
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
 from robustbench_df.metrics.intervals import Interval, wilson
+from robustbench_df.wording import interval
 
 ALIKE = 0.9
 """Share of twins with the same label from which two sets agree (and of opposite labels from which one is inverted). The
@@ -110,7 +111,7 @@ def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> Audit
         return AuditFinding(id="label-polarity", severity="not run", title=title, detail=detail, figures=figures)
     detail = (
         f"{verdict}: {figures['agree']:,} of {share.n:,} shared pictures have the same label "
-        f"({share.value:.1%} [{share.low:.1%}, {share.high:.1%}])"
+        f"({interval(share.value, share.low, share.high, '.1%')})"
     )
     severity, remedy = _ON_VERDICT[verdict]
     return AuditFinding(
@@ -184,9 +185,9 @@ def black_box_finding(images: ImageSet) -> AuditFinding:
         "fidelity_for_nothing": max(share.value, most),
     }
     detail = (
-        f"the black box repeats the folder on {figures['agree']:,} of {share.n:,} images ({share.value:.1%} "
-        f"[{share.low:.1%}, {share.high:.1%}]): a clone that learnt nothing of it reaches a fidelity of "
-        f"{figures['fidelity_for_nothing']:.1%}"
+        f"the black box repeats the folder on {figures['agree']:,} of {share.n:,} images "
+        f"({interval(share.value, share.low, share.high, '.1%')}): a clone that learnt nothing of it reaches a "
+        f"fidelity of {figures['fidelity_for_nothing']:.1%}"
     )
     severity, remedy = _judge_black_box(share, most)
     apart = np.flatnonzero(both)[said != folder]

@@ -24,6 +24,7 @@ from robustbench_df.audit.selection import judged, selection
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError, RdfError, RunError
 from robustbench_df.metrics.intervals import wilson
+from robustbench_df.wording import interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -133,7 +134,7 @@ def _near_copies(parts: Parts, near: Sequence[tuple[int, int]] | NDArray[np.intp
     if not leaked.any():
         return finding("near-copies", "pass", f"none of {share.n:,} judged images has a near copy in train", figures)
     said = (
-        f"{int(leaked.sum()):,} of {share.n:,} judged images ({share.value:.2%} [{share.low:.2%}, {share.high:.2%}]) "
+        f"{int(leaked.sum()):,} of {share.n:,} judged images ({interval(share.value, share.low, share.high, '.2%')}) "
         "have a near copy among the images their detectors were trained on"
     )
     remedy = "train again with near copies kept in one part, and report the score without them beside the official one"

@@ -27,6 +27,7 @@ from robustbench_df.data.imageset import UNLABELLED, ImageSet
 from robustbench_df.errors import DataError, RunError
 from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import Floats, Ints, margins, probability
+from robustbench_df.wording import interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -190,8 +191,8 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
         area = auc_interval(p, labels)
         if area.low < LEAST_AUC:
             raise DataError(
-                f"{source} has AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}] out of fold, too little to "
-                f"judge labels by ({LEAST_AUC} is needed); give a trained run with --run"
+                f"{source} has AUROC {interval(area.value, area.low, area.high, '.3f')} out of fold, too little "
+                f"to judge labels by ({LEAST_AUC} is needed); give a trained run with --run"
             )
     except (DataError, RunError) as error:
         return AuditFinding(id="label-noise", severity="not run", title=title, detail=f"not looked at: {error}")
@@ -224,9 +225,10 @@ def _severity(share: Interval) -> Severity:
 
 def _detail(share: Interval, severity: Severity, n: int, judge: str) -> str:
     if severity == "pass":
-        about = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {n:,} labels are wrong by estimate"
+        about = f"{interval(share.value, share.low, share.high, '.1%')} of {n:,} labels are wrong by estimate"
         return f"{about}, not shown to be more than {WARN:.0%} ({judge})"
-    about = f"about {share.value * n:,.0f} [{share.low * n:,.0f}, {share.high * n:,.0f}] of {n:,} labels are wrong"
+    count = interval(share.value * n, share.low * n, share.high * n, ",.0f")
+    about = f"about {count} of {n:,} labels are wrong"
     return f"{about} ({share.value:.1%}; {judge})"
 
 

@@ -19,6 +19,7 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError
 from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
 from robustbench_df.metrics.scores import auc
+from robustbench_df.wording import interval
 
 MOST_IMAGES = 10_000
 """Images looked at, evenly spaced within each class: of 5,000 held-out ones an AUROC is known to ± 0.016 at worst."""
@@ -162,7 +163,8 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
     above = sorted(
         (name for name in judged if judged[name].auc.low > LIMITS[family][0]), key=lambda k: -judged[k].auc.value
     )
-    seen = ", ".join(f"{name} {_auc(judged[name].auc)}" for name in above[:4] or [worst])
+    shown = {name: judged[name].auc for name in above[:4] or [worst]}
+    seen = ", ".join(f"{name} {interval(own.value, own.low, own.high, '.3f')}" for name, own in shown.items())
     return AuditFinding(
         id=f"shortcuts-{family}",
         severity=severity,
@@ -210,8 +212,9 @@ def _together(columns: Columns, images: ImageSet, rows: Rows, seed: int) -> Audi
         id="shortcuts-classifier",
         severity=severity,
         title=_TITLES["classifier"],
-        detail=f"{len(columns)} trivial statistics together: AUROC {_auc(area)}, accuracy {right.value:.1%} "
-        f"[{right.low:.1%}, {right.high:.1%}] on {len(labels):,} images out of fold; a detector must beat that",
+        detail=f"{len(columns)} trivial statistics together: AUROC {interval(area.value, area.low, area.high, '.3f')}, "
+        f"accuracy {interval(right.value, right.low, right.high, '.1%')} on {len(labels):,} images out of fold; "
+        "a detector must beat that",
         figures={
             "auc": area.value,
             "auc_low": area.low,
@@ -238,10 +241,6 @@ def _codes(values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _severity(low: float, warn: float, fail: float) -> Severity:
     return "fail" if low > fail else "warn" if low > warn else "pass"
-
-
-def _auc(value: Interval) -> str:
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
 def _not_run(name: str, reason: str) -> AuditFinding:

@@ -17,6 +17,7 @@ from robustbench_df.corruption_plan import CorruptionCell
 from robustbench_df.corruption_summary import CLEAN, COMMON, DetectorErrors, Key, Row, Score
 from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
+from robustbench_df.wording import figure, interval
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
             _share(row.accuracy),
             _percent(row.uncalibrated),
             f"{100 * row.lost:.1f}",
-            _area(row.auc),
+            figure(row.auc, ".3f"),
             _points(row.threshold_gap),
             *_abstention(row.covered, row.set_size),
             " ".join(f"{100 * value:.0f}" for severity, value in row.by_severity.items() if severity),
@@ -160,7 +161,7 @@ def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
         _share(clean.accuracy),
         _percent(clean.uncalibrated),
         "",
-        _area(clean.auc.value),
+        figure(clean.auc.value, ".3f"),
         _points(clean.threshold_gap),
         *_abstention(*band),
         "",
@@ -174,20 +175,15 @@ def _abstention(covered: float, size: float) -> tuple[str, str]:
 
 
 def _share(value: Interval) -> str:
-    known = value.low == value.low
-    return _percent(value.value) + (f" [{value.low:.1%}, {value.high:.1%}]" if known else "")
-
-
-def _area(value: float) -> str:
-    return "undefined" if value != value else f"{value:.3f}"
+    return interval(value.value, value.low, value.high, ".1%")
 
 
 def _points(value: float) -> str:
-    return "undefined" if value != value else f"{100 * value:.1f}"
+    return figure(100 * value, ".1f")
 
 
 def _percent(value: float) -> str:
-    return "undefined" if value != value else f"{value:.1%}"
+    return figure(value, ".1%")
 
 
 def _made(read: Mapping[CorruptionCell, Read]) -> list[str]:
@@ -246,11 +242,11 @@ def _print_errors(found: Sequence[DetectorErrors], names: Sequence[str], severit
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found:
         e = row.errors
-        sure = (
-            _percent(value) if interval is None else _share(interval)
-            for value, interval in ((e.mean_error, row.mean_error), (e.mce, row.mce))
+        shares = (
+            _percent(value) if sure is None else _share(sure)
+            for value, sure in ((e.mean_error, row.mean_error), (e.mce, row.mce))
         )
-        table.add_row(row.model, row.phase, _percent(row.clean_error), *sure, _percent(e.relative_mce))
+        table.add_row(row.model, row.phase, _percent(row.clean_error), *shares, _percent(e.relative_mce))
     out.print(table)
     lines = [
         f"mCE: errors as a share of {reference}'s, so 100% is as bad as that one; relative mCE: the same for the rise "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.wording import figure, interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -101,8 +102,8 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
             row["phase"],
             row["layer"],
             "×".join(map(str, row["size"])),
-            _number(sanity["correlation"], ".2f") + (" passed" if sanity["passed"] else " FAILED"),
-            f"{_number(drop['value'], '.3f')} [{_number(drop['low'], '.3f')}, {_number(drop['high'], '.3f')}]",
+            figure(sanity["correlation"], ".2f") + (" passed" if sanity["passed"] else " FAILED"),
+            interval(drop["value"], drop["low"], drop["high"], ".3f"),
             f"{row['blank']} of {row['maps']}",
         )
     out.print(table)
@@ -119,7 +120,3 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
     out.print(Text("Shown: " + ", ".join(f"{count} {state}" for state, count in counts.items())))
     print_allowed(run)
     out.print(Text(f"Maps: {run.file('explain', 'explain.json')}   pictures: {run.file('explain', 'pictures')}"))
-
-
-def _number(value: float | None, form: str) -> str:
-    return "undefined" if value is None or value != value else f"{value:{form}}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.wording import interval
 
 MOST_LOST = 0.005
 """Accuracy that int8 may cost before it is a warning."""
@@ -86,8 +87,8 @@ def _print_int8(facts: dict[str, Any]) -> None:
         table.add_row(
             name,
             str(after["n"]),
-            *(f"{v['value']:.1%} [{v['low']:.1%}, {v['high']:.1%}]" for v in (before, after)),
-            f"{change['difference'] * 100:+.1f} [{change['low'] * 100:+.1f}, {change['high'] * 100:+.1f}] pp",
+            *(interval(v["value"], v["low"], v["high"], ".1%") for v in (before, after)),
+            interval(*(100 * change[end] for end in ("difference", "low", "high")), "+.1f") + " pp",
             str(row["verdicts_changed"]),
         )
     out.print(table)

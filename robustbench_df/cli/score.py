@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustbench_df.cli.options import AsJson, FakeIs
+from robustbench_df.wording import figure
 
 if TYPE_CHECKING:
     from robustbench_df.scoring import Scored
@@ -72,8 +73,7 @@ def print_scores(scored: Scored, title: str) -> None:
             continue
         form = ".3f" if name == "AUC" else ".1%"
         ends = "undefined" if value.low != value.low else f"{value.low:{form}} to {value.high:{form}}"
-        shown = "undefined" if value.value != value.value else f"{value.value:{form}}"
-        table.add_row(name, shown, ends, value.method)
+        table.add_row(name, figure(value.value, form), ends, value.method)
     out.print(table)
     c = scored.confusion
     out.print(Text(f"real: {c.tn} called real, {c.fp} called fake.  fake: {c.fn} called real, {c.tp} called fake."))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.config import ModelConfig
-from robustbench_df.errors import RunError
+from robustbench_df.errors import RunError, first_line
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.rundir import write_atomic, write_json
@@ -89,8 +89,9 @@ def load_state(path: Path, trained: Trained) -> Progress:
             part.load_state_dict(state[name])
         return Progress(**state["progress"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"'{path}' cannot be resumed from ({reason}); remove it to train this phase again") from error
+        raise RunError(
+            f"'{path}' cannot be resumed from ({first_line(error)}); remove it to train this phase again"
+        ) from error
 
 
 def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) -> None:
@@ -124,7 +125,7 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
             f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
         ) from error
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+        raise RunError(f"checkpoint '{path}' is damaged: {first_line(error)}") from error
     except RuntimeError as error:  # torch's word for names and shapes that differ; a line for each follows the first
         raise RunError(f"checkpoint '{path}' is of another version of this network; train the run again") from error
     return detector.eval()
