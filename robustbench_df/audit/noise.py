@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import AuditFinding, Check, Figure, Severity
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
 from robustbench_df.audit.statistics import Rows, sample
 from robustbench_df.data.components import components
@@ -50,6 +50,8 @@ _BINS = 256
 """Quantiles of the margin by which labels are counted; more change nothing in the third digit."""
 _STEEPEST = 5.0
 """Log of the steepest curve allowed, per standard deviation of the margin: a step."""
+
+_NOISE = Check("label-noise", "Labels are right")
 
 
 def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
@@ -184,7 +186,6 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
         ``fake_called_real``, ``confident_learning`` (that method's share, an upper bound rather), the classifier's
         ``auc`` out of fold with its ends, and ``n``. The images are the suspects, the likeliest first.
     """
-    title = "Labels are right"
     try:
         rows, p, source = _of_run(run, images) if run is not None else _of_light(images, most, seed)
         labels = images.labels[rows]
@@ -195,7 +196,7 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
                 f"to judge labels by ({LEAST_AUC} is needed); give a trained run with --run"
             )
     except (DataError, RunError) as error:
-        return AuditFinding(id="label-noise", severity="not run", title=title, detail=f"not looked at: {error}")
+        return _NOISE.found("not run", f"not looked at: {error}")
     share, joint = estimate(p, labels, components(images, rows)), flip_joint(p, labels)
     severity, n = _severity(share), len(rows)
     figures: dict[str, Figure] = {"share": share.value, "share_low": share.low, "share_high": share.high}
@@ -208,14 +209,12 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
     figures |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": n, "source": source}
     # As many as there may be: a list that is too short hides some, and the last ones are doubtful anyway.
     named = images.ids[rows[suspects(p, labels, joint, share.high / share.value)]] if severity != "pass" else ()
-    return AuditFinding(
-        id="label-noise",
-        severity=severity,
-        title=title,
-        detail=_detail(share, severity, n, f"{source}, AUROC {area.value:.3f} out of fold"),
-        figures=figures,
-        images=tuple(str(name) for name in named),
-        remedy="look at the images named, mend or drop those that are wrong" if severity != "pass" else "",
+    return _NOISE.found(
+        severity,
+        _detail(share, severity, n, f"{source}, AUROC {area.value:.3f} out of fold"),
+        figures,
+        [str(name) for name in named],
+        "look at the images named, mend or drop those that are wrong",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import SEVERITIES, AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import SEVERITIES, AuditFinding, Check, Figure, Severity
 from robustbench_df.audit.light import folds_of, out_of_fold
 from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics, sample
 from robustbench_df.data.imageset import ImageSet
@@ -49,10 +49,10 @@ _MOST_WORDS = 200
 _PRIOR = 2.0
 """Images of the base rate added to each word's share of fakes: a word seen once says little."""
 _EXAMPLES = 5
-_TITLES = {
-    "files": "Files alone do not tell the classes apart",
-    "pixels": "No single pixel statistic tells the classes apart",
-    "classifier": "Trivial statistics together leave something to learn",
+_CHECKS = {
+    "files": Check("shortcuts-files", "Files alone do not tell the classes apart"),
+    "pixels": Check("shortcuts-pixels", "No single pixel statistic tells the classes apart"),
+    "classifier": Check("shortcuts-classifier", "Trivial statistics together leave something to learn"),
 }
 _SAID = {
     "files": ("nothing that the file says of itself", "what the file says of itself"),
@@ -165,15 +165,13 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
     )
     shown = {name: judged[name].auc for name in above[:4] or [worst]}
     seen = ", ".join(f"{name} {interval(own.value, own.low, own.high, '.3f')}" for name, own in shown.items())
-    return AuditFinding(
-        id=f"shortcuts-{family}",
-        severity=severity,
-        title=_TITLES[family],
-        detail=f"{_SAID[family][bool(above)]} tells the classes apart: AUROC (0.5 is chance, 1 is always right) of "
+    return _CHECKS[family].found(
+        severity,
+        f"{_SAID[family][bool(above)]} tells the classes apart: AUROC (0.5 is chance, 1 is always right) of "
         f"{seen} on {figures['n']:,} held-out images",
-        figures=figures,
-        images=_extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
-        remedy=_REMEDY[family] if severity != "pass" else "",
+        figures,
+        _extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
+        _REMEDY[family],
     )
 
 
@@ -207,15 +205,12 @@ def _together(columns: Columns, images: ImageSet, rows: Rows, seed: int) -> Audi
     area = auc_interval(p, labels)
     right = wilson(int(((p >= 0.5) == labels).sum()), len(labels))
     majority = max(float(labels.mean()), 1 - float(labels.mean()))
-    severity = _severity(area.low, *LIMITS["all"])
-    return AuditFinding(
-        id="shortcuts-classifier",
-        severity=severity,
-        title=_TITLES["classifier"],
-        detail=f"{len(columns)} trivial statistics together: AUROC {interval(area.value, area.low, area.high, '.3f')}, "
+    return _CHECKS["classifier"].found(
+        _severity(area.low, *LIMITS["all"]),
+        f"{len(columns)} trivial statistics together: AUROC {interval(area.value, area.low, area.high, '.3f')}, "
         f"accuracy {interval(right.value, right.low, right.high, '.1%')} on {len(labels):,} images out of fold; "
         "a detector must beat that",
-        figures={
+        {
             "auc": area.value,
             "auc_low": area.low,
             "auc_high": area.high,
@@ -226,8 +221,7 @@ def _together(columns: Columns, images: ImageSet, rows: Rows, seed: int) -> Audi
             "statistics": len(columns),
             "n": len(labels),
         },
-        images=(),
-        remedy=_REMEDY["all"] if severity != "pass" else "",
+        remedy=_REMEDY["all"],
     )
 
 
@@ -244,6 +238,4 @@ def _severity(low: float, warn: float, fail: float) -> Severity:
 
 
 def _not_run(name: str, reason: str) -> AuditFinding:
-    return AuditFinding(
-        id=f"shortcuts-{name}", severity="not run", title=_TITLES[name], detail=f"not looked at: {reason}"
-    )
+    return _CHECKS[name].found("not run", f"not looked at: {reason}")
