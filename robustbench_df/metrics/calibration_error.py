@@ -1,4 +1,4 @@
-"""How far the stated confidence can be believed: reliability bins, ECE and smooth ECE."""
+"""How far the stated confidence can be believed: reliability bins and ECE."""
 
 from __future__ import annotations
 
@@ -45,39 +45,3 @@ def ece(margin: Floats, labels: Ints, bins: int = 15) -> float:
     """
     confidence, right, n = reliability(margin, labels, bins)
     return float(np.average(np.abs(right - confidence), weights=n)) if len(n) else float("nan")
-
-
-_CELLS = 4096
-"""Cells of the grid on [0, 1]: far finer than any bandwidth met with up to a million images."""
-
-
-def smooth_ece(margin: Floats, labels: Ints) -> float:
-    """Smooth calibration error of P(fake), without bins (Błasiok & Nakkiran 2023).
-
-    ``smECE_σ = ∫₀¹ |1/n Σ K_σ(t, pᵢ) (yᵢ - pᵢ)| dt`` with a Gaussian kernel reflected at 0 and 1, taken at
-    the one bandwidth where ``smECE_σ = σ``: it falls in σ, so the fixed point is unique. nan if empty.
-    """
-    from scipy.fft import dct, idct
-
-    margin, labels = checked(margin, labels)
-    if not len(labels):
-        return float("nan")
-    p = probability(margin)
-    place = p * _CELLS - 0.5  # in units of cells, from the centre of the first
-    left = np.floor(place).astype(np.intp)
-    residual = (labels - p) / len(p)
-    mass = np.zeros(_CELLS)
-    for cell, share in ((left, left + 1 - place), (left + 1, place - left)):
-        mass += np.bincount(np.clip(cell, 0, _CELLS - 1), weights=residual * share, minlength=_CELLS)
-    # Under reflection cosines are the eigenvectors of the smoothing: one factor each, no convolution.
-    spectrum = dct(mass, norm="ortho")
-    frequency = np.pi * np.arange(_CELLS)
-
-    def at(sigma: float) -> float:
-        return float(np.abs(idct(spectrum * np.exp(-0.5 * (frequency * sigma) ** 2), norm="ortho")).sum())
-
-    low, high = 0.0, 1.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle) > middle else (low, middle)
-    return at(high)

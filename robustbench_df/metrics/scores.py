@@ -188,14 +188,6 @@ class Roc(NamedTuple):
     margin: Floats
 
 
-class PrecisionRecall(NamedTuple):
-    """Precision and recall when every image with at least ``margin`` is called fake, margins falling."""
-
-    precision: Floats
-    recall: Floats
-    margin: Floats
-
-
 def cumulative(score: Floats, labels: Ints) -> tuple[Floats, Ints, Ints]:
     """Return the distinct scores, falling, and how many fakes and reals score at least that much."""
     values, where = np.unique(score, return_inverse=True)
@@ -213,13 +205,6 @@ def roc_curve(margin: Floats, labels: Ints) -> Roc:
     return Roc(fpr, tpr, np.append(np.inf, values))
 
 
-def precision_recall_curve(margin: Floats, labels: Ints) -> PrecisionRecall:
-    """Return precision and recall at each distinct margin; recall is nan throughout without fakes."""
-    margin, labels = checked(margin, labels)
-    values, tp, fp = cumulative(margin, labels)
-    return PrecisionRecall(tp / (tp + fp), tp / (class_counts(labels)[1] or np.nan), values)
-
-
 def midranks(values: Floats) -> Floats:
     """Return ranks from 1, equal values sharing the mean of their ranks."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -233,14 +218,6 @@ def auc(margin: Floats, labels: Ints) -> float:
     n_real, n_fake = class_counts(labels)
     wins = float(midranks(margin)[labels == 1].sum()) - n_fake * (n_fake + 1) / 2
     return _ratio(wins, n_fake * n_real)
-
-
-def average_precision(margin: Floats, labels: Ints) -> float:
-    """Sum of ``(R_k - R_{k-1}) P_k`` over the PR curve, not interpolated; nan unless both classes are in."""
-    curve = precision_recall_curve(margin, labels)
-    if 0 in class_counts(labels):
-        return float("nan")
-    return float(np.sum(np.diff(curve.recall, prepend=0.0) * curve.precision))
 
 
 def eer(margin: Floats, labels: Ints) -> float:
@@ -275,25 +252,3 @@ def tpr_of(fpr: Floats, tpr: Floats, target: float) -> Floats:
     """Return `tpr_at_fpr` ``[...]`` of ROC curves ``[..., K]``; nan where a rate is."""
     found = np.where(fpr <= target, tpr, 0.0).max(-1)
     return np.asarray(np.where(np.isnan(fpr).any(-1) | np.isnan(tpr).any(-1), np.nan, found))
-
-
-class Part(NamedTuple):
-    """A score of one part of the images, and how many images that is."""
-
-    value: float
-    n: int
-
-
-def breakdown(statistic: Statistic, margin: Floats, labels: Ints, keys: NDArray[Any] | None = None) -> dict[str, Part]:
-    """Score each part of the images alone.
-
-    The parts are those of equal ``keys`` ``[N]`` (such as the sources), or the classes where none are given.
-    Parts come in the order of their names. A statistic that needs both classes is nan for a part of one
-    class.
-    """
-    margin, labels = checked(margin, labels)
-    keys = np.where(labels == 1, "fake", "real") if keys is None else np.asarray(keys)
-    if keys.shape != labels.shape:
-        raise DataError(f"{len(keys)} keys for {len(labels)} images: give one per image")
-    parts = {str(key): np.flatnonzero(keys == key) for key in np.unique(keys)}
-    return {key: Part(statistic(margin[rows], labels[rows]), len(rows)) for key, rows in parts.items()}

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from robustbench_df import metrics as m
+from robustbench_df.metrics.calibration_error import ece, reliability
+from robustbench_df.metrics.scores import probability
 
 
 def believable(n: int, seed: int = 0, temperature: float = 1.0):
     """Margins with labels drawn at P(fake), then made over-confident by a ``temperature`` below 1."""
     rng = np.random.default_rng(seed)
     margin = rng.normal(size=n) * 2
-    return margin / temperature, (rng.random(n) < m.probability(margin)).astype(int)
+    return margin / temperature, (rng.random(n) < probability(margin)).astype(int)
 
 
-@pytest.mark.parametrize("error", [m.ece, m.smooth_ece])
-def test_small_when_calibrated_and_growing_with_overconfidence(error):
-    values = [error(*believable(20_000, temperature=t)) for t in (1.0, 0.7, 0.4)]
+def test_small_when_calibrated_and_growing_with_overconfidence():
+    values = [ece(*believable(20_000, temperature=t)) for t in (1.0, 0.7, 0.4)]
     assert values[0] < 0.012
     assert values[0] + 0.02 < values[1] < values[2]
 
@@ -26,22 +26,22 @@ def test_ece_by_hand():
     p = np.array([0.8, 0.8, 0.8, 0.2, 0.6, 0.6, 0.6, 0.4])
     labels = np.array([1, 1, 0, 0, 0, 0, 0, 0])
     margin = np.log(p / (1 - p))
-    table = m.reliability(margin, labels, bins=2)
+    table = reliability(margin, labels, bins=2)
     np.testing.assert_allclose(table.confidence, [0.6, 0.8])
     np.testing.assert_allclose(table.accuracy, [0.25, 0.75])
     np.testing.assert_array_equal(table.n, [4, 4])
-    assert m.ece(margin, labels, bins=2) == pytest.approx((0.35 + 0.05) / 2)
+    assert ece(margin, labels, bins=2) == pytest.approx((0.35 + 0.05) / 2)
 
 
 def test_reliability_is_sklearns_of_the_top_label():
     margin, labels = believable(1500, seed=3, temperature=0.6)
-    confidence = m.probability(np.abs(margin))
+    confidence = probability(np.abs(margin))
     right = (margin >= 0) == (labels == 1)
     accuracy, mean = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
-    table = m.reliability(margin, labels, bins=15)
+    table = reliability(margin, labels, bins=15)
     np.testing.assert_allclose(table.confidence, mean, atol=2e-3)  # their bins' edges are interpolated quantiles
     np.testing.assert_allclose(table.accuracy, accuracy, atol=0.02)
-    assert m.ece(margin, labels) == pytest.approx(np.abs(accuracy - mean).mean(), abs=2e-3)
+    assert ece(margin, labels) == pytest.approx(np.abs(accuracy - mean).mean(), abs=2e-3)
 
 
 def test_ece_does_not_depend_on_the_order_of_tied_images():
@@ -49,41 +49,10 @@ def test_ece_does_not_depend_on_the_order_of_tied_images():
     margin = np.full(60, np.log(0.6 / 0.4))  # 60% sure of each, and 60% right: calibrated
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(60)
-        assert m.ece(margin[order], labels[order], bins=7) == pytest.approx(0.0, abs=1e-12)
+        assert ece(margin[order], labels[order], bins=7) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_bins_have_equal_mass_and_never_outnumber_the_images():
     margin, labels = believable(1000)
-    assert np.ptp(m.reliability(margin, labels, bins=15).n) <= 1
-    assert len(m.reliability(margin[:4], labels[:4], bins=15).n) == 4
-
-
-def reflected(t: np.ndarray, p: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian kernel folded at 0 and 1, by summing its mirror images: the definition, term by term."""
-    images = np.concatenate([[2 * k + p, 2 * k - p] for k in range(-4, 5)])
-    gauss = np.exp(-0.5 * ((t[:, None, None] - images) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-    return gauss.sum(axis=1)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 3.0])
-def test_smooth_ece_solves_its_own_definition(temperature):
-    margin, labels = believable(150, seed=2, temperature=temperature)
-    p, value = m.probability(margin), m.smooth_ece(margin, labels)
-    t = (np.arange(2000) + 0.5) / 2000
-    smoothed = reflected(t, p, value) @ (labels - p) / len(p)
-    assert np.abs(smoothed).mean() == pytest.approx(value, abs=1e-5)
-
-
-def test_smooth_ece_closed_forms():
-    # Every image at P = 1 and real: the residual is -1 whatever the bandwidth.
-    assert m.smooth_ece(np.full(50, 60.0), np.zeros(50, int)) == pytest.approx(1.0, abs=1e-6)
-    assert m.smooth_ece(np.full(50, 60.0), np.ones(50, int)) == pytest.approx(0.0, abs=1e-6)
-    # P = 1/2 throughout and half of them fake: residuals cancel at one point.
-    assert m.smooth_ece(np.zeros(50), np.arange(50) % 2) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_smooth_ece_is_continuous_where_a_bin_would_jump():
-    labels = np.arange(100) % 2
-    tilt = np.where(labels == 1, 1e-4, -1e-4)
-    assert abs(m.smooth_ece(tilt, labels) - m.smooth_ece(0 * tilt, labels)) < 0.01
-    assert abs(m.ece(tilt, labels) - m.ece(0 * tilt, labels)) > 0.4
+    assert np.ptp(reliability(margin, labels, bins=15).n) <= 1
+    assert len(reliability(margin[:4], labels[:4], bins=15).n) == 4
