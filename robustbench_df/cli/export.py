@@ -88,7 +88,7 @@ def _print_int8(facts: dict[str, Any]) -> None:
             name,
             str(after["n"]),
             *(interval(v["value"], v["low"], v["high"], ".1%") for v in (before, after)),
-            interval(*(100 * change[end] for end in ("difference", "low", "high")), "+.1f") + " pp",
+            interval(100 * change["difference"], 100 * change["low"], 100 * change["high"], "+.1f") + " pp",
             str(row["verdicts_changed"]),
         )
     out.print(table)
