@@ -46,12 +46,10 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Attack a run's detectors and ensemble as deployed, before and after phase 2, and check the numbers."""
-    import json
-
     from robustbench_df.attack_plan import AttackPlan
     from robustbench_df.attacks.threat import Threat, check_norm, parse_eps
     from robustbench_df.cli.attack_tables import print_attacks, print_checks, print_transfer, rows_json
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.errors import UsageError
     from robustbench_df.robustness import attack_run
     from robustbench_df.run import open_run
@@ -88,7 +86,7 @@ def attack(
             from robustbench_df.blackbox import attack_external
 
             outside = attack_external(detector, plan, source, run, queries, rate, reporter)
-            typer.echo(json.dumps(outside, indent=2))
+            print_json(outside)
             return
         opened = open_run(run, finished=True)
         if run is None:
@@ -104,7 +102,7 @@ def attack(
     if as_json:
         facts: dict[str, Any] = {"run": str(opened.path), "allowed_findings": list(opened.allowed_findings)}
         facts |= {"cells": rows_json(opened, cells), "checks": findings, "transfer": matrix}
-        typer.echo(json.dumps({**facts, "images": [str(p) for p in kept]}, indent=2))
+        print_json({**facts, "images": [str(p) for p in kept]})
         return
     if matrix is not None:
         print_transfer(matrix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +11,6 @@ from robustbench_df.attack_plan import Cell
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
-from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
 from robustbench_df.wording import figure, interval
 
@@ -20,23 +18,17 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "di
 
 
 def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
-    """One plain entry per cell."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Interval):
-            return {k: None if v != v else v for k, v in asdict(value).items()}
-        return value
+    """One entry per cell, for `console.print_json`."""
 
     rows = []
     for cell in cells:
         predictions = cell.load(run)
-        numbers = {key: plain(value) for key, value in summarise(predictions.table, run.groups).items()}
         head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name, "norm": cell.threat.norm}
         rows.append(
             {
                 **head,
                 "eps": cell.threat.eps,
-                **numbers,
+                **summarise(predictions.table, run.groups),
                 "seconds": predictions.notes.get("seconds"),
                 "file": str(cell.path),
             }

@@ -26,10 +26,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time a run's detectors on this machine: latency and throughput in every way there is to run them."""
-    import json
-
     from robustbench_df.benching import BenchPlan, bench_run
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.run import open_run
 
     opened = open_run(run, finished=True)
@@ -47,7 +45,7 @@ def bench(
             reporter.say(f"using the latest run, {opened.path}")
         facts = bench_run(opened, plan, reporter)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     _print(facts)
 

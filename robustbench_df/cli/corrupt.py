@@ -44,9 +44,7 @@ def corrupt(
     as_json: AsJson = False,
 ) -> None:
     """Judge a run's detectors and ensemble on corrupted images: what fails, the ranking or the threshold?"""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.cli.corrupt_tables import facts_json, print_corruptions
     from robustbench_df.corruption_grid import corrupt_run
     from robustbench_df.corruption_plan import CorruptionPlan
@@ -80,6 +78,6 @@ def corrupt(
             reporter.say(f"using the latest run, {opened.path}")
         cells = corrupt_run(opened, plan, reporter)
     if as_json:
-        typer.echo(json.dumps(facts_json(opened, cells, reference), indent=2))
+        print_json(facts_json(opened, cells, reference))
     else:
         print_corruptions(opened, cells, reference)

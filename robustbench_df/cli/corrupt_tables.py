@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -64,18 +64,8 @@ _NOTES = ("constants", "seconds", "corrupting_seconds", "precision", "choice")
 """What a cell's file says of how it was made."""
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if value != value else value
-    if isinstance(value, Interval):
-        return _no_nan(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _no_nan(inner) for key, inner in value.items()}
-    return [_no_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> dict[str, Any]:
-    """Everything the tables show, and every cell, as plain values; undefined is null."""
+    """Everything the tables show, and every cell, for `console.print_json`."""
     read = read_cells(run, cells)
     scores = {_key(cell): found.score for cell, found in read.items()}
     rows = [
@@ -87,28 +77,25 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
             "auc": found.score.auc,
             "threshold_gap": found.score.threshold_gap,
             "uncalibrated_accuracy": found.score.uncalibrated,
-            "abstention": found.score.band and asdict(found.score.band),
+            "abstention": found.score.band,
             **{name: found.notes.get(name) for name in _NOTES},
             "file": str(cell.path),
         }
         for cell, found in read.items()
     ]
     base = reference_of(scores, reference)
-    errors = [{**e._asdict(), "errors": asdict(e.errors)} for e in summary.errors(scores, base)]
-    facts: dict[str, Any] = _no_nan(
-        {
-            "run": str(run.path),
-            "allowed_findings": list(run.allowed_findings),
-            "reference": " ".join(base),
-            "calibration": "after, but for uncalibrated_accuracy",
-            "abstention_alpha": run.config.ensemble.alpha,
-            "counted": summary.counted(scores),
-            "errors": errors,
-            "rows": [asdict(row) for row in summary.rows(scores)],
-            "cells": rows,
-        }
-    )
-    return facts
+    errors = [{**e._asdict(), "errors": e.errors} for e in summary.errors(scores, base)]
+    return {
+        "run": str(run.path),
+        "allowed_findings": list(run.allowed_findings),
+        "reference": " ".join(base),
+        "calibration": "after, but for uncalibrated_accuracy",
+        "abstention_alpha": run.config.ensemble.alpha,
+        "counted": summary.counted(scores),
+        "errors": errors,
+        "rows": summary.rows(scores),
+        "cells": rows,
+    }
 
 
 def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> None:

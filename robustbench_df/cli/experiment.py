@@ -25,9 +25,7 @@ def experiment(
     as_json: AsJson = False,
 ) -> None:
     """Run an ablation or a bench of experiments/, cell by cell; a finished cell is never run again."""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.experiment import run_experiment
     from robustbench_df.experiment_folder import open_experiment
     from robustbench_df.experiment_readme import write_readmes
@@ -55,7 +53,7 @@ def experiment(
         )
     results = read_json(done.out / "results.json")
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
     else:
         _print(results, done)
     if done.failed:

@@ -35,10 +35,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Draw where detectors and ensemble look, check that the maps mean something, and collect telling images."""
-    import json
-
     from robustbench_df.attacks.threat import Threat, parse_eps
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.explain import ExplainPlan
     from robustbench_df.explain import explain as work
     from robustbench_df.run import open_run
@@ -66,17 +64,9 @@ def explain(
             reporter.say(f"using the latest run, {opened.path}")
         explained = work(opened, plan, reporter)
     if as_json:
-        typer.echo(json.dumps(_no_nan(explained), indent=2))
+        print_json(explained)
     else:
         _print(opened, explained)
-
-
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _no_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_no_nan(inner) for inner in value]
-    return None if value != value else value
 
 
 def _print(run: Run, explained: dict[str, Any]) -> None:

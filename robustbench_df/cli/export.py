@@ -30,9 +30,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a detector as a file that runs without this package, checked against it, with its decision beside it."""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.deploy.fidelity import FidelityPlan
     from robustbench_df.exporting import ExportPlan, export_run
     from robustbench_df.run import open_run
@@ -55,7 +53,7 @@ def export(
             if lost > MOST_LOST:
                 reporter.warn(f"int8 loses {lost * 100:.1f} percentage points of accuracy; the float32 file loses none")
     if as_json:
-        typer.echo(json.dumps({"path": str(made.path), **made.facts}, indent=2))
+        print_json({"path": str(made.path), **made.facts})
         return
     _print(made.path, made.sidecar, made.facts)
 

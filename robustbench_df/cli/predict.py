@@ -37,10 +37,8 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict real or fake for new images with a trained run, each answer under its own image's name."""
-    import json
-
     from robustbench_df import inference as core
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.config import file_name
     from robustbench_df.data.sources import load_images
     from robustbench_df.errors import DataError, UsageError, nearest
@@ -105,7 +103,7 @@ def predict(
             **({"abstained": verdicts.abstained, "abstention_band": band.to_dict()} if band else {}),
             "files": [str(p) for p in written],
         }
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         typer.echo(f"{len(verdicts.ids)} images: {fakes} fake, {len(verdicts.ids) - fakes} real")
         if band:

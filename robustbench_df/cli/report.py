@@ -70,10 +70,10 @@ def compare(
 
 
 def _say(what: dict[str, Any], document: Document, page: Path, drawn: list[Path], as_json: bool) -> None:
-    import json
+    from robustbench_df.cli.console import print_json
 
     if as_json:
-        typer.echo(json.dumps({**what, **facts_json(document, page), "figures": [str(p) for p in drawn]}, indent=2))
+        print_json({**what, **facts_json(document, page), "figures": [str(p) for p in drawn]})
         return
     if drawn:
         typer.echo(f"Figures: {len(drawn)} files in {drawn[0].parent}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,9 +21,9 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score anyone's prediction file against labels, and say when its ids look mis-ordered."""
-    import json
+    from dataclasses import asdict
 
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.scoring import score_file
 
     with reporting(quiet=True) as reporter:  # nothing to wait for, but warnings are said
@@ -31,24 +31,9 @@ def score(
         for line in scored.warnings():
             reporter.warn(line)
     if as_json:
-        typer.echo(json.dumps(facts_json(scored), indent=2))
+        print_json(asdict(scored) | {"warnings": scored.warnings()})
     else:
         print_scores(scored, f"{predictions.name} against {truth.name}")
-
-
-def facts_json(scored: Scored) -> dict[str, Any]:
-    """Everything as plain values; undefined is null."""
-    from dataclasses import asdict
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(inner) for inner in value]
-        return None if value != value else value
-
-    facts: dict[str, Any] = plain(asdict(scored) | {"warnings": scored.warnings()})
-    return facts
 
 
 def print_scores(scored: Scored, title: str) -> None:

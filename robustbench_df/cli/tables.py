@@ -85,18 +85,11 @@ def best_single(run: Run) -> str:
 
 
 def summary_json(run: Run) -> dict[str, Any]:
-    """The summary as plain values."""
+    """The summary, for `console.print_json`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Result):
-            low = None if value.low != value.low else value.low
-            high = None if value.high != value.high else value.high
-            return {
-                "value": None if value.value != value.value else value.value,
-                "low": low,
-                "high": high,
-                "n": value.n,
-            }
+            return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     rows = [{key: plain(value) for key, value in row.items()} for row in summary_rows(run)]

@@ -98,15 +98,13 @@ def train_all(
 def _work(
     config: Any, path: Path | None, jobs: int | None, *, quiet: bool, as_json: bool, resume: bool = False
 ) -> None:
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.cli.tables import print_summary, summary_json
     from robustbench_df.pipeline import train_all as train
 
     with reporting(quiet or as_json) as reporter:
         run = train(config, path, resume=resume, jobs=jobs, reporter=reporter)
     if as_json:
-        typer.echo(json.dumps(summary_json(run), indent=2))
+        print_json(summary_json(run))
     else:
         print_summary(run)
