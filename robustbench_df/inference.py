@@ -47,6 +47,11 @@ class Verdicts:
     possible: NDArray[np.bool_] | None = None
 
     @property
+    def fakes(self) -> int:
+        """Images called fake."""
+        return int(self.verdict.sum())
+
+    @property
     def abstained(self) -> int:
         """Images for which not exactly one label is possible."""
         return 0 if self.possible is None else int((self.possible.sum(1) != 1).sum())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from robustbench_df.cli.options import AsJson, Quiet
+from robustbench_df.cli.options import AsJson, Quiet, Seed
 from robustbench_df.cli.train import RunFolder
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "jpeg_compression", "brightnes
 
 def demo(
     run: RunFolder = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet
+from robustbench_df.cli.options import AsJson, Device, Quiet
 
 
 def experiment(
@@ -19,7 +19,7 @@ def experiment(
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Forget finished cells, or keep them.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="Run so many cells, leave the rest for another call.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; else reports/experiments/NAME.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     readme: Annotated[bool, typer.Option("--readme", help="Write the results into the README files.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Device, Models, Part, Quiet, RunPath, Seed, chosen, one_of, open_latest
 from robustbench_df.wording import figure, interval
 
 if TYPE_CHECKING:
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    models: Annotated[
-        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
-    ] = None,
+    models: Models = None,
     n: Annotated[
         int, typer.Option("--n", min=1, help="Images to explain: a quarter each right, wrong, attacked, corrupted.")
     ] = 8,
@@ -25,12 +23,14 @@ def explain(
     eps: Annotated[str, typer.Option(help="FGSM's budget for the attacked images: 0.05 or 8/255.")] = "0.05",
     corruption: Annotated[str, typer.Option(help="What the corrupted images suffer.")] = "jpeg_compression",
     severity: Annotated[int, typer.Option(help="How badly, 1 to 5.")] = 3,
-    phase: Annotated[str, typer.Option(help="base, final, or auto: as shipped.")] = "auto",
+    phase: Annotated[
+        str, typer.Option(help="base, final, or auto: as shipped.", callback=one_of("base", "final", "auto"))
+    ] = "auto",
     measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 48,
-    part: Annotated[str, typer.Option("--split", help="test, val, oof (out of fold), or auto.")] = "auto",
+    part: Part = "auto",
     run: RunPath = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -39,13 +39,12 @@ def explain(
     from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.explain import ExplainPlan
     from robustbench_df.explain import explain as work
-    from robustbench_df.run import open_run
     from robustbench_df.settings import validated
 
     plan = validated(
         ExplainPlan,
         {
-            "models": () if "all" in (models or []) else tuple(dict.fromkeys(models or ())),
+            "models": chosen(models),
             "images": n,
             "measured": measured,
             "cam": cam,
@@ -58,10 +57,8 @@ def explain(
             "device": device,
         },
     )
-    opened = open_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
+        opened = open_latest(run, reporter)
         explained = work(opened, plan, reporter)
     if as_json:
         print_json(explained)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Phase, Quiet, RunPath, open_latest
 from robustbench_df.wording import interval
 
 MOST_LOST = 0.005
@@ -20,7 +20,7 @@ def export(
         Literal["onnx", "exported-program"], typer.Option("--format", help="onnx, or exported-program (torch.export).")
     ] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8, and judge what it costs.")] = False,
-    phase: Annotated[Literal["base", "final"] | None, typer.Option(help="base or final; as shipped if none.")] = None,
+    phase: Phase = None,
     refit: Annotated[bool | None, typer.Option(help="Use the detectors refitted on everything, if any.")] = None,
     n: Annotated[int, typer.Option("--n", min=0, help="Most images on which int8 is judged; 0 takes all.")] = 500,
     attacked: Annotated[int, typer.Option(min=0, help="How many of them are also attacked.")] = 100,
@@ -33,19 +33,20 @@ def export(
     from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.deploy.fidelity import FidelityPlan
     from robustbench_df.exporting import ExportPlan, export_run
-    from robustbench_df.run import open_run
+    from robustbench_df.settings import validated
 
-    opened = open_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
-        plan = ExportPlan(
-            model=model,
-            phase=phase,
-            form=form,
-            int8=int8,
-            refit=opened.refitted if refit is None else refit,
-            judged=FidelityPlan(images=n, attacked=attacked),
+        opened = open_latest(run, reporter)
+        plan = validated(
+            ExportPlan,
+            {
+                "model": model,
+                "phase": phase,
+                "form": form,
+                "int8": int8,
+                "refit": opened.refitted if refit is None else refit,
+                "judged": FidelityPlan(images=n, attacked=attacked),
+            },
         )
         made = export_run(opened, plan, to, reporter)
         if int8:

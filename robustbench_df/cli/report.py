@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Quiet, RunPath, find_latest
 
 if TYPE_CHECKING:
     from robustbench_df.report.document import Document
@@ -31,12 +31,9 @@ def report(
     from robustbench_df.report.build import report_folder, write_report
     from robustbench_df.report.content import document_of
     from robustbench_df.report.export import draw_exports
-    from robustbench_df.rundir import find_run
 
-    found = find_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {found.path}")
+        found = find_latest(run, reporter)
         document = document_of(found.path)
         drawn = draw_exports(document, figures) if figures is not None else []
         page = write_report(document, out or report_folder([found.path]))
