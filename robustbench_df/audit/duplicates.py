@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.finding import AuditFinding, Check, Figure, Severity, called
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity, called
 from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
 from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
@@ -22,11 +22,13 @@ as CIFAR-10 itself has such pairs: 3.3% of its test images (Barz & Denzler 2020,
 _PARTS = (*SPLIT_NAMES, "unlabelled")
 """From what is learnt from to what is judged on: an image leaks into the parts after its own."""
 
-_EXACT = Check("duplicates-exact", "No two images have the same pixels")
-_NEAR = Check("duplicates-near", "No image is a near copy of another")
-_ACROSS_SPLITS = Check("duplicates-across-splits", "No image to be judged on has a copy among the images learnt from")
-_ACROSS_SOURCES = Check("duplicates-across-sources", "No image has a copy from another source")
-_AGAINST = Check("duplicates-against", "The two sets share no picture")
+_EXACT = AuditCheck("duplicates-exact", "No two images have the same pixels")
+_NEAR = AuditCheck("duplicates-near", "No image is a near copy of another")
+_ACROSS_SPLITS = AuditCheck(
+    "duplicates-across-splits", "No image to be judged on has a copy among the images learnt from"
+)
+_ACROSS_SOURCES = AuditCheck("duplicates-across-sources", "No image has a copy from another source")
+_AGAINST = AuditCheck("duplicates-against", "The two sets share no picture")
 
 
 def duplicate_findings(images: ImageSet, copies: Copies, parts: Strings | None = None) -> tuple[AuditFinding, ...]:

@@ -68,7 +68,7 @@ class AuditFinding:
 
 
 @dataclass(frozen=True)
-class Check:
+class AuditCheck:
     """One thing to look for: the id and title of its findings, see `AuditFinding`."""
 
     id: str

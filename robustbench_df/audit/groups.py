@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.duplicates import given_parts
-from robustbench_df.audit.finding import AuditFinding, Check, Figure
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure
 from robustbench_df.data.imageset import UNLABELLED, ImageSet, Strings
 
 MOST_CLASSES = 30
@@ -35,9 +35,9 @@ _SAYS_NOTHING = re.compile(
     r"(?:real|fake|ai|img|image|photo|picture|pic|frame|face|train|val|test|sample|dsc|s|[ _.-])*", re.IGNORECASE
 )
 
-_DECLARED = Check("groups-declared", "The source's own groups lie in one part each")
-_IN_NAMES = Check("groups-in-names", "What the names group lies in one part")
-_CLASSES = Check("groups-in-names", "The classes that the names tell are in every part, under both labels")
+_DECLARED = AuditCheck("groups-declared", "The source's own groups lie in one part each")
+_IN_NAMES = AuditCheck("groups-in-names", "What the names group lies in one part")
+_CLASSES = AuditCheck("groups-in-names", "The classes that the names tell are in every part, under both labels")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Check, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.data.imageset import FAKE, REAL, SPLIT_NAMES, ImageSet, Labels, Strings
 from robustbench_df.errors import UsageError
 
@@ -29,8 +29,8 @@ SKEWED = 0.2
 DRIFT = 0.1
 """Difference in the share of fakes between two parts from which a threshold fitted on one is off on the other."""
 
-_SIZE = Check("split-size", "The parts are large enough to tell detectors apart")
-_BALANCE = Check("class-balance", "Both classes are in every part, in like shares")
+_SIZE = AuditCheck("split-size", "The parts are large enough to tell detectors apart")
+_BALANCE = AuditCheck("class-balance", "Both classes are in every part, in like shares")
 
 
 def detectable_difference(

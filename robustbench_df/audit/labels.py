@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
 from robustbench_df.audit.duplicates import LEAKED, given_parts
-from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Check, Figure, Severity, called
+from robustbench_df.audit.finding import EXAMPLES, AuditCheck, AuditFinding, Figure, Severity, called
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
 from robustbench_df.metrics.intervals import Interval, wilson
@@ -23,9 +23,9 @@ REPEATS = 0.95
 """Agreement of a black box with the folders from which a clone's fidelity says little: one that has learnt nothing of
 the black box, only the folders, is this faithful."""
 
-_CONFLICTS = Check("label-conflicts", "No picture is both real and fake")
-_POLARITY = Check("label-polarity", "The two sets call the same pictures by the same labels")
-_BLACK_BOX = Check("black-box-labels", "The black box's labels say more than the folders")
+_CONFLICTS = AuditCheck("label-conflicts", "No picture is both real and fake")
+_POLARITY = AuditCheck("label-polarity", "The two sets call the same pictures by the same labels")
+_BLACK_BOX = AuditCheck("black-box-labels", "The black box's labels say more than the folders")
 
 
 def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.attacked import attacked, kept_examples
 from robustbench_df.audit.duplicates import LEAKED
-from robustbench_df.audit.finding import AuditFinding, Check, Example, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.runparts import (
     ATTACKED,
     COPIES,
@@ -68,7 +68,7 @@ def audit_run(
         parts = parts_of(run, images)
     except RdfError as error:
         return (not_proved(SPLIT, error),)
-    checks: list[tuple[Check, Callable[[], AuditFinding]]] = [
+    checks: list[tuple[AuditCheck, Callable[[], AuditFinding]]] = [
         (SPLIT, lambda: _split(parts)),
         (NEAR_COPIES, lambda: _near_copies(parts, near)),
         (COPIES, lambda: _copies(run, parts)),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Check, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
 from robustbench_df.audit.statistics import Rows, sample
 from robustbench_df.data.components import components
@@ -51,7 +51,7 @@ _BINS = 256
 _STEEPEST = 5.0
 """Log of the steepest curve allowed, per standard deviation of the margin: a step."""
 
-_NOISE = Check("label-noise", "Labels are right")
+_NOISE = AuditCheck("label-noise", "Labels are right")
 
 
 def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:

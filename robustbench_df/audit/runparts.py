@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Check
+from robustbench_df.audit.finding import AuditCheck, AuditFinding
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet
 from robustbench_df.errors import RdfError, RunError
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 PHASES = {"base": "phase1", "final": "phase2"}
 """A checkpoint's name, and its settings in a run's configuration."""
 
-SPLIT = Check("run-split", "No image of the run is in two parts of its split")
-NEAR_COPIES = Check("run-near-copies", "No near copy of a judged image was trained on")
-COPIES = Check("run-copies", "Augmented and adversarial copies come from train, with their own label")
-JUDGED = Check("run-judged", "Every image was judged by detectors that had not seen it")
-SELECTION = Check("run-selection", "Nothing was chosen on test")
-ATTACKED = Check("run-attacked", "Attacked images lie within the budget that they are quoted for")
+SPLIT = AuditCheck("run-split", "No image of the run is in two parts of its split")
+NEAR_COPIES = AuditCheck("run-near-copies", "No near copy of a judged image was trained on")
+COPIES = AuditCheck("run-copies", "Augmented and adversarial copies come from train, with their own label")
+JUDGED = AuditCheck("run-judged", "Every image was judged by detectors that had not seen it")
+SELECTION = AuditCheck("run-selection", "Nothing was chosen on test")
+ATTACKED = AuditCheck("run-attacked", "Attacked images lie within the budget that they are quoted for")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,6 @@ def parts_of(run: Run, images: ImageSet) -> Parts:
     return Parts(images, folds, tuple(str(name) for name in names[rows < 0]))
 
 
-def not_proved(check: Check, error: RdfError) -> AuditFinding:
+def not_proved(check: AuditCheck, error: RdfError) -> AuditFinding:
     """Return the finding of a check that could not be made."""
     return check.found("not run", f"not proved: {error}")

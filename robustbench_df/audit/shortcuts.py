@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import SEVERITIES, AuditFinding, Check, Figure, Severity
+from robustbench_df.audit.finding import SEVERITIES, AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, out_of_fold
 from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics, sample
 from robustbench_df.data.imageset import ImageSet
@@ -50,9 +50,9 @@ _PRIOR = 2.0
 """Images of the base rate added to each word's share of fakes: a word seen once says little."""
 _EXAMPLES = 5
 _CHECKS = {
-    "files": Check("shortcuts-files", "Files alone do not tell the classes apart"),
-    "pixels": Check("shortcuts-pixels", "No single pixel statistic tells the classes apart"),
-    "classifier": Check("shortcuts-classifier", "Trivial statistics together leave something to learn"),
+    "files": AuditCheck("shortcuts-files", "Files alone do not tell the classes apart"),
+    "pixels": AuditCheck("shortcuts-pixels", "No single pixel statistic tells the classes apart"),
+    "classifier": AuditCheck("shortcuts-classifier", "Trivial statistics together leave something to learn"),
 }
 _SAID = {
     "files": ("nothing that the file says of itself", "what the file says of itself"),
