@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 import robustbench_df as rdf
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.finding import Audit
-from robustbench_df.audit.front import audit_images
+from robustbench_df.audit.front import audit
 from robustbench_df.audit.predictions import audit_predictions
 
 SIDE = 32
@@ -137,7 +137,7 @@ def faults(pool: rdf.ImageSet) -> Iterator[dict[str, Any]]:
     """Plant each fault alone, a row for each, and tell what the audit finds."""
     with tempfile.TemporaryDirectory() as place:
         for what, images, other, finding, severity in chain(sets(pool, Path(place)), submissions(pool, Path(place))):
-            found = Audit(audit_predictions(other, images)) if isinstance(other, Path) else audit_images(images, other)
+            found = Audit(audit_predictions(other, images)) if isinstance(other, Path) else audit(images, other)
             seen = {f.id: f.severity for f in found.findings if f.severity in ("warn", "fail")}
             right = found[finding].severity == severity if finding else "fail" not in seen.values()
             said = f"{finding} {found[finding].severity}: {found[finding].detail}" if finding else f"{seen}"

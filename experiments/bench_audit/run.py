@@ -11,7 +11,7 @@ from planted import copies, faults, one_per_tile
 
 import robustbench_df as rdf
 from robustbench_df.audit.copies import find_copies
-from robustbench_df.audit.front import audit_images
+from robustbench_df.audit.front import audit
 
 
 def cells(config: dict[str, Any]) -> list[rdf.Cell]:
@@ -42,7 +42,7 @@ def measure(_: rdf.Cell, lab: rdf.Lab) -> list[dict[str, Any]]:
     if config["what"] == "audit":
         places = [str(beside / name) if name.endswith(".zip") else name for name in config["sets"]]
         first, other = (rdf.load_images(place) if place else None for place in places)
-        found = audit_images(first, other).findings if first is not None else ()
+        found = audit(first, other).findings if first is not None else ()
         return [{"row": f.id, "severity": f.severity, "the audit says": f.detail} for f in found]
     alone, whole = pools(config, lab.images)
     return list(copies(alone) if config["what"] == "copies" else faults(whole))
