@@ -94,7 +94,7 @@ def audit_images(
 
 
 audit = audit_images
-"""The name that `experiments/bench_audit` imports: its results are keyed by its code, so it changes when measured again."""
+"""What `experiments/bench_audit` imports; its results are keyed by its code, so it changes when measured again."""
 
 
 def _against(images: ImageSet, other: ImageSet) -> Findings:
