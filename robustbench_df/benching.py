@@ -21,7 +21,7 @@ from robustbench_df.deploy.graphs import save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import OnnxDetector, runtime_version
 from robustbench_df.deploy.timing import ROUNDS, Timed, time_in_turn, working_memory
-from robustbench_df.errors import ModelError, RdfError, UsageError
+from robustbench_df.errors import ModelError, RdfError, UsageError, first_line
 from robustbench_df.exporting import ExportPlan, detector_of, ready_file
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.run import Run
@@ -221,7 +221,7 @@ def _compiled(detector: Detector, size: int, plan: BenchPlan, image: tuple[int, 
         for batch in (1, 2):  # a batch of one is compiled apart
             _call(Way(compiled, size), _noise(batch, image, device), device)()
     except RuntimeError as error:
-        raise ModelError(f"torch.compile failed: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"torch.compile failed: {first_line(error)}") from error
     return Way(compiled, size)
 
 

@@ -51,6 +51,17 @@ class Interrupted(RdfError):  # noqa: N818  (it is a state, not a fault)
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something; the kind of error where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def kind_and_line(error: BaseException) -> str:
+    """Return the kind and the first line of an error of somebody else's code, whose messages alone may say little."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for a near miss of ``name`` among ``choices``, else an empty string."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
+from robustbench_df.data.naming import image_number
 from robustbench_df.errors import DataError, RunError, UsageError, nearest
 from robustbench_df.metrics.scores import Floats, margins
 from robustbench_df.rundir import write_atomic, write_text
@@ -45,6 +45,11 @@ class Verdicts:
     probability: Floats
     verdict: NDArray[np.int8]
     possible: NDArray[np.bool_] | None = None
+
+    @property
+    def fakes(self) -> int:
+        """Images called fake."""
+        return int(self.verdict.sum())
 
     @property
     def abstained(self) -> int:
@@ -209,21 +214,6 @@ def _band(run: Run, model: str, phase: str | None) -> Band:
             "this version; train again, or leave out --abstain"
         )
     return band
-
-
-def image_number(name: str) -> int:
-    """The number in a file name: ``test/12.png`` is 12, ``img_0012.png`` too.
-
-    Raises:
-        DataError: the name has no number, or more than one.
-    """
-    numbers = re.findall(r"\d+", PurePosixPath(name).stem)
-    if len(numbers) != 1:
-        count = "no number" if not numbers else f"{len(numbers)} numbers"
-        raise DataError(
-            f"'{name}' has {count} in its name, so it has no challenge index; use --form csv or probability"
-        )
-    return int(numbers[0])
 
 
 def challenge_order(ids: Sequence[str]) -> list[tuple[int, int]]:

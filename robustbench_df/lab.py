@@ -30,7 +30,6 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.settings import merge, validated
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.shelf import SHELF, Phase, train_once, training_seconds
-from robustbench_df.train.speed import choose_device
 from robustbench_df.train.state import load_checkpoint
 
 SPLIT_SEED = 0
@@ -87,7 +86,7 @@ class Lab:
 
     def trained(self, recipe: Recipe | None = None, split: Split | None = None, phase: Phase = "base") -> Detector:
         """Return the detector of a recipe (that of the config) and a split (that of the config); see `train_once`."""
-        return load_checkpoint(self.checkpoint(recipe, split, phase).parent, phase).to(choose_device(self.device))
+        return load_checkpoint(self.checkpoint(recipe, split, phase).parent, phase)
 
     def checkpoint(self, recipe: Recipe | None = None, split: Split | None = None, phase: Phase = "base") -> Path:
         """Return the weight file of `trained`, which ``recipe(model={"weights": ...})`` can set out from."""
@@ -118,7 +117,7 @@ class Lab:
 
     def corrupted(self, detector: Detector, corruptions: Sequence[str], severity: int) -> Interval:
         """Mean accuracy over corruptions, on the images of `attacked_index`; Wilson's interval at that mean."""
-        x, y, ids = self.batch(self.attacked_index)
+        x, y, ids = (part.to(detector.mean.device) for part in self.batch(self.attacked_index))
         right = [right_on(detector, corrupt(x, name, severity, ids=ids), y).float().mean() for name in corruptions]
         return wilson(round(float(torch.stack(right).mean()) * len(y)), len(y))
 
@@ -130,11 +129,10 @@ class Lab:
         return np.asarray(test[:: -(-len(test) // limit)])
 
     def batch(self, index: NDArray[Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], random keys int64 [n])`` on the device."""
-        device = choose_device(self.device)
-        x = torch.from_numpy(self.images.pixels(index)).to(device).float() / 255
-        labels = torch.from_numpy(self.images.labels[index].astype(np.int64)).to(device)
-        return x, labels, torch.from_numpy(self.images.keys(index)).to(device)
+        """Return ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], random keys int64 [n])``."""
+        x = torch.from_numpy(self.images.pixels(index)).float() / 255
+        labels = torch.from_numpy(self.images.labels[index].astype(np.int64))
+        return x, labels, torch.from_numpy(self.images.keys(index))
 
     def attack(self, detector: Detector, how: str, eps: float, **settings: Any) -> Attacked:
         """Attack the images of `attacked_index` by a suite or an attack (with its settings), L∞ in pixels of [0, 1]."""
@@ -143,7 +141,7 @@ class Lab:
     def _attack(
         self, detector: Detector, index: NDArray[Any], how: str, eps: float, settings: Mapping[str, Any]
     ) -> Attacked:
-        x, y, ids = self.batch(index)
+        x, y, ids = (part.to(detector.mean.device) for part in self.batch(index))
         if how in SUITES:
             return run_suite(detector, x, y, how, eps=eps, ids=ids, seed=0)
         return run_attack(detector, x, y, AttackSpec(name=how, eps=eps, **settings), ids=ids, seed=0)

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_df.data.naming import image_number
 from robustbench_df.data.stores import natural_key, natural_sort
 from robustbench_df.errors import DataError
-from robustbench_df.inference import image_number
 from robustbench_df.tables import Ids
 
 Rows = NDArray[np.intp]

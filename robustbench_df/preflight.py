@@ -11,7 +11,7 @@ import torch
 
 from robustbench_df.config import RunConfig
 from robustbench_df.data.imageset import ImageSet
-from robustbench_df.errors import ModelError, RunError, UsageError
+from robustbench_df.errors import ModelError, RunError, UsageError, first_line
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import pretrained_state
@@ -86,11 +86,10 @@ def _require_taken(name: str, detector: Detector, size: tuple[int, int], *, alon
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             return  # how many images fit is for the probe to find out, on the device that trains
         height, width = (detector.input_size,) * 2 if detector.input_size else size
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         side = getattr(detector.net, "pretrained_cfg", {}).get("input_size", (3, LARGE_SIDE, LARGE_SIDE))[-1]
         key = override_key(*(() if alone else ("per_model", name)), "model", "input_size")
         raise ModelError(
-            f"{name} cannot take images of {width}×{height} px ({reason}); "
+            f"{name} cannot take images of {width}×{height} px ({first_line(error)}); "
             f"use --set {key}={side}, or larger images (--size)"
         ) from error
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -47,17 +48,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON whole or not at all; NaN becomes null, since JSON has no NaN."""
-    write_text(path, json.dumps(_no_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `jsonable` values as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _no_nan(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """Return a value as JSON can hold it: records as tables, tuples as lists, NaN and infinity as null."""
     if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {str(k): _no_nan(v) for k, v in value.items()}
+        return value if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_no_nan(v) for v in value]
+        return [jsonable(v) for v in value]
     return value
 
 

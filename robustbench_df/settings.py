@@ -1,8 +1,7 @@
-"""The base of all settings: frozen, unknown keys refused with a hint; their merging, checking and writing."""
+"""The base of all settings: frozen, unknown keys refused with a hint; their merging and checking."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import tomllib
@@ -89,8 +88,3 @@ def merge(into: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
     return into
-
-
-def dump(settings: Settings) -> str:
-    """Return settings as indented JSON."""
-    return json.dumps(settings.model_dump(mode="json"), indent=2) + "\n"

@@ -1,6 +1,8 @@
-"""How numbers with a unit are put into words, on the terminal and in the report."""
+"""How numbers and names are put into words, in messages, on the terminal and in the report."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def duration(seconds: float) -> str:
@@ -13,3 +15,29 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number of things: ``1 image``, ``2,400 images``; ``many`` where the plural is not ``one`` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Join names with commas, saying how many are left out: ``a, b, c and 1,204 more``."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def figure(value: float | None, form: str) -> str:
+    """Return a number in a format such as ``.1%``; ``undefined`` where there is none (NaN or None)."""
+    return "undefined" if value is None or value != value else f"{value:{form}}"
+
+
+def interval(value: float | None, low: float | None, high: float | None, form: str, ends: str = "") -> str:
+    """Return a value and its interval, ``0.951 [0.940, 0.960]``, both in ``form`` unless ``ends`` has another.
+
+    Without known ends it is the value alone, and without a value ``undefined``.
+    """
+    known = not any(number is None or number != number for number in (value, low, high))
+    return figure(value, form) + (f" [{low:{ends or form}}, {high:{ends or form}}]" if known else "")

@@ -17,7 +17,7 @@ from robustbench_df.experiment import declared_cells, run_experiment, tasks_of
 from robustbench_df.experiment_figure import draw, pareto
 from robustbench_df.experiment_folder import find_experiments, open_experiment, question
 from robustbench_df.experiment_results import aggregate, in_words, read_json, table_of, to_json
-from robustbench_df.metrics import wilson
+from robustbench_df.metrics.intervals import wilson
 from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 from tests.test_pipeline import write_folder

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
+from robustbench_df.data.naming import image_number
 from robustbench_df.errors import DataError, UsageError
 from robustbench_df.inference import (
     Verdicts,
     challenge_order,
-    image_number,
     predict,
     render,
     select,
@@ -88,17 +88,6 @@ def test_names_that_would_collide_keep_their_folder() -> None:
     assert ids == ["a/1.png", "b/1.png"]
     with pytest.raises(DataError, match="same number 1"):
         challenge_order(both.ids)
-
-
-@pytest.mark.parametrize(("name", "reason"), [("cat.png", "no number"), ("img_1_of_2.png", "2 numbers")])
-def test_names_without_one_number_are_refused(name: str, reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        image_number(name)
-
-
-def test_numbers_in_file_names() -> None:
-    assert image_number("synergy25/test/007.png") == 7
-    assert image_number("img-12.jpeg") == 12
 
 
 def test_files_and_zip_hold_the_same(tmp_path: Path) -> None:

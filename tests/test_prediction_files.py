@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robustbench_df.data.naming import image_number
 from robustbench_df.errors import DataError
-from robustbench_df.inference import FORMS, Verdicts, image_number, write_forms
+from robustbench_df.inference import FORMS, Verdicts, write_forms
 from robustbench_df.prediction_files import PredictionFile, disagreements, read_predictions
 
 FAKE, REAL, NONE = 1, 0, -1

@@ -14,9 +14,10 @@ import pytest
 
 from robustbench_df.config import load_config
 from robustbench_df.errors import RunError
+from robustbench_df.metrics.intervals import wilson
 from robustbench_df.records import Predictions, Result, load_predictions, results_from_json, results_to_json
 from robustbench_df.run import open_run
-from robustbench_df.rundir import RunDir, create_run, find_run, write_atomic, write_json
+from robustbench_df.rundir import RunDir, create_run, find_run, jsonable, write_atomic, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -31,6 +32,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         write_atomic(path, half)
     assert json.loads(path.read_text()) == {"value": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_holds_records_tuples_and_no_nan_at_any_depth() -> None:
+    nan = float("nan")
+    value = {3: (wilson(0, 0), [nan, np.float64("inf"), 1.5, True, None, "nan"])}
+    undefined = {"value": None, "low": None, "high": None, "n": 0, "method": "wilson"}
+    assert jsonable(value) == {"3": [undefined, [None, None, 1.5, True, None, "nan"]]}
 
 
 def test_nan_becomes_null_and_comes_back(tmp_path: Path) -> None:

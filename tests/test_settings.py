@@ -1,8 +1,7 @@
-"""Settings are checked in one line, merged table by table, and written as they are read."""
+"""Settings are checked in one line and merged table by table."""
 
 from __future__ import annotations
 
-import json
 import shlex
 
 import pytest
@@ -12,7 +11,6 @@ from robustbench_df.settings import (
     Count,
     Fraction,
     Settings,
-    dump,
     known_keys,
     merge,
     override_key,
@@ -70,8 +68,3 @@ def test_a_key_that_is_told_reads_back_from_a_shell() -> None:
 def test_an_override_without_key_or_value_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="KEY=VALUE"):
         parse_override(text)
-
-
-def test_what_is_written_reads_back() -> None:
-    settings = Outer(n=7, inner=Inner(share=0.25))
-    assert validated(Outer, json.loads(dump(settings))) == settings

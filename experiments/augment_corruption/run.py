@@ -36,8 +36,8 @@ def scores(lab: rdf.Lab, detector: rdf.Detector, name: str, severity: int) -> tu
     x, y, ids = lab.batch(lab.split.test)
     x = (x * 255).round().to(torch.uint8)
     x = rdf.corrupt(x, name, severity, ids=ids) if severity else x
-    logits = torch.cat([detector(part.float() / 255) for part in x.split(256)]).double().cpu().numpy()
-    margin, labels = logits[:, 1] - logits[:, 0], y.cpu().numpy()
+    logits = torch.cat([detector(part.float() / 255) for part in x.split(256)]).double().numpy()
+    margin, labels = logits[:, 1] - logits[:, 0], y.numpy()
     return float(((margin >= 0) == (labels == 1)).mean()), rdf.auc_interval(margin, labels).value
 
 

@@ -28,7 +28,7 @@ def measure(_: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     device = torch.device(rdf.choose_device(lab.device))
     detector = lab.trained(lab.recipe(**settings), phase=phase).to(device)
     torch.set_num_threads(config["threads"])
-    x, y, _ = lab.batch(lab.attacked_index)
+    x, y, _ = (part.to(device) for part in lab.batch(lab.attacked_index))
     return MEASURES[config["what"]](config, detector, x, y)
 
 

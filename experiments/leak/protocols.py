@@ -53,7 +53,7 @@ def with_copies(lab: rdf.Lab, copied: Any, plain: Any) -> rdf.ImageSet:
     ids, n = lab.images.ids[np.concatenate([copied, plain])].astype(str), len(copied)
     made = [augment(x[:n], COPY, keys[:n], "leak", k) for k in range(lab.config["copies"])]
     names = [*ids, *(f"{name} copy {k + 1}" for k in range(len(made)) for name in ids[:n])]
-    data = (torch.cat([x, *made]) * 255).round().to(torch.uint8).cpu().numpy()
+    data = (torch.cat([x, *made]) * 255).round().to(torch.uint8).numpy()
     return rdf.image_set_from_arrays(data, [*y.tolist(), *y[:n].tolist() * len(made)], ids=names)
 
 
@@ -98,10 +98,10 @@ def second_stage(lab: rdf.Lab, done: Protocol) -> rdf.Detector:
     images, train = done.images, done.train
     if done.adversarial:
         source, labels = (np.array(column) for column in zip(*done.adversarial, strict=True))
+        first = rdf.load_checkpoint(done.first.parent, "base")
         x, y, _ = replace(lab, images=images).batch(source)
-        first = rdf.load_checkpoint(done.first.parent, "base").to(x.device)
         parts = [rdf.fgsm(first, a, b, lab.config["eps"]) for a, b in zip(x.split(64), y.split(64), strict=True)]
-        crafted = (torch.cat(parts) * 255).round().to(torch.uint8).cpu().numpy()
+        crafted = (torch.cat(parts) * 255).round().to(torch.uint8).numpy()
         names = [*images.ids, *(f"{images.ids[row]} attacked" for row in source)]
         images = rdf.image_set_from_arrays(
             np.concatenate([images.data, crafted]), np.concatenate([images.labels, labels]), ids=names
@@ -139,7 +139,7 @@ def keep_attacked(lab: rdf.Lab, run: rdf.Run, done: Protocol, detector: rdf.Dete
     """Leave attacked images of the protocol's own test in its run folder, with the ε that it believes in."""
     rows, eps = done.test[:KEPT], lab.config["eps"]
     x, y, _ = replace(lab, images=done.images).batch(rows)
-    crafted = (attack(detector, x, y, eps).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    crafted = (attack(detector, x, y, eps).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     place = run.file("attacks", "examples-of-the-protocol")
     place.mkdir(parents=True)
     listed = [{"image_id": str(done.images.ids[row]), "file": f"{k}.png"} for k, row in enumerate(rows)]

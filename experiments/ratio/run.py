@@ -26,7 +26,7 @@ def rows(frontend: str, name: str, config: dict[str, Any]) -> Iterator[rdf.Cell]
 def measure(cell: rdf.Cell, lab: rdf.Lab) -> dict[str, Any]:
     detector = lab.trained(phase=cell.settings["phase"])
     eps, labels = lab.config["eps"], lab.images.labels[lab.attacked_index]
-    fgsm = lab.attack(detector, "fgsm", eps).robust.cpu().numpy()
+    fgsm = lab.attack(detector, "fgsm", eps).robust.numpy()
     classes = {"real under FGSM": fgsm[labels == 0], "fake under FGSM": fgsm[labels == 1]}
     return {
         "clean": lab.accuracy(detector),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from robustbench_df.attacks.asking import line_of, probabilities
-from robustbench_df.errors import ModelError, RunError
+from robustbench_df.attacks.asking import probabilities
+from robustbench_df.errors import ModelError, RunError, kind_and_line
 
 
 def read_log(path: Path) -> dict[bytes, float]:
@@ -17,14 +17,16 @@ def read_log(path: Path) -> dict[bytes, float]:
     except FileNotFoundError:
         return answers
     except OSError as error:
-        raise RunError(f"the log '{path}' cannot be read ({line_of(error)}); name another file") from error
+        raise RunError(f"the log '{path}' cannot be read ({kind_and_line(error)}); name another file") from error
     *lines, rest = raw.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             answers[bytes.fromhex(entry["image"])] = probabilities([entry["fake"]], 1, "the log")[0]
         except (ValueError, KeyError, TypeError, ModelError) as error:
-            raise RunError(f"line {number} of '{path}' is no answer ({line_of(error)}); delete the file") from error
+            raise RunError(
+                f"line {number} of '{path}' is no answer ({kind_and_line(error)}); delete the file"
+            ) from error
     if rest:
         with path.open("r+b") as file:
             file.truncate(len(raw) - len(rest))
@@ -39,4 +41,4 @@ def append_log(path: Path, found: dict[bytes, float]) -> None:
         with path.open("ab") as file:
             file.write(lines.encode())
     except OSError as error:
-        raise RunError(f"the log '{path}' cannot be written ({line_of(error)}); name another file") from error
+        raise RunError(f"the log '{path}' cannot be written ({kind_and_line(error)}); name another file") from error

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.errors import ModelError, UsageError, kind_and_line
 
 Images = npt.NDArray[np.float32]
 Ask = Callable[[Images], object]
@@ -43,7 +43,7 @@ def probabilities(said: object, n: int, name: str) -> list[float]:
     try:
         values = np.asarray(said.detach().double().cpu() if isinstance(said, Tensor) else said, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} answered with something else than numbers ({line_of(error)})") from error
+        raise ModelError(f"{name} answered with something else than numbers ({kind_and_line(error)})") from error
     if values.shape not in ((n,), (n, 1)):
         raise ModelError(f"{name} answered with shape {values.shape} for {n} images; it must return P(fake) ({n},)")
     values = values.reshape(n)
@@ -70,7 +70,7 @@ def python_function(spec: str) -> Ask:
             raise UsageError(f"no module '{module_name}' here ({Path.cwd()}) or among the installed ones") from error
         raise ModelError(f"module '{module_name}' needs '{error.name}', which is not installed") from error
     except Exception as error:  # whatever someone else's module does when imported
-        raise ModelError(f"module '{module_name}' fails when imported: {line_of(error)}") from error
+        raise ModelError(f"module '{module_name}' fails when imported: {kind_and_line(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UsageError(f"module '{module_name}' has no function '{function_name}'")
@@ -81,7 +81,7 @@ def python_function(spec: str) -> Ask:
         except (ConnectionError, TimeoutError):
             raise  # it may stand for a service: worth another try
         except Exception as error:  # whatever someone else's function does
-            raise ModelError(f"{spec} failed on {len(images)} images: {line_of(error)}") from error
+            raise ModelError(f"{spec} failed on {len(images)} images: {kind_and_line(error)}") from error
 
     return ask
 
@@ -125,7 +125,7 @@ def http_service(address: str, timeout: float) -> Ask:
                 raise Busy(status) from error
             raise ModelError(f"{address} refused the images: {status}") from error
         except (OSError, http.client.HTTPException) as error:  # refused, reset, cut off, timed out
-            raise Busy(line_of(error)) from error
+            raise Busy(kind_and_line(error)) from error
         return _parsed(raw, address)
 
     return ask
@@ -143,9 +143,3 @@ def _parsed(raw: bytes, address: str) -> object:
             )
         said = said["probability"]
     return said
-
-
-def line_of(error: BaseException | None) -> str:
-    """Return an error's kind and its message's first line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.attacks.answer_log import append_log, read_log
-from robustbench_df.attacks.asking import Ask, Busy, Images, http_service, line_of, probabilities, python_function
-from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.attacks.asking import Ask, Busy, Images, http_service, probabilities, python_function
+from robustbench_df.errors import ModelError, UsageError, kind_and_line
 from robustbench_df.models.wrappers import log_odds, two_logits
+from robustbench_df.wording import counted
 
 BACKOFF = 0.5
 """Seconds before the second try; doubled before each further one."""
@@ -125,8 +126,9 @@ class External(nn.Module):
                 return probabilities(self._ask(images), len(images), self.name)
             except (Busy, ConnectionError, TimeoutError) as error:
                 reason = error
+        assert reason is not None  # there is one try at least
         kept = "; what it answered so far is in the log" if self._log is not None else ""
-        times = f"{self._tries} tries" if self._tries > 1 else "1 try"
+        times = counted(self._tries, "try", "tries")
         raise ModelError(
             f"{self.name} gave no answer in {times} ({_said(reason)}); see that it runs and start again{kept}"
         ) from reason
@@ -139,6 +141,6 @@ class External(nn.Module):
         self._next = max(self._next, now) + 1 / self._rate
 
 
-def _said(reason: Exception | None) -> str:
+def _said(reason: Exception) -> str:
     """Why there was no answer; a busy service has said so itself."""
-    return str(reason) if isinstance(reason, Busy) else line_of(reason)
+    return str(reason) if isinstance(reason, Busy) else kind_and_line(reason)

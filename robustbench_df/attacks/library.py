@@ -25,7 +25,7 @@ from robustbench_df import rng
 from robustbench_df.attacks.spec import Access, Attack, AttackSpec
 from robustbench_df.attacks.threat import NORMS
 from robustbench_df.attacks.victim import Victim, check_logits
-from robustbench_df.errors import RdfError, UsageError, nearest
+from robustbench_df.errors import RdfError, UsageError, kind_and_line, nearest
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import frozen
 
@@ -239,9 +239,8 @@ def _craft(cls: Callable[..., Any], arguments: dict[str, Any], victim: Victim, r
         except Exception as error:  # whatever the library does
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
-            reason = str(error).strip().partition("\n")[0]
             raise UsageError(
-                f"torchattacks:{name} fails on this detector with these settings: {type(error).__name__}: {reason}"
+                f"torchattacks:{name} fails on this detector with these settings: {kind_and_line(error)}"
             ) from error
     if found.shape != x.shape:
         raise UsageError(f"torchattacks:{name} returned images {tuple(found.shape)} for {tuple(x.shape)}")

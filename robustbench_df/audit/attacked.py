@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustbench_df.audit.finding import AuditFinding, Figure
-from robustbench_df.audit.runparts import Parts, finding
+from robustbench_df.audit.runparts import ATTACKED, Parts
 from robustbench_df.errors import RunError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def attacked(parts: Parts, kept: list[Path]) -> AuditFinding:
     figures: dict[str, Figure] = {"images": len(measured), "beyond": len(beyond)}
     if not beyond:
         said = f"{len(measured):,} attacked images lie within the ε that they are quoted for"
-        return finding("attacked", "pass", said, figures)
+        return ATTACKED.found("pass", said, figures)
     far, eps, _, _ = beyond[0]
     figures |= {"largest": far, "eps": eps}
     said = (
@@ -52,7 +52,7 @@ def attacked(parts: Parts, kept: list[Path]) -> AuditFinding:
         f"for: by up to {far:.2g} of [0, 1] instead of {eps:g}"
     )
     remedy = "quote no number of this attack; step and clamp in pixels of [0, 1], not after normalising (rdf attack)"
-    return finding("attacked", "fail", said, figures, [row[3] for row in beyond], remedy)
+    return ATTACKED.found("fail", said, figures, [row[3] for row in beyond], remedy)
 
 
 def _distances(path: Path, parts: Parts) -> list[tuple[float, float, float, str]]:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity, called, counted
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity, called
 from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, ImageSet, Strings
 from robustbench_df.data.info import duplicates
 from robustbench_df.metrics.intervals import wilson
+from robustbench_df.wording import counted
 
 Mask = NDArray[np.bool_]
 
@@ -21,13 +22,13 @@ as CIFAR-10 itself has such pairs: 3.3% of its test images (Barz & Denzler 2020,
 _PARTS = (*SPLIT_NAMES, "unlabelled")
 """From what is learnt from to what is judged on: an image leaks into the parts after its own."""
 
-_TITLES = {
-    "duplicates-exact": "No two images have the same pixels",
-    "duplicates-near": "No image is a near copy of another",
-    "duplicates-across-splits": "No image to be judged on has a copy among the images learnt from",
-    "duplicates-across-sources": "No image has a copy from another source",
-    "duplicates-against": "The two sets share no picture",
-}
+_EXACT = AuditCheck("duplicates-exact", "No two images have the same pixels")
+_NEAR = AuditCheck("duplicates-near", "No image is a near copy of another")
+_ACROSS_SPLITS = AuditCheck(
+    "duplicates-across-splits", "No image to be judged on has a copy among the images learnt from"
+)
+_ACROSS_SOURCES = AuditCheck("duplicates-across-sources", "No image has a copy from another source")
+_AGAINST = AuditCheck("duplicates-against", "The two sets share no picture")
 
 
 def duplicate_findings(images: ImageSet, copies: Copies, parts: Strings | None = None) -> tuple[AuditFinding, ...]:
@@ -112,9 +113,8 @@ def against_finding(images: ImageSet, other: ImageSet, copies: Copies) -> AuditF
             f"{int(exact.sum()):,} of them pixel-identical)"
         )
     if not len(copies.first):
-        return _finding("duplicates-against", "pass", f"none of {len(images):,} and {len(other):,} images", figures)
-    return _finding(
-        "duplicates-against",
+        return _AGAINST.found("pass", f"none of {len(images):,} and {len(other):,} images", figures)
+    return _AGAINST.found(
         "fail" if worst >= LEAKED else "warn",
         f"shared: {said[0]}; {said[1]}",
         figures,
@@ -127,7 +127,7 @@ def _exact(images: ImageSet, copies: Copies) -> AuditFinding:
     found = duplicates(images)
     figures: dict[str, Figure] = {name: count for name, count in found.items() if name != "examples"}
     if not found["groups"]:
-        return _finding("duplicates-exact", "pass", f"none of {len(images):,} images", figures)
+        return _EXACT.found("pass", f"none of {len(images):,} images", figures)
     detail = (
         f"{counted(found['groups'], 'picture')} there more than once, {counted(found['extra'], 'image')} too many; "
         f"{found['across_class']:,} of them both real and fake"
@@ -137,7 +137,7 @@ def _exact(images: ImageSet, copies: Copies) -> AuditFinding:
     harmless = (images.labels[a] == images.labels[b]) & (images.given[a] == images.given[b])
     examples = copies.examples(images, images, rows[np.argsort(harmless, kind="stable")])
     remedy = "keep one image of each; our own splits keep identical ones together"
-    return _finding("duplicates-exact", "warn", detail, figures, examples, remedy)
+    return _EXACT.found("warn", detail, figures, examples, remedy)
 
 
 def _near(images: ImageSet, copies: Copies) -> AuditFinding:
@@ -158,20 +158,19 @@ def _near(images: ImageSet, copies: Copies) -> AuditFinding:
     aside = f"; {copies.plain:,} images are too plain to tell" if copies.plain else ""
     aside += f"; {figures['declared']:,} pairs lie within a declared group" if figures["declared"] else ""
     if not len(rows):
-        return _finding("duplicates-near", "pass", f"none of {len(images):,} images{aside}", figures)
+        return _NEAR.found("pass", f"none of {len(images):,} images{aside}", figures)
     detail = (
         f"{figures['images']:,} of {len(images):,} images ({figures['share']:.2%}) are near copies of another, in "
         f"{counted(len(rows), 'pair')}, {figures['mirrored']:,} of them mirrored{aside}"
     )
     remedy = "keep near copies in one part of the split, as ours does by default, or declare them as groups"
-    return _finding("duplicates-near", "warn", detail, figures, copies.examples(images, images, rows), remedy)
+    return _NEAR.found("warn", detail, figures, copies.examples(images, images, rows), remedy)
 
 
 def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFinding:
-    name = "duplicates-across-splits"
     present = [part for part in _PARTS if (parts == part).any()]
     if len(present) < 2:
-        return _finding(name, "not run", "the source puts its images into one part only", {})
+        return _ACROSS_SPLITS.found("not run", "the source puts its images into one part only")
     exact, either = leaked_images(images, copies, parts)
     rank = _ranks(parts)
     a, b = rank[copies.first], rank[copies.second]
@@ -190,7 +189,7 @@ def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFin
         worst = max(worst, share.low)
         said.append(f"{int((either & own).sum()):,} of {share.n:,} in {part} ({share.value:.2%})")
     if not either.any():
-        return _finding(name, "pass", f"none: {', '.join(said)}", figures)
+        return _ACROSS_SPLITS.found("pass", f"none: {', '.join(said)}", figures)
     detail = (
         f"{', '.join(said)} have a copy in a part that is learnt or chosen from; {int(exact.sum()):,} of them "
         "pixel-identical"
@@ -199,15 +198,16 @@ def _across_splits(images: ImageSet, copies: Copies, parts: Strings) -> AuditFin
     remedy = (
         "take the copies out of the part that is learnt from, or report the score without them beside the official one"
     )
-    return _finding(name, severity, detail, figures, copies.examples(images, images, np.flatnonzero(leaking)), remedy)
+    return _ACROSS_SPLITS.found(
+        severity, detail, figures, copies.examples(images, images, np.flatnonzero(leaking)), remedy
+    )
 
 
 def _across_sources(images: ImageSet, copies: Copies) -> AuditFinding:
-    name = "duplicates-across-sources"
     sources = images.sources
     count = len(set(sources) - {""})
     if count < 2:
-        return _finding(name, "not run", "the set names fewer than two sources", {"sources": count})
+        return _ACROSS_SOURCES.found("not run", "the set names fewer than two sources", {"sources": count})
     a, b = copies.first, copies.second
     apart = (sources[a] != sources[b]) & (sources[a] != "") & (sources[b] != "") & ~copies.declared(images)
     figures: dict[str, Figure] = {
@@ -216,14 +216,14 @@ def _across_sources(images: ImageSet, copies: Copies) -> AuditFinding:
         "near_pairs": int((apart & ~copies.exact).sum()),
     }
     if not apart.any():
-        return _finding(name, "pass", f"none between {count:,} sources", figures)
+        return _ACROSS_SOURCES.found("pass", f"none between {count:,} sources", figures)
     detail = (
         f"{figures['exact_pairs']:,} pixel-identical and {figures['near_pairs']:,} near pairs lie in two of "
         f"{count:,} sources"
     )
     remedy = "do not hold out one source to test on while its copies stay in another"
     examples = copies.examples(images, images, np.flatnonzero(apart))
-    return _finding(name, "warn", detail, figures, examples, remedy)
+    return _ACROSS_SOURCES.found("warn", detail, figures, examples, remedy)
 
 
 def _at(rows: NDArray[np.intp], n: int) -> Mask:
@@ -231,16 +231,3 @@ def _at(rows: NDArray[np.intp], n: int) -> Mask:
     marked = np.zeros(n, dtype=bool)
     marked[rows] = True
     return marked
-
-
-def _finding(
-    id: str,
-    severity: Severity,
-    detail: str,
-    figures: dict[str, Figure],
-    images: tuple[Example, ...] = (),
-    remedy: str = "",
-) -> AuditFinding:
-    return AuditFinding(
-        id=id, severity=severity, title=_TITLES[id], detail=detail, figures=figures, images=images, remedy=remedy
-    )

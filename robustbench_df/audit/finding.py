@@ -68,6 +68,37 @@ class AuditFinding:
 
 
 @dataclass(frozen=True)
+class AuditCheck:
+    """One thing to look for: the id and title of its findings, see `AuditFinding`."""
+
+    id: str
+    title: str
+
+    def found(
+        self,
+        severity: Severity,
+        detail: str,
+        figures: Mapping[str, Figure] | None = None,
+        images: Sequence[Example] = (),
+        remedy: str = "",
+    ) -> AuditFinding:
+        """Say what was seen; a remedy is kept only where something is to be done.
+
+        Raises:
+            DataError: see `AuditFinding`.
+        """
+        return AuditFinding(
+            id=self.id,
+            severity=severity,
+            title=self.title,
+            detail=detail,
+            figures=figures or {},
+            images=tuple(images),
+            remedy=remedy if severity in ("warn", "fail") else "",
+        )
+
+
+@dataclass(frozen=True)
 class Audit:
     """The findings about one set of images, in the order in which they were looked for.
 
@@ -163,11 +194,6 @@ def plain(value: Any) -> Figure:
 def called(origin: str, otherwise: str = "the set") -> str:
     """Return the last part of where a set comes from, in quotes: ``'synergy25.zip'``."""
     return f"'{PurePath(origin).name or otherwise}'"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return ``1 picture``, ``2,000 pictures``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _example(image: Any) -> Example:

@@ -1,4 +1,4 @@
-"""`audit`: everything that can be looked for in a set of images, a second set, a run and a submission, in one call."""
+"""`audit_images`: all that can be looked for in a set of images, a second set, a run and a submission, in one call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAST_IMAGES = 4_000
 Findings = tuple[AuditFinding, ...]
 
 
-def audit(
+def audit_images(
     images: ImageSet,
     against: ImageSet | None = None,
     *,
@@ -95,8 +95,8 @@ def audit(
     )
 
 
-audit_images = audit
-"""The name under which the package exports it, since `robustbench_df.audit` is this folder."""
+audit = audit_images
+"""What `experiments/bench_audit` imports; its results are keyed by its code, so it changes when measured again."""
 
 
 def _against(images: ImageSet, other: ImageSet) -> Findings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_df.audit.copies import Copies
 from robustbench_df.audit.finding import Audit
-from robustbench_df.audit.front import audit
+from robustbench_df.audit.front import audit_images
 from robustbench_df.config import RunConfig
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError
@@ -40,7 +40,7 @@ def audit_before_training(
     Raises:
         DataError: a finding fails, in one line.
     """
-    found = audit(images, copies=copies, fast=True, progress=progress)
+    found = audit_images(images, copies=copies, fast=True, progress=progress)
     failing = [finding.id for finding in found.of("fail")]
     allowed = tuple(name for name in failing if name not in cured(config))
     if allowed and not config.allow_findings:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.duplicates import given_parts
-from robustbench_df.audit.finding import AuditFinding, Figure
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure
 from robustbench_df.data.imageset import UNLABELLED, ImageSet, Strings
 
 MOST_CLASSES = 30
@@ -34,6 +34,10 @@ _COUNTED = re.compile(r"(.*?)(?:(?:^|[ _.-]+)(?:frame|crop|img|image|face|f))?[ 
 _SAYS_NOTHING = re.compile(
     r"(?:real|fake|ai|img|image|photo|picture|pic|frame|face|train|val|test|sample|dsc|s|[ _.-])*", re.IGNORECASE
 )
+
+_DECLARED = AuditCheck("groups-declared", "The source's own groups lie in one part each")
+_IN_NAMES = AuditCheck("groups-in-names", "What the names group lies in one part")
+_CLASSES = AuditCheck("groups-in-names", "The classes that the names tell are in every part, under both labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +90,9 @@ def group_findings(images: ImageSet, parts: Strings | None = None) -> tuple[Audi
 
 
 def _declared(images: ImageSet, parts: Strings) -> AuditFinding:
-    title = "The source's own groups lie in one part each"
     count = len(set(images.groups) - {""})
     if not count:
-        return AuditFinding(
-            id="groups-declared", severity="not run", title=title, detail="the source declares no groups"
-        )
+        return _DECLARED.found("not run", "the source declares no groups")
     divided = _divided(images.groups, parts)
     figures: dict[str, Figure] = {
         "groups": count,
@@ -100,28 +101,18 @@ def _declared(images: ImageSet, parts: Strings) -> AuditFinding:
         "divided_images": int(divided.sum()),
     }
     if not divided.any():
-        detail = f"none of {count:,} groups is divided"
-        return AuditFinding(id="groups-declared", severity="pass", title=title, detail=detail, figures=figures)
+        return _DECLARED.found("pass", f"none of {count:,} groups is divided", figures)
     detail = (
         f"{figures['divided_groups']:,} of {count:,} groups ({figures['divided_images']:,} images) lie in two parts"
     )
-    return AuditFinding(
-        id="groups-declared",
-        severity="fail",
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=_examples(images, divided, images.groups),
-        remedy="give each group to one part, or leave the split to us: ours keeps groups together",
-    )
+    remedy = "give each group to one part, or leave the split to us: ours keeps groups together"
+    return _DECLARED.found("fail", detail, figures, _examples(images, divided, images.groups), remedy)
 
 
 def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
-    title = "What the names group lies in one part"
     found = grouping(images)
     if found is None:
-        detail = "the names group nothing: no class, folder or common beginning"
-        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=detail, figures={"groups": 0})
+        return _IN_NAMES.found("pass", "the names group nothing: no class, folder or common beginning", {"groups": 0})
     if found.kind == "class":
         return _classes(images, parts, found)
     figures: dict[str, Figure] = {"kind": found.kind, "groups": found.count, "largest": max(_members(found.values))}
@@ -134,23 +125,15 @@ def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
     }
     what = f"{found.count:,} groups by {'folder' if found.kind == 'folder' else 'the beginning of the name'}"
     if not loose.any():
-        detail = f"none of {what} is divided, all are declared"
-        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=detail, figures=figures)
+        return _IN_NAMES.found("pass", f"none of {what} is divided, all are declared", figures)
     detail = f"{what}: {figures['divided_groups']:,} lie in two parts, {figures['undeclared_groups']:,} are undeclared"
-    return AuditFinding(
-        id="groups-in-names",
-        severity="warn",
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=_examples(images, divided if divided.any() else loose, found.values),
-        remedy="if they are videos, persons or tiles of one photograph, name them in a manifest's group column",
-    )
+    examples = _examples(images, divided if divided.any() else loose, found.values)
+    remedy = "if they are videos, persons or tiles of one photograph, name them in a manifest's group column"
+    return _IN_NAMES.found("warn", detail, figures, examples, remedy)
 
 
 def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
     """Classes belong into every part and under both labels; one that does not gives the answer away."""
-    title = "The classes that the names tell are in every part, under both labels"
     labels = np.where(images.labels == UNLABELLED, "", images.labels.astype(str)).astype(object)
     lonely = {what: _lonely(found.values, column) for what, column in (("label", labels), ("part", parts))}
     largest = max(_members(found.values))
@@ -158,18 +141,12 @@ def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
     figures |= {f"of_one_{what}": len(names) for what, names in lonely.items()}
     said = f"{found.count:,} classes by name, the largest of {largest:,} images"
     if not any(lonely.values()):
-        return AuditFinding(id="groups-in-names", severity="pass", title=title, detail=said, figures=figures)
+        return _CLASSES.found("pass", said, figures)
     alone = sorted(set().union(*lonely.values()))
     detail = f"{said}; {figures['of_one_label']:,} have one label only, {figures['of_one_part']:,} are in one part only"
-    return AuditFinding(
-        id="groups-in-names",
-        severity="warn",
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=_examples(images, np.isin(found.values.astype(str), alone), found.values),
-        remedy="draw every class for both labels and all parts: else a detector of the class passes for one of fakes",
-    )
+    examples = _examples(images, np.isin(found.values.astype(str), alone), found.values)
+    remedy = "draw every class for both labels and all parts: else a detector of the class passes for one of fakes"
+    return _CLASSES.found("warn", detail, figures, examples, remedy)
 
 
 def _marks(stems: list[str]) -> Strings | None:

@@ -112,7 +112,8 @@ def view_hashes(thumbs: Pixels, views: Sequence[View] = VIEWS) -> Hashes:
 
     Returns:
         uint64 ``[V, N]``. Bit k (from the lowest) is set where the k-th DCT coefficient of the window is positive,
-        coefficients by rising frequency, without the mean.
+        coefficients by rising frequency. Unlike the usual pHash (Zauner 2010, sec. 3.2.1) it compares with 0 and leaves
+        the mean out, so that flips are exact: see `flip_mask`.
     """
     waves = _waves(GRID)[:_ORDERS]
     project = np.concatenate([_projection(view) for view in views])
@@ -124,20 +125,6 @@ def view_hashes(thumbs: Pixels, views: Sequence[View] = VIEWS) -> Hashes:
         packed = np.packbits(positive, axis=2, bitorder="little").view("<u8")[..., 0]
         out[:, start : start + step] = packed.T
     return out
-
-
-def phash(data: Pixels) -> Hashes:
-    """Return the 64-bit perceptual hash of uint8 ``[N, 3, H, W]`` images, uint64 ``[N]`` (Zauner 2010, sec. 3.2.1).
-
-    Unlike the usual pHash it thresholds at 0 and leaves the mean out, so that flips are exact; see `flipped`.
-    """
-    hashes: Hashes = view_hashes(thumbnails(data), VIEWS[:1])[0]
-    return hashes
-
-
-def flipped(hashes: Hashes, *, horizontal: bool = False, vertical: bool = False) -> Hashes:
-    """Return the hashes of the mirrored images: left-right (``horizontal``), top-bottom (``vertical``), or both."""
-    return np.asarray(hashes ^ flip_mask(horizontal, vertical), np.uint64)
 
 
 def flip_mask(horizontal: bool, vertical: bool) -> np.uint64:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.data.imageset import FAKE, REAL, SPLIT_NAMES, ImageSet, Labels, Strings
 from robustbench_df.errors import UsageError
 
@@ -28,6 +28,9 @@ SKEWED = 0.2
 
 DRIFT = 0.1
 """Difference in the share of fakes between two parts from which a threshold fitted on one is off on the other."""
+
+_SIZE = AuditCheck("split-size", "The parts are large enough to tell detectors apart")
+_BALANCE = AuditCheck("class-balance", "Both classes are in every part, in like shares")
 
 
 def detectable_difference(
@@ -95,7 +98,6 @@ def health_findings(images: ImageSet, parts: Strings | None = None) -> tuple[Aud
 
 
 def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
-    title = "The parts are large enough to tell detectors apart"
     counts = {part: int(own.sum()) for part, own in rows.items()}
     judged = [part for part in ("test", "cal", "val", "all") if counts.get(part)]
     figures: dict[str, Figure] = {f"{part}_images": n for part, n in counts.items()}
@@ -103,7 +105,7 @@ def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
     figures |= {"accuracy": ACCURACY, "power": POWER, "level": LEVEL}
     if not judged:
         detail = f"no image to judge on: {counts.get('train', 0):,} labelled images, all of them in train"
-        return AuditFinding(id="split-size", severity="not run", title=title, detail=detail, figures=figures)
+        return _SIZE.found("not run", detail, figures)
     lines = [f"{part} ({counts[part]:,} images) {_points(detectable_difference(counts[part]))}" for part in judged]
     detail = (
         f"at an accuracy of {ACCURACY:.0%} a smaller difference than this cannot be told from chance (with {POWER:.0%} "
@@ -111,17 +113,15 @@ def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
     )
     # Test is what is reported; without one, whatever is judged on.
     worst = detectable_difference(counts[judged[0]])
-    if worst <= COARSE:
-        return AuditFinding(id="split-size", severity="pass", title=title, detail=detail, figures=figures)
     remedy = (
         f"judge on more images ({_images_for(COARSE):,} tell {COARSE:.0%}), use cross-validation, or call smaller "
         "differences a tie"
     )
-    return AuditFinding(id="split-size", severity="warn", title=title, detail=detail, figures=figures, remedy=remedy)
+    # nan, no difference at all that could be told, is a warning too.
+    return _SIZE.found("pass" if worst <= COARSE else "warn", detail, figures, remedy=remedy)
 
 
 def _balance(labels: Labels, rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
-    title = "Both classes are in every part, in like shares"
     figures: dict[str, Figure] = {}
     shares: dict[str, float] = {}
     for part, own in rows.items():
@@ -130,14 +130,10 @@ def _balance(labels: Labels, rows: dict[str, NDArray[np.bool_]]) -> AuditFinding
         if real + fake:
             shares[part] = fake / (real + fake)
     if not shares:
-        return AuditFinding(
-            id="class-balance", severity="not run", title=title, detail="no image carries a label", figures=figures
-        )
+        return _BALANCE.found("not run", "no image carries a label", figures)
     detail = "share of fakes: " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items())
     severity, remedy = _judge_balance(shares)
-    return AuditFinding(
-        id="class-balance", severity=severity, title=title, detail=detail, figures=figures, remedy=remedy
-    )
+    return _BALANCE.found(severity, detail, figures, remedy=remedy)
 
 
 def _judge_balance(shares: dict[str, float]) -> tuple[Severity, str]:

@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.copies import Copies
 from robustbench_df.audit.duplicates import LEAKED, given_parts
-from robustbench_df.audit.finding import EXAMPLES, AuditFinding, Figure, Severity, called
+from robustbench_df.audit.finding import EXAMPLES, AuditCheck, AuditFinding, Figure, Severity, called
 from robustbench_df.audit.neighbours import Index
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet, Labels
 from robustbench_df.metrics.intervals import Interval, wilson
+from robustbench_df.wording import interval
 
 ALIKE = 0.9
 """Share of twins with the same label from which two sets agree (and of opposite labels from which one is inverted). The
@@ -21,6 +22,10 @@ table 1).
 REPEATS = 0.95
 """Agreement of a black box with the folders from which a clone's fidelity says little: one that has learnt nothing of
 the black box, only the folders, is this faithful."""
+
+_CONFLICTS = AuditCheck("label-conflicts", "No picture is both real and fake")
+_POLARITY = AuditCheck("label-polarity", "The two sets call the same pictures by the same labels")
+_BLACK_BOX = AuditCheck("black-box-labels", "The black box's labels say more than the folders")
 
 
 def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
@@ -37,7 +42,6 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         picture of the set looks like that, and so does a wrong label. Near pairs of one declared group are counted as
         ``declared`` and not held against it.
     """
-    title = "No picture is both real and fake"
     labels = images.labels
     a, b = copies.first, copies.second
     opposite = (labels[a] != labels[b]) & (labels[a] != UNLABELLED) & (labels[b] != UNLABELLED)
@@ -53,13 +57,12 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         "declared": int((opposite & ~copies.exact & declared).sum()),
     }
     if not labelled:
-        detail = "no image carries a label"
-        return AuditFinding(id="label-conflicts", severity="not run", title=title, detail=detail, figures=figures)
+        return _CONFLICTS.found("not run", "no image carries a label", figures)
     if not len(concerned):
         detail = f"none of {labelled:,} labelled images has a copy with the opposite label"
         if figures["declared"]:
             detail += f" outside its own group ({figures['declared']:,} pairs within)"
-        return AuditFinding(id="label-conflicts", severity="pass", title=title, detail=detail, figures=figures)
+        return _CONFLICTS.found("pass", detail, figures)
     detail = (
         f"{len(concerned):,} of {labelled:,} labelled images have a copy with the opposite label: "
         f"{figures['exact_pairs']:,} pixel-identical pairs, {figures['near_pairs']:,} near ones"
@@ -67,14 +70,12 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
     contradicted = np.isin(np.flatnonzero(labels != UNLABELLED), np.concatenate([a[exact], b[exact]]))
     parts = given_parts(images)[labels != UNLABELLED]
     wrong = max(float(contradicted[parts == part].mean()) for part in set(parts))
-    return AuditFinding(
-        id="label-conflicts",
-        severity="fail" if wrong >= LEAKED else "warn",
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=copies.examples(images, images, np.concatenate([np.flatnonzero(exact), np.flatnonzero(near)])),
-        remedy="look at the pairs; mend or drop the wrong labels, or declare a fake and its original as one group",
+    return _CONFLICTS.found(
+        "fail" if wrong >= LEAKED else "warn",
+        detail,
+        figures,
+        copies.examples(images, images, np.concatenate([np.flatnonzero(exact), np.flatnonzero(near)])),
+        "look at the pairs; mend or drop the wrong labels, or declare a fake and its original as one group",
     )
 
 
@@ -90,7 +91,6 @@ def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> Audit
         (warn: the 95% Wilson interval of the agreement does not exclude one half). The unit is the image of ``images``
         with a labelled copy, counted once, exact copies before near ones. ``not run`` where there is none.
     """
-    title = "The two sets call the same pictures by the same labels"
     rows = _one_each(copies, (images.labels[copies.first] >= 0) & (other.labels[copies.second] >= 0))
     same = images.labels[copies.first[rows]] == other.labels[copies.second[rows]]
     share = wilson(int(same.sum()), len(rows))
@@ -107,21 +107,13 @@ def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> Audit
     }
     if not share.n:
         detail = f"no labelled picture is in both {called(images.origin)} and {called(other.origin)}"
-        return AuditFinding(id="label-polarity", severity="not run", title=title, detail=detail, figures=figures)
+        return _POLARITY.found("not run", detail, figures)
     detail = (
         f"{verdict}: {figures['agree']:,} of {share.n:,} shared pictures have the same label "
-        f"({share.value:.1%} [{share.low:.1%}, {share.high:.1%}])"
+        f"({interval(share.value, share.low, share.high, '.1%')})"
     )
     severity, remedy = _ON_VERDICT[verdict]
-    return AuditFinding(
-        id="label-polarity",
-        severity=severity,
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=copies.examples(images, other, rows[~same]),
-        remedy=remedy,
-    )
+    return _POLARITY.found(severity, detail, figures, copies.examples(images, other, rows[~same]), remedy)
 
 
 def _one_each(copies: Copies, wanted: NDArray[np.bool_]) -> Index:
@@ -164,11 +156,9 @@ def black_box_finding(images: ImageSet) -> AuditFinding:
         inverted, ``warn`` where they all but repeat the folder (`REPEATS`, lower end) or are all the same, ``not run``
         where there are none.
     """
-    title = "The black box's labels say more than the folders"
     both = (images.folder_labels != UNLABELLED) & (images.predictions != UNLABELLED)
     if not both.any():
-        detail = "no image has both a black box's prediction and a folder label"
-        return AuditFinding(id="black-box-labels", severity="not run", title=title, detail=detail)
+        return _BLACK_BOX.found("not run", "no image has both a black box's prediction and a folder label")
     said, folder = images.predictions[both], images.folder_labels[both]
     share = _agreement(said, folder)
     most = max(float(np.mean(said == label)) for label in (REAL, FAKE))
@@ -184,21 +174,14 @@ def black_box_finding(images: ImageSet) -> AuditFinding:
         "fidelity_for_nothing": max(share.value, most),
     }
     detail = (
-        f"the black box repeats the folder on {figures['agree']:,} of {share.n:,} images ({share.value:.1%} "
-        f"[{share.low:.1%}, {share.high:.1%}]): a clone that learnt nothing of it reaches a fidelity of "
-        f"{figures['fidelity_for_nothing']:.1%}"
+        f"the black box repeats the folder on {figures['agree']:,} of {share.n:,} images "
+        f"({interval(share.value, share.low, share.high, '.1%')}): a clone that learnt nothing of it reaches a "
+        f"fidelity of {figures['fidelity_for_nothing']:.1%}"
     )
     severity, remedy = _judge_black_box(share, most)
     apart = np.flatnonzero(both)[said != folder]
-    return AuditFinding(
-        id="black-box-labels",
-        severity=severity,
-        title=title,
-        detail=detail,
-        figures=figures,
-        images=tuple(str(name) for name in images.ids[apart[:EXAMPLES]]),
-        remedy=remedy,
-    )
+    examples = [str(name) for name in images.ids[apart[:EXAMPLES]]]
+    return _BLACK_BOX.found(severity, detail, figures, examples, remedy)
 
 
 def _agreement(said: Labels, folder: Labels) -> Interval:

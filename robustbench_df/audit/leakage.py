@@ -18,12 +18,25 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.attacked import attacked, kept_examples
 from robustbench_df.audit.duplicates import LEAKED
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
-from robustbench_df.audit.runparts import PHASES, Parts, finding, not_proved, parts_of, require_own_images
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Example, Figure, Severity
+from robustbench_df.audit.runparts import (
+    ATTACKED,
+    COPIES,
+    JUDGED,
+    NEAR_COPIES,
+    PHASES,
+    SELECTION,
+    SPLIT,
+    Parts,
+    not_proved,
+    parts_of,
+    require_own_images,
+)
 from robustbench_df.audit.selection import judged, selection
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError, RdfError, RunError
 from robustbench_df.metrics.intervals import wilson
+from robustbench_df.wording import interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -54,23 +67,23 @@ def audit_run(
     try:
         parts = parts_of(run, images)
     except RdfError as error:
-        return (not_proved("split", error),)
-    checks: list[tuple[str, Callable[[], AuditFinding]]] = [
-        ("split", lambda: _split(parts)),
-        ("near-copies", lambda: _near_copies(parts, near)),
-        ("copies", lambda: _copies(run, parts)),
-        ("judged", lambda: judged(run, parts)),
-        ("selection", lambda: selection(run, images)),
+        return (not_proved(SPLIT, error),)
+    checks: list[tuple[AuditCheck, Callable[[], AuditFinding]]] = [
+        (SPLIT, lambda: _split(parts)),
+        (NEAR_COPIES, lambda: _near_copies(parts, near)),
+        (COPIES, lambda: _copies(run, parts)),
+        (JUDGED, lambda: judged(run, parts)),
+        (SELECTION, lambda: selection(run, images)),
     ]
     kept = kept_examples(run)
     if kept:
-        checks.append(("attacked", lambda: attacked(parts, kept)))
+        checks.append((ATTACKED, lambda: attacked(parts, kept)))
     findings = []
-    for name, check in checks:
+    for check, look in checks:
         try:
-            findings.append(check())
+            findings.append(look())
         except RdfError as error:
-            findings.append(not_proved(name, error))
+            findings.append(not_proved(check, error))
     return tuple(findings)
 
 
@@ -95,12 +108,12 @@ def _split(parts: Parts) -> AuditFinding:
     said = f"{len(parts.folds)} split(s) of {len(images):,} images: "
     examples = [*sorted(shared["ids"]), *sorted(shared["pixels"]), *sorted(shared["groups"]), *parts.unknown]
     if not examples:
-        return finding("split", "pass", f"{said}parts share no id, no pixels and no group", figures)
+        return SPLIT.found("pass", f"{said}parts share no id, no pixels and no group", figures)
     faults = [f"{len(names):,} images whose {what} lie in two parts" for what, names in shared.items() if names]
     faults += [f"{len(parts.unknown):,} ids that no image has"] if parts.unknown else []
     said += ", ".join(faults)
     remedy = "no score of this run holds; train again with this version, which refuses such a split"
-    return finding("split", "fail", said, figures, examples, remedy)
+    return SPLIT.found("fail", said, figures, examples, remedy)
 
 
 def _divided(values: NDArray[Any], part: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -131,14 +144,14 @@ def _near_copies(parts: Parts, near: Sequence[tuple[int, int]] | NDArray[np.intp
     share = wilson(int(leaked.sum()), int(held.sum()))
     figures: dict[str, Figure] = {"judged": share.n, "with_near_copy_in_train": int(leaked.sum()), "share": share.value}
     if not leaked.any():
-        return finding("near-copies", "pass", f"none of {share.n:,} judged images has a near copy in train", figures)
+        return NEAR_COPIES.found("pass", f"none of {share.n:,} judged images has a near copy in train", figures)
     said = (
-        f"{int(leaked.sum()):,} of {share.n:,} judged images ({share.value:.2%} [{share.low:.2%}, {share.high:.2%}]) "
+        f"{int(leaked.sum()):,} of {share.n:,} judged images ({interval(share.value, share.low, share.high, '.2%')}) "
         "have a near copy among the images their detectors were trained on"
     )
     remedy = "train again with near copies kept in one part, and report the score without them beside the official one"
     severity: Severity = "fail" if share.low >= LEAKED else "warn"
-    return finding("near-copies", severity, said, figures, list(dict.fromkeys(examples)), remedy)
+    return NEAR_COPIES.found(severity, said, figures, list(dict.fromkeys(examples)), remedy)
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -187,14 +200,14 @@ def _copies(run: Run, parts: Parts) -> AuditFinding:
             f"another label than their image's, {count['unknown']:,} of an unknown image or kind"
         )
         remedy = "no score of this run holds; make copies after the split, inside train, and train again"
-        return finding("copies", "fail", said, figures, list(dict.fromkeys(examples)), remedy)
+        return COPIES.found("fail", said, figures, list(dict.fromkeys(examples)), remedy)
     if count["missing_files"] or count["unexpected_numbers"]:
         said += (
             f": {count['missing_files']} detectors have no list of their copies, "
             f"{count['unexpected_numbers']} lists are not as long as the settings say"
         )
-        return finding("copies", "warn", said, figures, remedy="train again; the lists are written with every phase")
-    return finding("copies", "pass", f"{said}, all of train images under their own label", figures)
+        return COPIES.found("warn", said, figures, remedy="train again; the lists are written with every phase")
+    return COPIES.found("pass", f"{said}, all of train images under their own label", figures)
 
 
 def _listed(path: Path) -> list[dict[str, Any]] | None:

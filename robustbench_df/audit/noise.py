@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
 from robustbench_df.audit.statistics import Rows, sample
 from robustbench_df.data.components import components
@@ -27,6 +27,7 @@ from robustbench_df.data.imageset import UNLABELLED, ImageSet
 from robustbench_df.errors import DataError, RunError
 from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import Floats, Ints, margins, probability
+from robustbench_df.wording import interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
@@ -49,6 +50,8 @@ _BINS = 256
 """Quantiles of the margin by which labels are counted; more change nothing in the third digit."""
 _STEEPEST = 5.0
 """Log of the steepest curve allowed, per standard deviation of the margin: a step."""
+
+_NOISE = AuditCheck("label-noise", "Labels are right")
 
 
 def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
@@ -183,18 +186,17 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
         ``fake_called_real``, ``confident_learning`` (that method's share, an upper bound rather), the classifier's
         ``auc`` out of fold with its ends, and ``n``. The images are the suspects, the likeliest first.
     """
-    title = "Labels are right"
     try:
         rows, p, source = _of_run(run, images) if run is not None else _of_light(images, most, seed)
         labels = images.labels[rows]
         area = auc_interval(p, labels)
         if area.low < LEAST_AUC:
             raise DataError(
-                f"{source} has AUROC {area.value:.3f} [{area.low:.3f}, {area.high:.3f}] out of fold, too little to "
-                f"judge labels by ({LEAST_AUC} is needed); give a trained run with --run"
+                f"{source} has AUROC {interval(area.value, area.low, area.high, '.3f')} out of fold, too little "
+                f"to judge labels by ({LEAST_AUC} is needed); give a trained run with --run"
             )
     except (DataError, RunError) as error:
-        return AuditFinding(id="label-noise", severity="not run", title=title, detail=f"not looked at: {error}")
+        return _NOISE.found("not run", f"not looked at: {error}")
     share, joint = estimate(p, labels, components(images, rows)), flip_joint(p, labels)
     severity, n = _severity(share), len(rows)
     figures: dict[str, Figure] = {"share": share.value, "share_low": share.low, "share_high": share.high}
@@ -207,14 +209,12 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
     figures |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": n, "source": source}
     # As many as there may be: a list that is too short hides some, and the last ones are doubtful anyway.
     named = images.ids[rows[suspects(p, labels, joint, share.high / share.value)]] if severity != "pass" else ()
-    return AuditFinding(
-        id="label-noise",
-        severity=severity,
-        title=title,
-        detail=_detail(share, severity, n, f"{source}, AUROC {area.value:.3f} out of fold"),
-        figures=figures,
-        images=tuple(str(name) for name in named),
-        remedy="look at the images named, mend or drop those that are wrong" if severity != "pass" else "",
+    return _NOISE.found(
+        severity,
+        _detail(share, severity, n, f"{source}, AUROC {area.value:.3f} out of fold"),
+        figures,
+        [str(name) for name in named],
+        "look at the images named, mend or drop those that are wrong",
     )
 
 
@@ -224,9 +224,10 @@ def _severity(share: Interval) -> Severity:
 
 def _detail(share: Interval, severity: Severity, n: int, judge: str) -> str:
     if severity == "pass":
-        about = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {n:,} labels are wrong by estimate"
+        about = f"{interval(share.value, share.low, share.high, '.1%')} of {n:,} labels are wrong by estimate"
         return f"{about}, not shown to be more than {WARN:.0%} ({judge})"
-    about = f"about {share.value * n:,.0f} [{share.low * n:,.0f}, {share.high * n:,.0f}] of {n:,} labels are wrong"
+    count = interval(share.value * n, share.low * n, share.high * n, ",.0f")
+    about = f"about {count} of {n:,} labels are wrong"
     return f"{about} ({share.value:.1%}; {judge})"
 
 

@@ -1,8 +1,7 @@
-"""A run's split as it stands on disk, and the form of the findings about a run."""
+"""A run's split as it stands on disk, and what is looked for in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
+from robustbench_df.audit.finding import AuditCheck, AuditFinding
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import SPLIT_NAMES, ImageSet
 from robustbench_df.errors import RdfError, RunError
@@ -21,15 +20,12 @@ if TYPE_CHECKING:
 PHASES = {"base": "phase1", "final": "phase2"}
 """A checkpoint's name, and its settings in a run's configuration."""
 
-
-_TITLES = {
-    "split": "No image of the run is in two parts of its split",
-    "near-copies": "No near copy of a judged image was trained on",
-    "copies": "Augmented and adversarial copies come from train, with their own label",
-    "judged": "Every image was judged by detectors that had not seen it",
-    "selection": "Nothing was chosen on test",
-    "attacked": "Attacked images lie within the budget that they are quoted for",
-}
+SPLIT = AuditCheck("run-split", "No image of the run is in two parts of its split")
+NEAR_COPIES = AuditCheck("run-near-copies", "No near copy of a judged image was trained on")
+COPIES = AuditCheck("run-copies", "Augmented and adversarial copies come from train, with their own label")
+JUDGED = AuditCheck("run-judged", "Every image was judged by detectors that had not seen it")
+SELECTION = AuditCheck("run-selection", "Nothing was chosen on test")
+ATTACKED = AuditCheck("run-attacked", "Attacked images lie within the budget that they are quoted for")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,28 +85,6 @@ def parts_of(run: Run, images: ImageSet) -> Parts:
     return Parts(images, folds, tuple(str(name) for name in names[rows < 0]))
 
 
-def finding(
-    name: str,
-    severity: Severity,
-    detail: str,
-    figures: dict[str, Figure],
-    examples: Sequence[Example] = (),
-    remedy: str = "",
-) -> AuditFinding:
-    """Build the finding ``run-<name>``; a remedy is kept only where something is to be done."""
-    bad = severity in ("warn", "fail")
-    return AuditFinding(
-        id=f"run-{name}",
-        severity=severity,
-        title=_TITLES[name],
-        detail=detail,
-        figures=figures,
-        images=tuple(examples),
-        remedy=remedy if bad else "",
-    )
-
-
-def not_proved(name: str, error: RdfError) -> AuditFinding:
-    """Build the finding ``run-<name>`` of a check that could not be made."""
-    detail = f"not proved: {error}"
-    return AuditFinding(id=f"run-{name}", severity="not run", title=_TITLES[name], detail=detail)
+def not_proved(check: AuditCheck, error: RdfError) -> AuditFinding:
+    """Return the finding of a check that could not be made."""
+    return check.found("not run", f"not proved: {error}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.audit.finding import AuditFinding, Figure
-from robustbench_df.audit.runparts import PHASES, Parts, finding
+from robustbench_df.audit.runparts import JUDGED, PHASES, SELECTION, Parts
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import RunError
@@ -49,12 +49,12 @@ def judged(run: Run, parts: Parts) -> AuditFinding:
     }
     said = f"{rows_seen:,} predictions in {len(paths)} tables"
     if not seen and not mislabelled:
-        return finding("judged", "pass", f"{said}: each by detectors that had not seen the image", figures)
+        return JUDGED.found("pass", f"{said}: each by detectors that had not seen the image", figures)
     said += (
         f": {len(seen):,} images are not in the part they are judged in, {len(mislabelled):,} stand under another label"
     )
     remedy = "delete the run's predictions folder and go on with --resume, or train again"
-    return finding("judged", "fail", said, figures, sorted(seen | mislabelled), remedy)
+    return JUDGED.found("fail", said, figures, sorted(seen | mislabelled), remedy)
 
 
 def _misplaced(rows: Rows, part: NDArray[Any], fold: NDArray[Any], parts: Parts) -> NDArray[np.bool_]:
@@ -97,9 +97,9 @@ def selection(run: Run, images: ImageSet) -> AuditFinding:
         )
         said = f"weights and decisions fitted again without the test images: {what} ({', '.join(changed[:3])})"
         remedy = "fit the ensemble again: delete ensemble.json and results.json and go on with --resume"
-        return finding("selection", "fail", said, figures, (), remedy)
+        return SELECTION.found("fail", said, figures, (), remedy)
     said = f"all {checked} weights and decisions come out the same when fitted again without the test images"
-    return finding("selection", "pass", f"{said} (fitted on {', '.join(on)})", figures)
+    return SELECTION.found("pass", f"{said} (fitted on {', '.join(on)})", figures)
 
 
 def _without_test(votes: Votes) -> Votes:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.audit.finding import SEVERITIES, AuditFinding, Figure, Severity
+from robustbench_df.audit.finding import SEVERITIES, AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, out_of_fold
 from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics, sample
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError
 from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
 from robustbench_df.metrics.scores import auc
+from robustbench_df.wording import interval
 
 MOST_IMAGES = 10_000
 """Images looked at, evenly spaced within each class: of 5,000 held-out ones an AUROC is known to ± 0.016 at worst."""
@@ -48,10 +49,10 @@ _MOST_WORDS = 200
 _PRIOR = 2.0
 """Images of the base rate added to each word's share of fakes: a word seen once says little."""
 _EXAMPLES = 5
-_TITLES = {
-    "files": "Files alone do not tell the classes apart",
-    "pixels": "No single pixel statistic tells the classes apart",
-    "classifier": "Trivial statistics together leave something to learn",
+_CHECKS = {
+    "files": AuditCheck("shortcuts-files", "Files alone do not tell the classes apart"),
+    "pixels": AuditCheck("shortcuts-pixels", "No single pixel statistic tells the classes apart"),
+    "classifier": AuditCheck("shortcuts-classifier", "Trivial statistics together leave something to learn"),
 }
 _SAID = {
     "files": ("nothing that the file says of itself", "what the file says of itself"),
@@ -162,16 +163,15 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
     above = sorted(
         (name for name in judged if judged[name].auc.low > LIMITS[family][0]), key=lambda k: -judged[k].auc.value
     )
-    seen = ", ".join(f"{name} {_auc(judged[name].auc)}" for name in above[:4] or [worst])
-    return AuditFinding(
-        id=f"shortcuts-{family}",
-        severity=severity,
-        title=_TITLES[family],
-        detail=f"{_SAID[family][bool(above)]} tells the classes apart: AUROC (0.5 is chance, 1 is always right) of "
+    shown = {name: judged[name].auc for name in above[:4] or [worst]}
+    seen = ", ".join(f"{name} {interval(own.value, own.low, own.high, '.3f')}" for name, own in shown.items())
+    return _CHECKS[family].found(
+        severity,
+        f"{_SAID[family][bool(above)]} tells the classes apart: AUROC (0.5 is chance, 1 is always right) of "
         f"{seen} on {figures['n']:,} held-out images",
-        figures=figures,
-        images=_extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
-        remedy=_REMEDY[family] if severity != "pass" else "",
+        figures,
+        _extremes(judged[worst].margin, images, rows[~fitted]) if severity != "pass" else (),
+        _REMEDY[family],
     )
 
 
@@ -205,14 +205,12 @@ def _together(columns: Columns, images: ImageSet, rows: Rows, seed: int) -> Audi
     area = auc_interval(p, labels)
     right = wilson(int(((p >= 0.5) == labels).sum()), len(labels))
     majority = max(float(labels.mean()), 1 - float(labels.mean()))
-    severity = _severity(area.low, *LIMITS["all"])
-    return AuditFinding(
-        id="shortcuts-classifier",
-        severity=severity,
-        title=_TITLES["classifier"],
-        detail=f"{len(columns)} trivial statistics together: AUROC {_auc(area)}, accuracy {right.value:.1%} "
-        f"[{right.low:.1%}, {right.high:.1%}] on {len(labels):,} images out of fold; a detector must beat that",
-        figures={
+    return _CHECKS["classifier"].found(
+        _severity(area.low, *LIMITS["all"]),
+        f"{len(columns)} trivial statistics together: AUROC {interval(area.value, area.low, area.high, '.3f')}, "
+        f"accuracy {interval(right.value, right.low, right.high, '.1%')} on {len(labels):,} images out of fold; "
+        "a detector must beat that",
+        {
             "auc": area.value,
             "auc_low": area.low,
             "auc_high": area.high,
@@ -223,8 +221,7 @@ def _together(columns: Columns, images: ImageSet, rows: Rows, seed: int) -> Audi
             "statistics": len(columns),
             "n": len(labels),
         },
-        images=(),
-        remedy=_REMEDY["all"] if severity != "pass" else "",
+        remedy=_REMEDY["all"],
     )
 
 
@@ -240,11 +237,5 @@ def _severity(low: float, warn: float, fail: float) -> Severity:
     return "fail" if low > fail else "warn" if low > warn else "pass"
 
 
-def _auc(value: Interval) -> str:
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-
-
 def _not_run(name: str, reason: str) -> AuditFinding:
-    return AuditFinding(
-        id=f"shortcuts-{name}", severity="not run", title=_TITLES[name], detail=f"not looked at: {reason}"
-    )
+    return _CHECKS[name].found("not run", f"not looked at: {reason}")

@@ -145,8 +145,7 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
         DataError: the images do not come from files, or these are no longer what they were.
     """
     from robustbench_df.data.decode import quiet_pillow
-    from robustbench_df.data.sources import LAYOUTS, printable
-    from robustbench_df.data.sources import _open as open_source
+    from robustbench_df.data.sources import LAYOUTS, open_source, printable
     from robustbench_df.data.stores import Unreadable
 
     if images.layout not in LAYOUTS:

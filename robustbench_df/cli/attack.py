@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Part, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Device, Part, Quiet, RunPath, Seed, chosen, one_of, open_latest
 
 Epsilons = Annotated[
     list[str] | None, typer.Option("--eps", help="Budget in pixels of [0, 1]: 0.05 or 8/255. May be repeated.")
@@ -27,11 +27,18 @@ def attack(
         list[str] | None,
         typer.Option("--model", help="A detector, ensemble, all (default), vote or vote-surrogate."),
     ] = None,
-    phase: Annotated[str, typer.Option(help="base, final, or both.")] = "both",
+    phase: Annotated[
+        str, typer.Option(help="base, final, or both.", callback=one_of("base", "final", "both"))
+    ] = "both",
     part: Part = "auto",
     n: Annotated[int, typer.Option("--n", min=0, help="Most images, evenly spaced; 0 takes all.")] = 500,
     run: RunPath = None,
-    checks: Annotated[str, typer.Option(help="Whose numbers are checked: shipped, all or none.")] = "shipped",
+    checks: Annotated[
+        str,
+        typer.Option(
+            help="Whose numbers are checked: shipped, all or none.", callback=one_of("shipped", "all", "none")
+        ),
+    ] = "shipped",
     transfer: Annotated[bool, typer.Option("--transfer", help="Also the matrix crafted on × scored on.")] = False,
     save_images: Annotated[int, typer.Option(min=0, help="Keep so many adversarial examples as PNG.")] = 0,
     detector: Annotated[
@@ -40,32 +47,22 @@ def attack(
     source: Annotated[str | None, typer.Option("--data", help="Images for --detector; the run's if none.")] = None,
     queries: Annotated[int | None, typer.Option(min=1, help="Most questions per image to --detector.")] = None,
     rate: Annotated[float | None, typer.Option(help="Most requests per second to --detector.")] = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Attack a run's detectors and ensemble as deployed, before and after phase 2, and check the numbers."""
-    import json
-
     from robustbench_df.attack_plan import AttackPlan
     from robustbench_df.attacks.threat import Threat, check_norm, parse_eps
     from robustbench_df.cli.attack_tables import print_attacks, print_checks, print_transfer, rows_json
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.errors import UsageError
     from robustbench_df.robustness import attack_run
-    from robustbench_df.run import open_run
     from robustbench_df.settings import validated
-    from robustbench_df.summary import JUDGED_PARTS
 
     check_norm(norm)
     budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
-    if checks not in ("shipped", "all", "none"):
-        raise UsageError(f"--checks takes shipped, all or none, not '{checks}'")
-    if phase not in ("base", "final", "both"):
-        raise UsageError(f"unknown phase '{phase}'; choose base, final or both")
-    if part not in ("auto", *JUDGED_PARTS):
-        raise UsageError(f"--split takes one of auto, {', '.join(JUDGED_PARTS)}, not '{part}'")
     if detector is None and (rate is not None or source is not None):
         raise UsageError("--rate and --data go with --detector; a run has its own images")
     if detector is not None and (transfer or save_images or models):
@@ -76,7 +73,7 @@ def attack(
             "epsilons": budgets,
             "norm": norm,
             "attacks": _attacks(attacks, suite, param or [], queries, outside=detector is not None),
-            "models": () if "all" in (models or []) else tuple(models or ()),
+            "models": chosen(models),
             "phases": ("base", "final") if phase == "both" else (phase,),
             "part": part,
             "images": n,
@@ -89,11 +86,9 @@ def attack(
             from robustbench_df.blackbox import attack_external
 
             outside = attack_external(detector, plan, source, run, queries, rate, reporter)
-            typer.echo(json.dumps(outside, indent=2))
+            print_json(outside)
             return
-        opened = open_run(run, finished=True)
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
+        opened = open_latest(run, reporter)
         cells = attack_run(opened, plan, reporter)
         if not as_json:
             print_attacks(opened, cells)  # at once: whatever comes after, the numbers are there
@@ -105,7 +100,7 @@ def attack(
     if as_json:
         facts: dict[str, Any] = {"run": str(opened.path), "allowed_findings": list(opened.allowed_findings)}
         facts |= {"cells": rows_json(opened, cells), "checks": findings, "transfer": matrix}
-        typer.echo(json.dumps({**facts, "images": [str(p) for p in kept]}, indent=2))
+        print_json({**facts, "images": [str(p) for p in kept]})
         return
     if matrix is not None:
         print_transfer(matrix)
@@ -132,17 +127,17 @@ def _attacks(
         raise UsageError("--queries bounds an --attack or a --detector; name one")
     if outside and suite is not None:
         raise UsageError("a suite needs gradients, which --detector does not give; name --attack square or hopskipjump")
-    chosen: list[Any] = []
+    asked: list[Any] = []
     for name in names or []:
         attack_named(name)  # a misspelt name fails before anything is loaded
-        chosen.append(validated(AttackSpec, {"name": name, **_settings(params, queries)}))
+        asked.append(validated(AttackSpec, {"name": name, **_settings(params, queries)}))
     if not names and not outside:
-        chosen.append(AttackSpec(name="fgsm"))
+        asked.append(AttackSpec(name="fgsm"))
     if suite is None and not names and not outside:
         suite = "quick"
     if suite not in (None, "none"):
-        chosen.append(suite)
-    return tuple(chosen)
+        asked.append(suite)
+    return tuple(asked)
 
 
 def _settings(params: list[str], queries: int | None) -> dict[str, Any]:

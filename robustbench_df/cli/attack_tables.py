@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -12,36 +11,24 @@ from robustbench_df.attack_plan import Cell
 from robustbench_df.attacks.summary import summarise
 from robustbench_df.cli.audit_tables import print_allowed
 from robustbench_df.cli.console import out
-from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
+from robustbench_df.wording import figure, interval
 
 _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "dim"}
 
 
-def _share(value: Interval) -> str:
-    if value.value != value.value:
-        return "undefined"
-    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
-
-
 def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
-    """One plain entry per cell."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Interval):
-            return {k: None if v != v else v for k, v in asdict(value).items()}
-        return value
+    """One entry per cell, for `console.print_json`."""
 
     rows = []
     for cell in cells:
         predictions = cell.load(run)
-        numbers = {key: plain(value) for key, value in summarise(predictions.table, run.groups).items()}
         head = {"model": cell.model, "phase": cell.phase, "attack": cell.attack_name, "norm": cell.threat.norm}
         rows.append(
             {
                 **head,
                 "eps": cell.threat.eps,
-                **numbers,
+                **summarise(predictions.table, run.groups),
                 "seconds": predictions.notes.get("seconds"),
                 "file": str(cell.path),
             }
@@ -75,15 +62,15 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
             predictions = cell.load(run)
             s = summarise(predictions.table, run.groups)
             is_shipped = cell.model == "ensemble" and cell.phase == shipped
-            auc = s["auc"].value
+            share = s["accuracy"]
             table.add_row(
                 cell.model + (" ◀ ship" if is_shipped else ""),
                 cell.phase,
-                f"{s['clean_accuracy'].value:.1%}",
-                _share(s["accuracy"]),
-                "undefined" if auc != auc else f"{auc:.3f}",
-                _one(s["fake_to_real"]),
-                _one(s["real_to_fake"]),
+                figure(s["clean_accuracy"].value, ".1%"),
+                interval(share.value, share.low, share.high, ".1%"),
+                figure(s["auc"].value, ".3f"),
+                figure(s["fake_to_real"].value, ".1%"),
+                figure(s["real_to_fake"].value, ".1%"),
                 f"{s['forwards']:.1f} + {s['backwards']:.1f}",
                 str(s["n"]),
                 f"{predictions.notes.get('seconds', float('nan')):.1f}",
@@ -109,10 +96,6 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
         )
     print_allowed(run)
     out.print(Text(f"Cells: {run.file('attacks')}"))
-
-
-def _one(value: Interval) -> str:
-    return "undefined" if value.value != value.value else f"{value.value:.1%}"
 
 
 def print_transfer(matrix: dict[str, Any]) -> None:

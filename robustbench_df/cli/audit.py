@@ -29,12 +29,10 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Find what would make a score a lie: copies, wrong labels, shortcuts, leaks, a garbled submission."""
-    import json
-
-    from robustbench_df.audit.front import audit as look
+    from robustbench_df.audit.front import audit_images
     from robustbench_df.audit.gate import keep_audit
     from robustbench_df.cli.audit_tables import audit_json, print_audit
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.data.sources import load_images
     from robustbench_df.errors import UsageError
     from robustbench_df.run import open_run
@@ -59,7 +57,7 @@ def audit(
         other = None
         if against is not None:
             other = load_images(against, fake_is=fake_is, size=size, max_bad=max_bad, require_classes=False)
-        found = look(
+        found = audit_images(
             images,
             other,
             run=opened,
@@ -73,7 +71,7 @@ def audit(
             keep_audit(opened, found)
             reporter.say(f"kept in {opened.file('audit.json')}")
     if as_json:
-        typer.echo(json.dumps(audit_json(found), indent=2))
+        print_json(audit_json(found))
     else:
         print_audit(found)
     if strict and found.severity == "fail":

@@ -21,11 +21,9 @@ def worst_first(audit: Audit) -> list[AuditFinding]:
 
 
 def audit_json(audit: Audit) -> dict[str, Any]:
-    """Return what `Audit.from_json` reads, worst finding first; an undefined figure is null, as JSON has no nan."""
+    """Return what `Audit.from_json` reads, worst finding first, for `console.print_json`."""
     raw = audit.to_json()
     raw["findings"] = sorted(raw["findings"], key=lambda finding: WORST_FIRST.index(finding["severity"]))
-    for finding in raw["findings"]:
-        finding["figures"] = {name: None if value != value else value for name, value in finding["figures"].items()}
     return raw
 
 

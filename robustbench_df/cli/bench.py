@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Device, Models, Phase, Quiet, RunPath, chosen, open_latest
 
 
 def bench(
-    models: Annotated[
-        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
-    ] = None,
-    phase: Annotated[Literal["base", "final"] | None, typer.Option(help="base or final; as shipped if none.")] = None,
+    models: Models = None,
+    phase: Phase = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Images per call; 1, 8, 32, 128, 256 if none. May be repeated.")
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile, which takes minutes.")] = False,
     seconds: Annotated[float, typer.Option(min=1, help="About so long in all; what does not fit is not run.")] = 100.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; torch's own choice if none.")] = None,
     run: RunPath = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Time a run's detectors on this machine: latency and throughput in every way there is to run them."""
-    import json
-
     from robustbench_df.benching import BenchPlan, bench_run
-    from robustbench_df.cli.console import reporting
-    from robustbench_df.run import open_run
+    from robustbench_df.cli.console import print_json, reporting
+    from robustbench_df.settings import validated
 
-    opened = open_run(run, finished=True)
-    plan = BenchPlan(
-        models=() if "all" in (models or []) else tuple(models or ()),
-        phase=phase,
-        batches=tuple(batch) if batch else BenchPlan().batches,
-        compiled=compiled,
-        seconds=seconds,
-        device=device,
-        threads=threads,
+    plan = validated(
+        BenchPlan,
+        {
+            "models": chosen(models),
+            "phase": phase,
+            **({"batches": tuple(batch)} if batch else {}),
+            "compiled": compiled,
+            "seconds": seconds,
+            "device": device,
+            "threads": threads,
+        },
     )
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
-        facts = bench_run(opened, plan, reporter)
+        facts = bench_run(open_latest(run, reporter), plan, reporter)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     _print(facts)
 

@@ -5,6 +5,7 @@ Progress goes to stderr, results to stdout, so that ``--json`` can be piped.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from robustbench_df.rundir import jsonable
 from robustbench_df.train.report import BYTES, Reporter
 from robustbench_df.wording import duration
 
@@ -29,10 +31,16 @@ err = Console(stderr=True, highlight=False)
 if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
     out = Console(highlight=False, width=160)
 
+
 PLAIN_EVERY = 10.0
 """Seconds between plain lines about epochs or a download."""
 PLAIN_SILENCE = 60.0
 """Seconds after which a stage that has nothing else to tell says how far it is."""
+
+
+def print_json(value: Any) -> None:
+    """Print a result on stdout as indented JSON (`rundir.jsonable`)."""
+    print(json.dumps(jsonable(value), indent=2, allow_nan=False))
 
 
 def describe(row: dict[str, Any]) -> str:

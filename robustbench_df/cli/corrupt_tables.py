@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
@@ -17,6 +17,7 @@ from robustbench_df.corruption_plan import CorruptionCell
 from robustbench_df.corruption_summary import CLEAN, COMMON, DetectorErrors, Key, Row, Score
 from robustbench_df.metrics.intervals import Interval
 from robustbench_df.run import Run
+from robustbench_df.wording import figure, interval
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,8 @@ _NOTES = ("constants", "seconds", "corrupting_seconds", "precision", "choice")
 """What a cell's file says of how it was made."""
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if value != value else value
-    if isinstance(value, Interval):
-        return _no_nan(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _no_nan(inner) for key, inner in value.items()}
-    return [_no_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> dict[str, Any]:
-    """Everything the tables show, and every cell, as plain values; undefined is null."""
+    """Everything the tables show, and every cell, for `console.print_json`."""
     read = read_cells(run, cells)
     scores = {_key(cell): found.score for cell, found in read.items()}
     rows = [
@@ -86,28 +77,25 @@ def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None)
             "auc": found.score.auc,
             "threshold_gap": found.score.threshold_gap,
             "uncalibrated_accuracy": found.score.uncalibrated,
-            "abstention": found.score.band and asdict(found.score.band),
+            "abstention": found.score.band,
             **{name: found.notes.get(name) for name in _NOTES},
             "file": str(cell.path),
         }
         for cell, found in read.items()
     ]
     base = reference_of(scores, reference)
-    errors = [{**e._asdict(), "errors": asdict(e.errors)} for e in summary.errors(scores, base)]
-    facts: dict[str, Any] = _no_nan(
-        {
-            "run": str(run.path),
-            "allowed_findings": list(run.allowed_findings),
-            "reference": " ".join(base),
-            "calibration": "after, but for uncalibrated_accuracy",
-            "abstention_alpha": run.config.ensemble.alpha,
-            "counted": summary.counted(scores),
-            "errors": errors,
-            "rows": [asdict(row) for row in summary.rows(scores)],
-            "cells": rows,
-        }
-    )
-    return facts
+    errors = [{**e._asdict(), "errors": e.errors} for e in summary.errors(scores, base)]
+    return {
+        "run": str(run.path),
+        "allowed_findings": list(run.allowed_findings),
+        "reference": " ".join(base),
+        "calibration": "after, but for uncalibrated_accuracy",
+        "abstention_alpha": run.config.ensemble.alpha,
+        "counted": summary.counted(scores),
+        "errors": errors,
+        "rows": summary.rows(scores),
+        "cells": rows,
+    }
 
 
 def print_corruptions(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> None:
@@ -148,7 +136,7 @@ def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
             _share(row.accuracy),
             _percent(row.uncalibrated),
             f"{100 * row.lost:.1f}",
-            _area(row.auc),
+            figure(row.auc, ".3f"),
             _points(row.threshold_gap),
             *_abstention(row.covered, row.set_size),
             " ".join(f"{100 * value:.0f}" for severity, value in row.by_severity.items() if severity),
@@ -160,7 +148,7 @@ def _table(title: str, clean: Score, rows: Sequence[Row]) -> Table:
         _share(clean.accuracy),
         _percent(clean.uncalibrated),
         "",
-        _area(clean.auc.value),
+        figure(clean.auc.value, ".3f"),
         _points(clean.threshold_gap),
         *_abstention(*band),
         "",
@@ -174,20 +162,15 @@ def _abstention(covered: float, size: float) -> tuple[str, str]:
 
 
 def _share(value: Interval) -> str:
-    known = value.low == value.low
-    return _percent(value.value) + (f" [{value.low:.1%}, {value.high:.1%}]" if known else "")
-
-
-def _area(value: float) -> str:
-    return "undefined" if value != value else f"{value:.3f}"
+    return interval(value.value, value.low, value.high, ".1%")
 
 
 def _points(value: float) -> str:
-    return "undefined" if value != value else f"{100 * value:.1f}"
+    return figure(100 * value, ".1f")
 
 
 def _percent(value: float) -> str:
-    return "undefined" if value != value else f"{value:.1%}"
+    return figure(value, ".1%")
 
 
 def _made(read: Mapping[CorruptionCell, Read]) -> list[str]:
@@ -246,11 +229,11 @@ def _print_errors(found: Sequence[DetectorErrors], names: Sequence[str], severit
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found:
         e = row.errors
-        sure = (
-            _percent(value) if interval is None else _share(interval)
-            for value, interval in ((e.mean_error, row.mean_error), (e.mce, row.mce))
+        shares = (
+            _percent(value) if sure is None else _share(sure)
+            for value, sure in ((e.mean_error, row.mean_error), (e.mce, row.mce))
         )
-        table.add_row(row.model, row.phase, _percent(row.clean_error), *sure, _percent(e.relative_mce))
+        table.add_row(row.model, row.phase, _percent(row.clean_error), *shares, _percent(e.relative_mce))
     out.print(table)
     lines = [
         f"mCE: errors as a share of {reference}'s, so 100% is as bad as that one; relative mCE: the same for the rise "

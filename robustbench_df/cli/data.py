@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +28,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show layout, counts by class and split, sizes, formats, bad files and exact duplicates."""
+    from robustbench_df.cli.console import print_json
     from robustbench_df.cli.tables import print_data_info
     from robustbench_df.data.info import describe
     from robustbench_df.data.sources import image_sizes, load_images
@@ -43,7 +43,7 @@ def info(
     facts["sizes"] = sizes or facts["sizes"]
     facts["compared_at"] = images.size[0] if side else None
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         print_data_info(facts)
 

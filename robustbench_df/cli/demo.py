@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from robustbench_df.cli.options import AsJson, Quiet
+from robustbench_df.cli.options import AsJson, Quiet, Seed
 from robustbench_df.cli.train import RunFolder
 
 if TYPE_CHECKING:
@@ -19,14 +17,12 @@ CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "jpeg_compression", "brightnes
 
 def demo(
     run: RunFolder = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Show everything in a few minutes: build the demo set, train, weigh, judge, attack, corrupt, explain, report."""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.cli.report import facts_json, print_report
     from robustbench_df.cli.tables import print_summary, summary_json
     from robustbench_df.config import load_config
@@ -42,7 +38,7 @@ def demo(
         document = document_of(trained.path)
         page = write_report(document, report_folder([trained.path]))
     if as_json:
-        typer.echo(json.dumps({**summary_json(trained), **facts_json(document, page)}, indent=2))
+        print_json({**summary_json(trained), **facts_json(document, page)})
     else:
         print_report(document, page)
 

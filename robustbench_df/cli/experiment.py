@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet
+from robustbench_df.cli.options import AsJson, Device, Quiet
 
 
 def experiment(
@@ -19,15 +19,13 @@ def experiment(
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Forget finished cells, or keep them.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="Run so many cells, leave the rest for another call.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; else reports/experiments/NAME.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     readme: Annotated[bool, typer.Option("--readme", help="Write the results into the README files.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an ablation or a bench of experiments/, cell by cell; a finished cell is never run again."""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.experiment import run_experiment
     from robustbench_df.experiment_folder import open_experiment
     from robustbench_df.experiment_readme import write_readmes
@@ -55,7 +53,7 @@ def experiment(
         )
     results = read_json(done.out / "results.json")
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
     else:
         _print(results, done)
     if done.failed:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Part, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Device, Models, Part, Quiet, RunPath, Seed, chosen, one_of, open_latest
+from robustbench_df.wording import figure, interval
 
 if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 
 def explain(
-    models: Annotated[
-        list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
-    ] = None,
+    models: Models = None,
     n: Annotated[
         int, typer.Option("--n", min=1, help="Images to explain: a quarter each right, wrong, attacked, corrupted.")
     ] = 8,
@@ -24,29 +23,28 @@ def explain(
     eps: Annotated[str, typer.Option(help="FGSM's budget for the attacked images: 0.05 or 8/255.")] = "0.05",
     corruption: Annotated[str, typer.Option(help="What the corrupted images suffer.")] = "jpeg_compression",
     severity: Annotated[int, typer.Option(help="How badly, 1 to 5.")] = 3,
-    phase: Annotated[str, typer.Option(help="base, final, or auto: as shipped.")] = "auto",
+    phase: Annotated[
+        str, typer.Option(help="base, final, or auto: as shipped.", callback=one_of("base", "final", "auto"))
+    ] = "auto",
     measured: Annotated[int, typer.Option(min=1, help="Images on which the maps themselves are checked.")] = 48,
     part: Part = "auto",
     run: RunPath = None,
-    seed: Annotated[int, typer.Option(help="Key of all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw where detectors and ensemble look, check that the maps mean something, and collect telling images."""
-    import json
-
     from robustbench_df.attacks.threat import Threat, parse_eps
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.explain import ExplainPlan
     from robustbench_df.explain import explain as work
-    from robustbench_df.run import open_run
     from robustbench_df.settings import validated
 
     plan = validated(
         ExplainPlan,
         {
-            "models": () if "all" in (models or []) else tuple(dict.fromkeys(models or ())),
+            "models": chosen(models),
             "images": n,
             "measured": measured,
             "cam": cam,
@@ -59,23 +57,13 @@ def explain(
             "device": device,
         },
     )
-    opened = open_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
+        opened = open_latest(run, reporter)
         explained = work(opened, plan, reporter)
     if as_json:
-        typer.echo(json.dumps(_no_nan(explained), indent=2))
+        print_json(explained)
     else:
         _print(opened, explained)
-
-
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _no_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_no_nan(inner) for inner in value]
-    return None if value != value else value
 
 
 def _print(run: Run, explained: dict[str, Any]) -> None:
@@ -101,8 +89,8 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
             row["phase"],
             row["layer"],
             "×".join(map(str, row["size"])),
-            _number(sanity["correlation"], ".2f") + (" passed" if sanity["passed"] else " FAILED"),
-            f"{_number(drop['value'], '.3f')} [{_number(drop['low'], '.3f')}, {_number(drop['high'], '.3f')}]",
+            figure(sanity["correlation"], ".2f") + (" passed" if sanity["passed"] else " FAILED"),
+            interval(drop["value"], drop["low"], drop["high"], ".3f"),
             f"{row['blank']} of {row['maps']}",
         )
     out.print(table)
@@ -119,7 +107,3 @@ def _print(run: Run, explained: dict[str, Any]) -> None:
     out.print(Text("Shown: " + ", ".join(f"{count} {state}" for state, count in counts.items())))
     print_allowed(run)
     out.print(Text(f"Maps: {run.file('explain', 'explain.json')}   pictures: {run.file('explain', 'pictures')}"))
-
-
-def _number(value: float | None, form: str) -> str:
-    return "undefined" if value is None or value != value else f"{value:{form}}"

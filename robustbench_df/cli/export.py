@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Phase, Quiet, RunPath, open_latest
+from robustbench_df.wording import interval
 
 MOST_LOST = 0.005
 """Accuracy that int8 may cost before it is a warning."""
@@ -19,7 +20,7 @@ def export(
         Literal["onnx", "exported-program"], typer.Option("--format", help="onnx, or exported-program (torch.export).")
     ] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8, and judge what it costs.")] = False,
-    phase: Annotated[Literal["base", "final"] | None, typer.Option(help="base or final; as shipped if none.")] = None,
+    phase: Phase = None,
     refit: Annotated[bool | None, typer.Option(help="Use the detectors refitted on everything, if any.")] = None,
     n: Annotated[int, typer.Option("--n", min=0, help="Most images on which int8 is judged; 0 takes all.")] = 500,
     attacked: Annotated[int, typer.Option(min=0, help="How many of them are also attacked.")] = 100,
@@ -29,24 +30,23 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a detector as a file that runs without this package, checked against it, with its decision beside it."""
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.deploy.fidelity import FidelityPlan
     from robustbench_df.exporting import ExportPlan, export_run
-    from robustbench_df.run import open_run
+    from robustbench_df.settings import validated
 
-    opened = open_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {opened.path}")
-        plan = ExportPlan(
-            model=model,
-            phase=phase,
-            form=form,
-            int8=int8,
-            refit=opened.refitted if refit is None else refit,
-            judged=FidelityPlan(images=n, attacked=attacked),
+        opened = open_latest(run, reporter)
+        plan = validated(
+            ExportPlan,
+            {
+                "model": model,
+                "phase": phase,
+                "form": form,
+                "int8": int8,
+                "refit": opened.refitted if refit is None else refit,
+                "judged": FidelityPlan(images=n, attacked=attacked),
+            },
         )
         made = export_run(opened, plan, to, reporter)
         if int8:
@@ -54,7 +54,7 @@ def export(
             if lost > MOST_LOST:
                 reporter.warn(f"int8 loses {lost * 100:.1f} percentage points of accuracy; the float32 file loses none")
     if as_json:
-        typer.echo(json.dumps({"path": str(made.path), **made.facts}, indent=2))
+        print_json({"path": str(made.path), **made.facts})
         return
     _print(made.path, made.sidecar, made.facts)
 
@@ -86,8 +86,8 @@ def _print_int8(facts: dict[str, Any]) -> None:
         table.add_row(
             name,
             str(after["n"]),
-            *(f"{v['value']:.1%} [{v['low']:.1%}, {v['high']:.1%}]" for v in (before, after)),
-            f"{change['difference'] * 100:+.1f} [{change['low'] * 100:+.1f}, {change['high'] * 100:+.1f}] pp",
+            *(interval(v["value"], v["low"], v["high"], ".1%") for v in (before, after)),
+            interval(100 * change["difference"], 100 * change["low"], 100 * change["high"], "+.1f") + " pp",
             str(row["verdicts_changed"]),
         )
     out.print(table)

@@ -68,13 +68,12 @@ def presets() -> None:
 @app.command("runs")
 def runs(as_json: AsJson = False) -> None:
     """List the runs under runs/, the oldest first."""
-    import json
-
+    from robustbench_df.cli.console import print_json
     from robustbench_df.rundir import RUNS, RunDir
 
     found = [RunDir(p.parent) for p in sorted(RUNS.glob("*/config.json"), key=lambda p: p.stat().st_mtime_ns)]
     if as_json:
-        typer.echo(json.dumps([{"run": str(r.path), "finished": r.finished} for r in found]))
+        print_json([{"run": str(r.path), "finished": r.finished} for r in found])
     else:
         for run in found:
             typer.echo(f"{run.path}  {'finished' if run.finished else 'unfinished: ' + run.resume_command}")

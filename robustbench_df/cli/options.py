@@ -1,19 +1,53 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what is made of them before the work begins."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from robustbench_df.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from robustbench_df.run import Run
+    from robustbench_df.rundir import RunDir
+    from robustbench_df.train.report import Reporter
+
+
+def one_of(*choices: str) -> Callable[[typer.CallbackParam, str | None], str | None]:
+    """Return the check of an option that takes one of these words: a miss is one line, as for all other settings."""
+
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise UsageError(f"{param.opts[0]} takes {known}, not '{value}'{nearest(value, choices)}")
+        return value
+
+    return check
+
+
+DEVICE = typer.Option(help="auto, cpu, cuda, cuda:N or mps.")
+SEED = typer.Option(help="Key of all randomness.")
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder; the latest one when not given.")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="A detector, ensemble, or all (default). May be repeated.")
+]
+Phase = Annotated[str | None, typer.Option(help="base or final; as shipped if none.", callback=one_of("base", "final"))]
 Part = Annotated[
     str,
-    typer.Option("--split", help="test, oof (out of fold), cal, val, or auto: the first of these in the run."),
+    typer.Option(
+        "--split",
+        help="test, oof (out of fold), cal, val, or auto: the first of these in the run.",
+        callback=one_of("auto", "test", "oof", "cal", "val"),
+    ),
 ]
+Device = Annotated[str, DEVICE]
+Seed = Annotated[int, SEED]
 Layout = Annotated[str, typer.Option(help="auto, folders, challenge, manifest or unlabelled.")]
 Labels = Annotated[
     Literal["folder", "predictions"], typer.Option(help="What is learnt: folder labels, or a black box's predictions.")
@@ -35,3 +69,33 @@ def given(**values: Any) -> dict[str, Any]:
         else:
             out[table] = value
     return out
+
+
+def chosen(models: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what ``--model`` names, each once; empty, which plans take for all, where nothing or ``all`` is named."""
+    return () if "all" in (models or ()) else tuple(dict.fromkeys(models or ()))
+
+
+def find_latest(run: Path | None, reporter: Reporter) -> RunDir:
+    """Return the run that ``--run`` names; without it the latest, finished ones first, and say which that is.
+
+    Raises:
+        RunError: there is none.
+    """
+    from robustbench_df.rundir import find_run
+
+    found = find_run(run, finished=True)
+    if run is None:
+        reporter.say(f"using the latest run, {found.path}")
+    return found
+
+
+def open_latest(run: Path | None, reporter: Reporter) -> Run:
+    """Open what `find_latest` returns.
+
+    Raises:
+        RunError: there is no such run, or it was written by a version with another schema.
+    """
+    from robustbench_df.run import open_run
+
+    return open_run(find_latest(run, reporter).path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, Quiet, RunPath
+from robustbench_df.cli.options import AsJson, Quiet, RunPath, find_latest
 
 if TYPE_CHECKING:
     from robustbench_df.report.document import Document
@@ -31,12 +31,9 @@ def report(
     from robustbench_df.report.build import report_folder, write_report
     from robustbench_df.report.content import document_of
     from robustbench_df.report.export import draw_exports
-    from robustbench_df.rundir import find_run
 
-    found = find_run(run, finished=True)
     with reporting(quiet or as_json) as reporter:
-        if run is None:
-            reporter.say(f"using the latest run, {found.path}")
+        found = find_latest(run, reporter)
         document = document_of(found.path)
         drawn = draw_exports(document, figures) if figures is not None else []
         page = write_report(document, out or report_folder([found.path]))
@@ -70,10 +67,10 @@ def compare(
 
 
 def _say(what: dict[str, Any], document: Document, page: Path, drawn: list[Path], as_json: bool) -> None:
-    import json
+    from robustbench_df.cli.console import print_json
 
     if as_json:
-        typer.echo(json.dumps({**what, **facts_json(document, page), "figures": [str(p) for p in drawn]}, indent=2))
+        print_json({**what, **facts_json(document, page), "figures": [str(p) for p in drawn]})
         return
     if drawn:
         typer.echo(f"Figures: {len(drawn)} files in {drawn[0].parent}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_df.cli.options import AsJson, FakeIs
+from robustbench_df.wording import figure
 
 if TYPE_CHECKING:
     from robustbench_df.scoring import Scored
@@ -22,9 +23,9 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score anyone's prediction file against labels, and say when its ids look mis-ordered."""
-    import json
+    from dataclasses import asdict
 
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.scoring import score_file
 
     with reporting(quiet=True) as reporter:  # nothing to wait for, but warnings are said
@@ -32,24 +33,9 @@ def score(
         for line in scored.warnings():
             reporter.warn(line)
     if as_json:
-        typer.echo(json.dumps(facts_json(scored), indent=2))
+        print_json(asdict(scored) | {"warnings": scored.warnings()})
     else:
         print_scores(scored, f"{predictions.name} against {truth.name}")
-
-
-def facts_json(scored: Scored) -> dict[str, Any]:
-    """Everything as plain values; undefined is null."""
-    from dataclasses import asdict
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(inner) for inner in value]
-        return None if value != value else value
-
-    facts: dict[str, Any] = plain(asdict(scored) | {"warnings": scored.warnings()})
-    return facts
 
 
 def print_scores(scored: Scored, title: str) -> None:
@@ -74,8 +60,7 @@ def print_scores(scored: Scored, title: str) -> None:
             continue
         form = ".3f" if name == "AUC" else ".1%"
         ends = "undefined" if value.low != value.low else f"{value.low:{form}} to {value.high:{form}}"
-        shown = "undefined" if value.value != value.value else f"{value.value:{form}}"
-        table.add_row(name, shown, ends, value.method)
+        table.add_row(name, figure(value.value, form), ends, value.method)
     out.print(table)
     c = scored.confusion
     out.print(Text(f"real: {c.tn} called real, {c.fp} called fake.  fake: {c.fn} called real, {c.tp} called fake."))

@@ -14,32 +14,21 @@ from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.records import Result
 from robustbench_df.run import Run
 from robustbench_df.summary import best_member, find, judged_part
+from robustbench_df.wording import figure, interval, listed
 
 PART_NAMES = {"test": "the test part", "oof": "out-of-fold images", "cal": "the cal part", "val": "the val part"}
 
 
 def _percent(result: Result | None) -> str:
-    if result is None:
-        return "not run"
-    if result.low != result.low:
-        return f"{result.value:.1%}" if result.value == result.value else "undefined"
-    return f"{result.value:.1%} [{result.low:.1%}, {result.high:.1%}]"
+    return "not run" if result is None else interval(result.value, result.low, result.high, ".1%")
 
 
 def _number(result: Result | None) -> str:
-    if result is None:
-        return "not run"
-    if result.value != result.value:
-        return "undefined"
-    return (
-        f"{result.value:.4f}"
-        if result.low != result.low
-        else f"{result.value:.4f} [{result.low:.3f}, {result.high:.3f}]"
-    )
+    return "not run" if result is None else interval(result.value, result.low, result.high, ".4f", ends=".3f")
 
 
 def _share(result: Result | None) -> str:
-    return "not run" if result is None else f"{result.value:.3f}"
+    return "not run" if result is None else figure(result.value, ".3f")
 
 
 def summary_rows(run: Run) -> list[dict[str, Any]]:
@@ -89,18 +78,11 @@ def _best_member(run: Run) -> str:
 
 
 def summary_json(run: Run) -> dict[str, Any]:
-    """The summary as plain values."""
+    """The summary, for `console.print_json`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Result):
-            low = None if value.low != value.low else value.low
-            high = None if value.high != value.high else value.high
-            return {
-                "value": None if value.value != value.value else value.value,
-                "low": low,
-                "high": high,
-                "n": value.n,
-            }
+            return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     rows = [{key: plain(value) for key, value in row.items()} for row in summary_rows(run)]
@@ -193,9 +175,7 @@ def print_data_info(facts: dict[str, Any]) -> None:
         table.add_row("not given" if part == "none" else part, *(str(counts.get(c, 0)) for c in classes))
     out.print(table)
     for label in ("sizes", "formats"):
-        most = list(facts[label].items())[:8]
-        rest = f", and {len(facts[label]) - 8} more" if len(facts[label]) > 8 else ""
-        out.print(Text(f"{label}: " + ", ".join(f"{count} of {name}" for name, count in most) + rest))
+        out.print(Text(f"{label}: " + listed((f"{count} of {name}" for name, count in facts[label].items()), 8)))
     if facts["compared_at"]:
         out.print(
             Text(f"duplicates were looked for at {facts['compared_at']} px; training needs --size", style="yellow")
@@ -203,9 +183,7 @@ def print_data_info(facts: dict[str, Any]) -> None:
     if facts["groups"]:
         out.print(Text(f"groups: {facts['groups']}"))
     if len(facts["sources"]) > 1:
-        shown = list(facts["sources"].items())[:10]
-        more = f", and {len(facts['sources']) - 10} more" if len(facts["sources"]) > 10 else ""
-        out.print(Text("sources: " + ", ".join(f"{k or '(none)'} × {v}" for k, v in shown) + more))
+        out.print(Text("sources: " + listed((f"{k or '(none)'} × {v}" for k, v in facts["sources"].items()), 10)))
     twins = facts["duplicates"]
     if twins["groups"]:
         line = (

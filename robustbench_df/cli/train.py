@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import AsJson, FakeIs, Quiet, Size, given
+from robustbench_df.cli.options import DEVICE, SEED, AsJson, FakeIs, Quiet, Size, given
 
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the run; runs/<time>-… when not given.")]
 
@@ -24,7 +24,7 @@ def train_all(
     resume: Annotated[bool, typer.Option(help="Go on with a stopped run (--run, or the latest).")] = False,
     folds: Annotated[int | None, typer.Option(min=1, max=20, help="Train K times, judge out of fold.")] = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Also train once more on everything.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Key of all randomness.")] = None,
+    seed: Annotated[int | None, SEED] = None,
     stem: Annotated[str | None, typer.Option(help="auto, native or small.")] = None,
     pretrained: Annotated[
         str | None,
@@ -37,7 +37,7 @@ def train_all(
     augment: Annotated[
         str | None, typer.Option(help="corruption: noise and JPEG in half of the images; blur stays held out.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Annotated[str | None, DEVICE] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Detectors trained at the same time on a CPU; decided if not given.")
     ] = None,
@@ -98,15 +98,13 @@ def train_all(
 def _work(
     config: Any, path: Path | None, jobs: int | None, *, quiet: bool, as_json: bool, resume: bool = False
 ) -> None:
-    import json
-
-    from robustbench_df.cli.console import reporting
+    from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.cli.tables import print_summary, summary_json
     from robustbench_df.pipeline import train_all as train
 
     with reporting(quiet or as_json) as reporter:
         run = train(config, path, resume=resume, jobs=jobs, reporter=reporter)
     if as_json:
-        typer.echo(json.dumps(summary_json(run), indent=2))
+        print_json(summary_json(run))
     else:
         print_summary(run)

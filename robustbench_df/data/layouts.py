@@ -18,6 +18,7 @@ from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, Finding
 from robustbench_df.data.naming import CLASSES, class_of, names_both, parse_label, place_of, split_of
 from robustbench_df.data.stores import Store, Unreadable
 from robustbench_df.errors import DataError
+from robustbench_df.wording import listed
 
 _PREDICTIONS = re.compile(r"(.+?)_(?:preds?|predictions?)\.json", re.IGNORECASE)
 NO_CLASS_FOLDERS = "no-class-folders"
@@ -117,7 +118,7 @@ def unlabelled(store: Store) -> Plan:
             Finding(
                 NO_CLASS_FOLDERS,
                 tops[0],
-                f"{_listed(tops)}: none reads as real or fake; taken as unlabelled",
+                f"{listed(tops, _NAMED)}: none reads as real or fake; taken as unlabelled",
             )
         ]
         if len(tops) > 1
@@ -184,13 +185,8 @@ def _parents(name: str) -> Iterable[str]:
         yield name
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
 def _summary(kind: str, names: Sequence[str], detail: str) -> list[Finding]:
-    return [Finding(kind, names[0], f"{len(names):,} {detail} ({_listed(names)})")] if names else []
+    return [Finding(kind, names[0], f"{len(names):,} {detail} ({listed(names, _NAMED)})")] if names else []
 
 
 def _other_files(store: Store) -> list[Finding]:

@@ -1,9 +1,10 @@
-"""What a folder's name or a label as written says: class, split, source. No store is looked at."""
+"""What a folder's or file's name or a label as written says: class, split, source, number. No store is looked at."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
@@ -97,3 +98,18 @@ def parse_label(value: Any, fake_is: int | None, where: str) -> int:
     if (label := class_of(text)) != UNLABELLED:
         return label
     raise DataError(f"unknown label {value!r} in {where}; write real or fake, or 0 or 1")
+
+
+def image_number(name: str) -> int:
+    """The number in a file name: ``test/12.png`` is 12, ``img_0012.png`` too.
+
+    Raises:
+        DataError: the name has no number, or more than one.
+    """
+    numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+    if len(numbers) != 1:
+        count = "no number" if not numbers else f"{len(numbers)} numbers"
+        raise DataError(
+            f"'{name}' has {count} in its name, so it has no challenge index; use --form csv or probability"
+        )
+    return int(numbers[0])

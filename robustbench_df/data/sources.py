@@ -73,7 +73,7 @@ def load_images(
         from robustbench_df.data.demo import demo_set
 
         return demo_set(seed=seed, size=size or 32)
-    store, plan = _open(Path(source), layout, fake_is, every_image=every_image)
+    store, plan = open_source(Path(source), layout, fake_is, every_image=every_image)
     try:
         labelled = require_classes and plan.layout != "unlabelled"
         entries = plan.entries
@@ -124,7 +124,7 @@ def image_sizes(
         return {}
     from robustbench_df.data.decode import dimensions, quiet_pillow
 
-    store, plan = _open(Path(source), layout, fake_is)
+    store, plan = open_source(Path(source), layout, fake_is)
     found: Counter[str] = Counter()
     try:
         with quiet_pillow():
@@ -167,8 +167,12 @@ def _check_options(
         raise UsageError(f"workers is {workers}; it must be at least 1")
 
 
-def _open(path: Path, layout: str, fake_is: int | None, *, every_image: bool = False) -> tuple[Store, Plan]:
-    """Find out what the path is; return its store and what its names mean."""
+def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bool = False) -> tuple[Store, Plan]:
+    """Find out what the path is; return its store, which the caller closes, and what its names mean.
+
+    Raises:
+        DataError: no such file or folder, nothing that can be read, or names that contradict each other.
+    """
     ending = path.suffix.lower()
     read = _plan_of_all if every_image and layout == "auto" else partial(_plan, layout=layout)
     if path.is_dir():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from robustbench_df.deploy.runtime import INPUT, OUTPUT, OnnxDetector, onnx_runtime
-from robustbench_df.errors import ModelError
+from robustbench_df.errors import ModelError, first_line
 from robustbench_df.models.detector import Detector, frozen
 
 FORMATS = {"onnx": ".onnx", "exported-program": ".pt2"}
@@ -34,7 +34,7 @@ def traced(detector: Detector, size: tuple[int, int]) -> ExportedProgram:
         try:
             return torch.export.export(detector, (x,), dynamic_shapes={"x": {0: Dim("batch", min=1, max=MOST_IMAGES)}})
         except RuntimeError as error:
-            raise ModelError(f"torch.export cannot trace this detector: {_first_line(error)}") from error
+            raise ModelError(f"torch.export cannot trace this detector: {first_line(error)}") from error
 
 
 def save_onnx(program: ExportedProgram, path: Path) -> None:
@@ -51,7 +51,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
             assert made is not None
             made.save(path, external_data=False)
         except (torch.onnx.OnnxExporterError, EncodeError, ValueError) as error:
-            raise ModelError(f"this detector cannot be written as ONNX: {_first_line(error)}") from error
+            raise ModelError(f"this detector cannot be written as ONNX: {first_line(error)}") from error
 
 
 def save_program(program: ExportedProgram, path: Path) -> None:
@@ -88,7 +88,3 @@ def _hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

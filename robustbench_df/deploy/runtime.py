@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.errors import ModelError, UsageError
+from robustbench_df.errors import ModelError, UsageError, first_line
 from robustbench_df.models.detector import Detector
 
 INPUT, OUTPUT = "images", "logits"
@@ -73,7 +73,7 @@ class OnnxDetector(Detector):
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # its exceptions share no base class of their own
-            raise ModelError(f"ONNX Runtime cannot open '{path}': {str(error).splitlines()[0]}") from error
+            raise ModelError(f"ONNX Runtime cannot open '{path}': {first_line(error)}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, 2]``, on the device of ``x``."""

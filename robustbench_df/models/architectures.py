@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from robustbench_df.config import ModelConfig
-from robustbench_df.errors import ModelError
+from robustbench_df.errors import ModelError, first_line
 from robustbench_df.models.frontend import CHANNELS
 from robustbench_df.models.resnet_se import ResNetSE
 from robustbench_df.models.statistics import StatisticsNet
@@ -106,7 +106,7 @@ def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **settings)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ModelError(f"timm cannot build '{name}': {str(error).splitlines()[0]}") from error
+        raise ModelError(f"timm cannot build '{name}': {first_line(error)}") from error
     return model
 
 

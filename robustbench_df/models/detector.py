@@ -139,8 +139,3 @@ def frozen(module: nn.Module) -> Iterator[None]:
             m.training = mode
         for p, flag in flags:
             p.requires_grad_(flag)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of trainable and frozen parameters."""
-    return sum(p.numel() for p in module.parameters())

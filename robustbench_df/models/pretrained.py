@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import torch
 from torch import Tensor, nn
 
-from robustbench_df.errors import ModelError
+from robustbench_df.errors import ModelError, first_line
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import CHANNELS
 
@@ -129,10 +129,10 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
     except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors have errors of their own
         if policy == "required":
             raise ModelError(
-                f"no pretrained weights for {timm_name}: {_first_line(error)}; connect, or use --pretrained never"
+                f"no pretrained weights for {timm_name}: {first_line(error)}; connect, or use --pretrained never"
             ) from error
         warnings.warn(
-            f"no pretrained weights ({_first_line(error)}); training from scratch",
+            f"no pretrained weights ({first_line(error)}); training from scratch",
             stacklevel=2,
         )
         return None
@@ -155,13 +155,13 @@ def read_weights(path: Path) -> State:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ModelError(f"'{path}' is not a safetensors file: {_first_line(error)}") from error
+            raise ModelError(f"'{path}' is not a safetensors file: {first_line(error)}") from error
     if path.suffix not in {".pth", ".pt", ".bin"}:
         raise ModelError(f"'{path}': weights are read from .safetensors, .pth, .pt or .bin")
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"'{path}' cannot be read: {error.strerror or _first_line(error)}") from error
+        raise ModelError(f"'{path}' cannot be read: {error.strerror or first_line(error)}") from error
     except Exception as error:  # damaged bytes make torch's reader raise any kind, with advice to run the code in them
         raise ModelError(
             f"'{path}' does not load as weights only (code in it is never run): it is damaged, no file of torch.save, "
@@ -237,7 +237,3 @@ def _widened(value: Tensor, own: Tensor) -> Tensor:
     if value.ndim != 4 or own.ndim != 4 or value.shape[1] != 3 or own.shape[1] != 3 + CHANNELS:
         return value
     return torch.cat([value, value.new_zeros(len(value), CHANNELS, *value.shape[2:])], dim=1)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -37,14 +37,6 @@ def build_report(run: Path | str, out: Path | None = None) -> Path:
     return write_report(document_of(path), out or report_folder([path]))
 
 
-def build_comparison(runs: Sequence[Path | str], out: Path | None = None) -> Path:
-    """Write the page that compares several runs and return its path; see `build_report`."""
-    from robustbench_df.report.content import compare_of
-
-    paths = [find_run(run, finished=True).path for run in runs]
-    return write_report(compare_of(paths), out or report_folder(paths))
-
-
 def report_folder(runs: Sequence[Path]) -> Path:
     """Return where the report of a run, or the comparison of several, goes by default."""
     names = [slug(run.resolve().name) for run in runs]

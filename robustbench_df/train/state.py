@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.config import ModelConfig
-from robustbench_df.errors import RunError
+from robustbench_df.errors import RunError, first_line
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
@@ -92,8 +92,9 @@ def load_state(path: Path, trained: Trained) -> Progress:
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise RunError(f"no memory is left to go on from '{path}', which is whole; free some and resume") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"'{path}' cannot be resumed from ({reason}); remove it to train this phase again") from error
+        raise RunError(
+            f"'{path}' cannot be resumed from ({first_line(error)}); remove it to train this phase again"
+        ) from error
 
 
 def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) -> None:
@@ -127,7 +128,7 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
             f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
         ) from error
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+        raise RunError(f"checkpoint '{path}' is damaged: {first_line(error)}") from error
     except RuntimeError as error:  # torch's word for names and shapes that differ; a line for each follows the first
         raise RunError(f"checkpoint '{path}' is of another version of this network; train the run again") from error
     return detector.eval()

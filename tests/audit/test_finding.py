@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustbench_df.audit.finding import EXAMPLES, Audit, AuditFinding
+from robustbench_df.audit.finding import EXAMPLES, Audit, AuditCheck, AuditFinding
 from robustbench_df.errors import DataError
 from robustbench_df.rundir import write_json
 
@@ -38,6 +38,14 @@ def test_numpy_scalars_become_plain_and_examples_are_kept_to_the_first() -> None
 def test_what_is_no_finding_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         _finding(**changes)
+
+
+def test_a_check_keeps_its_remedy_only_where_something_is_to_be_done() -> None:
+    check = AuditCheck("x", "nothing is wrong")
+    assert check.found("warn", "3 of 3", {"n": 3}, ["1.png"], "mend it") == _finding(
+        severity="warn", detail="3 of 3", figures={"n": 3}, images=("1.png",), remedy="mend it"
+    )
+    assert check.found("pass", "none of 3", remedy="mend it") == _finding()
 
 
 def test_an_audit_survives_a_file(tmp_path: Path) -> None:

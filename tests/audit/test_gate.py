@@ -10,7 +10,7 @@ import pytest
 
 from robustbench_df.audit.copies import find_copies
 from robustbench_df.audit.finding import Audit
-from robustbench_df.audit.front import audit
+from robustbench_df.audit.front import audit_images
 from robustbench_df.audit.gate import audit_before_training, keep_audit, kept_audit, record_audit
 from robustbench_df.config import RunConfig, load_config
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
@@ -87,7 +87,7 @@ def test_a_later_audit_of_the_run_does_not_forget_what_was_allowed(tmp_path: Pat
     run = write_run(tmp_path / "run", clean())
     record_audit(run, before(images, "allow_findings=true"))
     assert run.read_json("provenance.json")["audit"]["allowed"] == ["shortcuts-pixels"]
-    later = audit(clean(), fast=True)
+    later = audit_images(clean(), fast=True)
     keep_audit(run, later)
     kept = kept_audit(Run(run.path))
     assert kept.allowed == ("shortcuts-pixels",)

@@ -209,6 +209,8 @@ MISTAKES = [
     (("predict", "images", "--run", "runs/one", "--model", "resnet"), 2, "no model 'resnet'"),
     (("predict", "images", "--run", "runs/one", "--model", "ensemble-stackd"), 2, "did you mean 'stacked'"),
     (("predict", "images", "--run", "runs/one", "--form", "cvs"), 2, "did you mean 'csv'"),
+    (("predict", "images", "--run", "runs/one", "--phase", "finale"), 2, "base or final, not 'finale' (did you mean"),
+    (("predict", "images", "--run", "runs/one", "--part", "al"), 2, "did you mean 'all'"),
     (("predict", "images", "--run", "runs/one", "--refit"), 2, "has no refitted detectors"),
     (("train-all", "--data", "images", "--seed", "-1"), 2, "seed: Input should be"),
     (("predict", "images", "--run", "images"), 1, "not a run folder"),

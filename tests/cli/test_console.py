@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 
 from robustbench_df.cli import console
@@ -22,6 +25,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(console, "time", clock)
     return clock
+
+
+def test_a_result_is_json_on_stdout_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"auc": math.nan, "files": ("é.png",)})
+    seen = capsys.readouterr()
+    assert json.loads(seen.out) == {"auc": None, "files": ["é.png"]}
+    assert "NaN" not in seen.out
+    assert not seen.err
 
 
 def test_a_long_stage_says_how_far_it_is_and_how_long_it_will_take(

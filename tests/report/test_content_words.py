@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from robustbench_df.report.content.families import CHAINS, family_of
-from robustbench_df.report.content.words import keys_of, listed, pixels
+from robustbench_df.report.content.words import keys_of, pixels
 
 
 def test_names_that_look_alike_in_a_file_name_get_ids_of_their_own() -> None:
     keys = keys_of(["timm:a/b", "timm:a-b", "TIMM-A-B", "<script>", ""])
     assert len({key.lower() for key in keys.values()}) == 5
     assert all(key.isascii() and "<" not in key and "/" not in key and key for key in keys.values())
-
-
-def test_lists_say_how_many_they_leave_out() -> None:
-    assert listed(["a", "b", "c", "d", "e"], 2) == "a, b and 3 more"
-    assert listed(["a"]) == "a"
 
 
 def test_budgets_are_written_both_ways() -> None:

@@ -8,8 +8,9 @@ from robustbench_df.metrics.intervals import wilson
 from robustbench_df.report.content.attacks import worst_at_least_budget
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import disagreements
-from robustbench_df.report.content.words import OPTIMISTIC, PARTS, counted, listed, said, threat
+from robustbench_df.report.content.words import OPTIMISTIC, PARTS, said, threat
 from robustbench_df.report.document import Alert, Severity
+from robustbench_df.wording import counted, listed
 
 ORDER = ("fail", "warn", "info")
 

@@ -9,8 +9,8 @@ from typing import Any
 from robustbench_df.audit.finding import WORST_FIRST
 from robustbench_df.errors import RunError
 from robustbench_df.report.content.facts import Facts
-from robustbench_df.report.content.words import counted
 from robustbench_df.report.document import Block, Cell, Column, Estimate, Heat, Table, Text
+from robustbench_df.wording import counted
 
 
 def transfer(facts: Facts) -> list[Block]:

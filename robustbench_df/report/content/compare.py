@@ -22,8 +22,9 @@ from robustbench_df.report.content.comparable import (
 )
 from robustbench_df.report.content.compare_sections import differ, figures_of, leaderboard, tests_of
 from robustbench_df.report.content.facts import Facts, facts_of
-from robustbench_df.report.content.words import counted, listed, rounded, said
+from robustbench_df.report.content.words import rounded, said
 from robustbench_df.report.document import Alert, Document
+from robustbench_df.wording import counted, listed
 
 
 def compare_of(runs: Sequence[Path]) -> Document:

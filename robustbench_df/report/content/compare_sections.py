@@ -20,7 +20,7 @@ from robustbench_df.report.content.evaluation import roc_of
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.pieces import Tab, tabbed
 from robustbench_df.report.content.reproduce import default_settings, settings_of
-from robustbench_df.report.content.words import DELONG, SYMBOLS, WILSON, counted, defined, difference, keys_of, said
+from robustbench_df.report.content.words import DELONG, SYMBOLS, WILSON, defined, difference, keys_of, said
 from robustbench_df.report.document import (
     Block,
     Cell,
@@ -33,6 +33,7 @@ from robustbench_df.report.document import (
     Table,
     Text,
 )
+from robustbench_df.wording import counted
 
 
 def leaderboard(entries: Sequence[Entry], common: Common | None, cells: frozenset[tuple[str, int]]) -> Section:

@@ -11,8 +11,9 @@ from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.families import CHAINS, FAMILIES, families, family_of
 from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
 from robustbench_df.report.content.reading import Pair
-from robustbench_df.report.content.words import NOT_APPLICABLE, PARTS, PHASE_HINT, counted, defined, estimate, label_of
+from robustbench_df.report.content.words import NOT_APPLICABLE, PARTS, PHASE_HINT, defined, estimate, label_of
 from robustbench_df.report.document import Block, Cell, Column, Estimate, Heat, Table, Text
+from robustbench_df.wording import counted
 
 MOST_MAPS = 4
 """Detectors whose severities are mapped one by one: two maps of some 150 cells each."""

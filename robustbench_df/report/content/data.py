@@ -14,8 +14,9 @@ from robustbench_df.metrics.scores import Floats, probability
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.judging import Subject
 from robustbench_df.report.content.pieces import Piece, Rows, Shelf, Shot, Tab, picture_path, tabbed, wrapped
-from robustbench_df.report.content.words import LABELS, PARTS, counted, listed
+from robustbench_df.report.content.words import LABELS, PARTS
 from robustbench_df.report.document import Block, Cell, Column, Table, Text
+from robustbench_df.wording import counted, listed
 
 MOST = 24
 """Rows of the tables of single images, and pictures of a gallery."""

@@ -28,9 +28,9 @@ from robustbench_df.report.content.words import (
     OPTIMISTIC,
     PARTS,
     WILSON,
-    counted,
 )
 from robustbench_df.report.document import Block, Cell, Column, Table, Text
+from robustbench_df.wording import counted
 
 BUFFERS = re.compile(
     r"(^|\.)(running_mean|running_var|num_batches_tracked)$|^(mean|std)$|^net\.scale\.|^net\.kernels\."

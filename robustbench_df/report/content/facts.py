@@ -74,11 +74,6 @@ class Facts:
         """The run's detectors."""
         return self.material.config.models
 
-    @property
-    def pairs(self) -> list[Pair]:
-        """Detectors and phases that were judged on clean images, ensembles last."""
-        return list(self.subjects)
-
 
 def facts_of(path: Path) -> Facts:
     """Read a run and compute what its report says.

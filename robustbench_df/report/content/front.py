@@ -16,8 +16,9 @@ from robustbench_df.report.content.looks import looks_section
 from robustbench_df.report.content.pieces import Piece
 from robustbench_df.report.content.reproduce import reproduce_section
 from robustbench_df.report.content.verdict import verdict_of
-from robustbench_df.report.content.words import PARTS, counted, rounded
+from robustbench_df.report.content.words import PARTS, rounded
 from robustbench_df.report.document import Document
+from robustbench_df.wording import counted
 
 PARTS_OF_PAGE = (
     detectors_section,

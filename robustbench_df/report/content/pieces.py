@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from robustbench_df.errors import RunError
-from robustbench_df.report.content.words import counted
 from robustbench_df.report.document import Block, Gallery, Picture, Section
+from robustbench_df.wording import counted
 
 PAGE_SHARE = 110_000
 """Bytes of pictures that a section may hold: with four of them a page of six detectors stays below 2 MB."""

@@ -9,8 +9,9 @@ from robustbench_df.report.content.attacks import after_one_step, worst_at_least
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.families import worst_family
 from robustbench_df.report.content.judging import Subject
-from robustbench_df.report.content.words import PARTS, PHASE, counted, listed, pixels, said, threat
+from robustbench_df.report.content.words import PARTS, PHASE, pixels, said, threat
 from robustbench_df.report.document import Alert
+from robustbench_df.wording import counted, listed
 
 SUITES = {"standard": "AutoAttack for two classes", "quick": "FGSM and 20 steps of PGD"}
 """What the names of suites stand for."""

@@ -108,15 +108,3 @@ def pixels(eps: float) -> str:
 def threat(norm: str, eps: float) -> str:
     """Write a norm and a budget."""
     return f"{SYMBOLS.get(norm, norm)} {pixels(eps)}"
-
-
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """Join names, saying how many are left out."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """Write a number of things: ``1 image``, ``2,400 images``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
