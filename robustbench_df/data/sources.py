@@ -20,8 +20,9 @@ from robustbench_df.data.cache import Decoded, decoded
 from robustbench_df.data.classes import check_classes
 from robustbench_df.data.imageset import UNLABELLED, Finding, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
-from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
+from robustbench_df.data.manifest import find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
+from robustbench_df.data.table import ENDINGS
 from robustbench_df.errors import DataError, UsageError, nearest
 
 LAYOUTS = ("auto", "folders", "challenge", "manifest", "unlabelled")
@@ -180,7 +181,7 @@ def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bo
     if not path.is_file():
         raise DataError(f"no such file or folder: '{path}'{_near(path)}")
     if ending in ENDINGS:
-        return _manifest_on_disk(path, str(path), layout, fake_is)
+        return _manifest_on_disk(path, str(path), layout, fake_is, strict=not every_image)
     if layouts.is_image(path.name):
         return _plan(FolderStore(path.parent, str(path), [path.name]), layout, fake_is)
     if ending == ".zip" or zipfile.is_zipfile(path):
@@ -201,7 +202,7 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
     why = ""
     for layout in ("auto", "folders"):
         try:
-            read_from, plan = _plan(store, layout, fake_is)
+            read_from, plan = _plan(store, layout, fake_is, strict=False)
         except DataError as error:
             if not own:
                 raise
@@ -225,16 +226,16 @@ def _noted(plan: Plan, kind: str, why: str, store: Store) -> Plan:
     return replace(plan, findings=(Finding(kind, store.origin, why), *plan.findings)) if why else plan
 
 
-def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+def _plan(store: Store, layout: str, fake_is: int | None, *, strict: bool = True) -> tuple[Store, Plan]:
     recognised = layouts.recognise(store)
     table = find_manifest(store, named=layout == "auto" and recognised != "unlabelled")
     if table and layout in ("auto", "manifest"):
         try:
             if isinstance(store, FolderStore):
-                return _manifest_on_disk(store.root / table, store.origin, layout, fake_is)
-            return store, manifest(store, table, fake_is, inside=True)
+                return _manifest_on_disk(store.root / table, store.origin, layout, fake_is, strict=strict)
+            return store, manifest(store, table, fake_is, inside=True, strict=strict)
         except DataError as error:
-            if layout == "manifest":
+            if layout == "manifest" or not layouts.images_of(store):
                 raise
             raise DataError(f"{error}, or use --layout {recognised}") from error
     if layout == "manifest":
@@ -247,11 +248,11 @@ def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
     return store, readers[recognised if layout == "auto" else layout](store)
 
 
-def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None, *, strict: bool) -> tuple[Store, Plan]:
     if layout not in ("auto", "manifest"):
         raise UsageError(f"'{path}' is a manifest; layout '{layout}' does not fit it, use manifest or auto")
     store = FolderStore(path.parent, origin, [])
-    return store, manifest(store, path.name, fake_is)
+    return store, manifest(store, path.name, fake_is, strict=strict)
 
 
 def _near(path: Path) -> str:
