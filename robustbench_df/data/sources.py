@@ -23,7 +23,9 @@ from robustbench_df.data.layouts import Plan
 from robustbench_df.data.manifest import find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
 from robustbench_df.data.table import ENDINGS
+from robustbench_df.data.whereabouts import check_found
 from robustbench_df.errors import DataError, UsageError, nearest
+from robustbench_df.wording import counted
 
 LAYOUTS = ("auto", "folders", "challenge", "manifest", "unlabelled")
 LABELS = ("folder", "predictions")
@@ -88,6 +90,8 @@ def load_images(
         if labelled:
             check_classes(planned, planned, plan, store, labels)
         names = [entry.name for entry in entries]
+        if plan.layout == "manifest":
+            check_found(store, names, str(source))
         pixels = decoded(store, names, size=size, cache_dir=cache_dir, workers=workers)
         _check_bad(pixels, len(names), max_bad, str(source))
         images = _assemble(store, plan, pixels, labels)
@@ -208,18 +212,24 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
                 raise
             why = why or str(error)
             continue
-        inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
-        listed = {entry.name.removeprefix(inside) for entry in plan.entries}
-        if own <= listed:
+        left = _left_out(store, plan)
+        if not left:
             return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
-        left = f"layout {plan.layout} leaves out {len(own - listed):,} of {len(own):,} images"
         # A manifest of images elsewhere: it is the source, not the folder in which it lies.
-        if listed and not own & listed:
-            return read_from, _noted(plan, "left-out", f"{left}; --layout unlabelled takes these", store)
-        why = why or f"{left}; --layout {plan.layout} does so"
+        if plan.entries and left == own:
+            return read_from, plan
+        why = why or (
+            f"layout {plan.layout} leaves out {len(left):,} of {len(own):,} images; --layout {plan.layout} does so"
+        )
     plan = layouts.unlabelled(store)
     told = tuple(finding for finding in plan.findings if finding.kind != layouts.NO_CLASS_FOLDERS)
     return store, _noted(replace(plan, findings=told), "read-as-unlabelled", why, store)
+
+
+def _left_out(store: Store, plan: Plan) -> set[str]:
+    """Return the images of a store that a plan does not list."""
+    inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
+    return set(layouts.images_of(store)) - {entry.name.removeprefix(inside) for entry in plan.entries}
 
 
 def _noted(plan: Plan, kind: str, why: str, store: Store) -> Plan:
@@ -232,12 +242,19 @@ def _plan(store: Store, layout: str, fake_is: int | None, *, strict: bool = True
     if table and layout in ("auto", "manifest"):
         try:
             if isinstance(store, FolderStore):
-                return _manifest_on_disk(store.root / table, store.origin, layout, fake_is, strict=strict)
-            return store, manifest(store, table, fake_is, inside=True, strict=strict)
+                file = store.root / table
+                read_from, plan = _manifest_on_disk(file, store.origin, layout, fake_is, strict=strict)
+            else:
+                read_from, plan = store, manifest(store, table, fake_is, inside=True, strict=strict)
         except DataError as error:
             if layout == "manifest" or not layouts.images_of(store):
                 raise
             raise DataError(f"{error}, or use --layout {recognised}") from error
+        if not (left := _left_out(store, plan)):
+            return read_from, plan
+        beside = f"{counted(len(left), 'image')} here {'is' if len(left) == 1 else 'are'} not listed"
+        hidden = Finding("not-listed", table, f"{beside}; --layout {recognised} reads the folder without it")
+        return read_from, replace(plan, findings=(hidden, *plan.findings))
     if layout == "manifest":
         raise DataError(f"no manifest.csv or manifest.parquet in '{store.origin}'; add one or name its path")
     readers: dict[str, Callable[[Store], Plan]] = {

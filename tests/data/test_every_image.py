@@ -65,8 +65,8 @@ def test_a_manifest_of_images_elsewhere_is_no_folder_of_those_beside_it(folder, 
     assert list(images.ids) == ["../fake/1.png", "../real/1.png"]
     (found,) = images.findings
     assert (found.kind, found.detail) == (
-        "left-out",
-        "layout manifest leaves out 1 of 1 images; --layout unlabelled takes these",
+        "not-listed",
+        "1 image here is not listed; --layout unlabelled reads the folder without it",
     )
 
 

@@ -146,6 +146,28 @@ def test_backslashes_divide_folders_unless_a_file_is_so_called(folder, archive, 
         assert list(load_images(odd / "m.csv", require_classes=False).ids) == ["a\\b.png"]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", ["folders", "unlabelled"])
+def test_a_manifest_in_a_folder_says_how_many_images_there_it_does_not_list(folder, archive, make_png, packed, layout):
+    tops = ("real", "fake") if layout == "folders" else ("a", "b")
+    files = {f"{top}/{k}.png": make_png(10 * k + len(top)) for top in tops for k in range(3)}
+    table = f"path,label\n{tops[0]}/0.png,real\n./{tops[1]}/0.png,fake"
+    source = (archive if packed else folder)(files | {"manifest.csv": table.encode()})
+    images = load_images(source)
+    assert (images.layout, len(images)) == ("manifest", 2)
+    assert [(f.kind, f.where, f.detail) for f in images.findings] == [
+        ("not-listed", "manifest.csv", f"4 images here are not listed; --layout {layout} reads the folder without it")
+    ]
+    assert len(load_images(source, layout=layout)) == 6
+
+
+def test_a_manifest_that_is_named_or_lists_all_hides_nothing(folder, pair):
+    some = folder(pair | {"manifest.csv": b"path,label\nreal/1.png,real\nfake/1.png,fake"})
+    assert load_images(some / "manifest.csv").findings == ()
+    (some / "manifest.csv").write_text("\n".join(["path,label", *(f"{some}/{name},{name[:4]}" for name in pair)]))
+    assert load_images(some).findings == ()
+
+
 def test_a_manifest_that_lists_nothing_is_not_told_to_be_read_as_images_that_are_not_there(folder):
     with pytest.raises(DataError, match=r"lists nothing; write a row for each image$"):
         load_images(folder({"manifest.csv": b"path,label"}))
