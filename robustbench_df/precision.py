@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -16,13 +16,16 @@ def exact_fp32() -> Iterator[None]:
     From Ampere on cuDNN rounds their inputs to TF32, whose 11 bits move a margin by some thousandths of its size,
     unless told not to; matrix products are exact by default. Not for training, which is faster and no worse with TF32.
     """
-    place: Any = torch.backends.cudnn
-    name, exact = "allow_tf32", cast(object, False)
-    if hasattr(place, "conv"):  # torch 2.9 and later, which refuse to mix this setting with the one above
-        place, name, exact = place.conv, "fp32_precision", "ieee"
-    before = getattr(place, name)
-    setattr(place, name, exact)
+    cudnn: Any = torch.backends.cudnn
+    places, name, exact = [cudnn], "allow_tf32", False
+    if hasattr(cudnn, "conv"):
+        # From torch 2.9 on; whoever still reads the setting above is refused where the two below differ.
+        places, name, exact = [cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"  # type: ignore[assignment]
+    before = [getattr(place, name) for place in places]
     try:
+        for place in places:
+            setattr(place, name, exact)
         yield
     finally:
-        setattr(place, name, before)
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import posixpath
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from robustbench_df.data.archive import safe_name
-from robustbench_df.data.imageset import SPLIT_NAMES, Finding
+from robustbench_df.data.columns import COLUMNS, check_names, check_values
+from robustbench_df.data.imageset import SPLIT_NAMES, UNLABELLED, Finding
 from robustbench_df.data.layouts import Entry, Plan
 from robustbench_df.data.naming import parse_label, split_of
-from robustbench_df.data.stores import Store, Unreadable, natural_key
+from robustbench_df.data.polarity import check_column, check_paths, remedy_for
+from robustbench_df.data.stores import FolderStore, Store, Unreadable, natural_key
+from robustbench_df.data.table import ENDINGS, read_table
+from robustbench_df.data.whereabouts import is_missing
 from robustbench_df.errors import DataError, nearest
 
-ENDINGS = (".csv", ".parquet")
-COLUMNS = ("path", "label", "group", "source", "split", "prediction")
-DECISIVE = ("label", "group", "split")
-"""Without one of these other things are learnt, or what belongs together is divided: a misspelt one is refused."""
 UNUSED = "unused-column"
-_NEUTRAL = {"id", "ids", "name", "no", "true", "gt", "image", "img", "class"}
-_MISSPELT = 0.7  # least likeness: "grp" is group (0.75), but a hospital's "site" is not split (0.67)
+_MOST = 100  # different pairs of label and value: a column of more holds no words for classes or parts
 
 
 def find_manifest(store: Store, *, named: bool) -> str | None:
@@ -35,24 +30,29 @@ def find_manifest(store: Store, *, named: bool) -> str | None:
     return tables[0] if len(tables) == 1 and not named else None
 
 
-def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: bool = False) -> Plan:
+def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: bool = False, strict: bool = True) -> Plan:
     """Read a manifest; its paths are relative to the folder it lies in.
 
     Labels are ``real``/``fake`` or 0/1 (`parse_label`); a missing or empty label means unlabelled. Column
     names may be in any case; each other column is a finding. On disk a path may also be absolute; with ``inside``
-    (an archive) it must name an entry.
+    (an archive) it must name an entry. With ``strict``, labels and the columns that are not read are looked at: a label
+    that its own path contradicts is a finding. A prediction, which needs neither labels nor parts, does without.
 
     Raises:
         DataError: no ``path`` column, a column twice, one that looks like a misspelt label, group or split where
-            there is none, an unknown label or split, a path listed twice with different labels.
+            there is none, an unknown label or split, a path listed twice with different labels, no row; with ``strict``
+            also a label or split under another name where there is none (`check_values`), and labels that are all
+            contradicted (`polarity`).
     """
-    entries: dict[str, Entry] = {}
     columns, rows = _table(store, file)
-    findings = _unused(columns, file)
+    entries: dict[str, Entry] = {}
+    findings: list[Finding] = []
+    written: set[str] = set()
+    beside: dict[str, set[tuple[int, str]]] = {column: set() for column in columns if column not in COLUMNS}
     for line, row in _cells(columns, rows):
         where = f"row {line} of '{file}'"
         path = row.get("path", "")
-        name = safe_name(path) if inside else posixpath.normpath(path)
+        name = safe_name(path) if inside else _name_on_disk(store, path)
         if not path or name is None:
             raise DataError(f"{where} has the path {path!r}; it must name an image{' in the archive' * inside}")
         entry = Entry(
@@ -67,8 +67,36 @@ def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: boo
             if former.label != entry.label:
                 raise DataError(f"'{path}' is listed twice with different labels, again in {where}; keep one row")
             findings.append(Finding("duplicate-row", name, f"listed again in row {line}; the first row counts"))
+        if entry.label != UNLABELLED:
+            written.add(row["label"])
+        _collect(beside, row, entry.label)
+    if not entries:
+        raise DataError(f"the manifest '{file}' lists nothing; write a row for each image")
     ordered = sorted(entries.values(), key=lambda entry: natural_key(entry.name))
-    return Plan("manifest", ordered, tuple(findings))
+    if strict:
+        remedy = remedy_for(written, fake_is)
+        folder = str(store.root.resolve()) if isinstance(store, FolderStore) else ""
+        findings += check_paths(ordered, folder, file, remedy)
+        for column, pairs in beside.items():
+            check_values(column, {value for _, value in pairs}, columns, file, fake_is)
+            check_column(column, pairs, file, remedy)
+    return Plan("manifest", ordered, (*_unused(columns, file), *findings))
+
+
+def _name_on_disk(store: Store, path: str) -> str:
+    """Return a path in normal form; a backslash divides folders, as in Windows, unless a file is so called."""
+    if "\\" in path and is_missing(store, path):
+        path = path.replace("\\", "/")
+    return posixpath.normpath(path)
+
+
+def _collect(beside: dict[str, set[tuple[int, str]]], row: Mapping[str, str], label: int) -> None:
+    """Add a row's label and value to each column's; one of too many different values is dropped."""
+    for column in list(beside):
+        if value := row.get(column):
+            beside[column].add((label, value))
+            if len(beside[column]) > _MOST:
+                del beside[column]
 
 
 def _split(word: str, where: str) -> str:
@@ -79,27 +107,9 @@ def _split(word: str, where: str) -> str:
 
 
 def _unused(columns: Sequence[str], file: str) -> list[Finding]:
-    """List the columns that are not read; refuse one that seems to be a `DECISIVE` one misspelt."""
     absent = [name for name in COLUMNS if name not in columns]
     unused = [column for column in columns if column not in COLUMNS]
-    for column in unused:
-        if name := _misspelt(column, [name for name in absent if name in DECISIVE]):
-            raise DataError(
-                f"the manifest '{file}' has no column '{name}' but '{column}'; rename it to '{name}' if that is what "
-                "it holds, or leave it out"
-            )
     return [Finding(UNUSED, file, f"column '{column}' is not used{nearest(column, absent)}") for column in unused]
-
-
-def _misspelt(column: str, names: Sequence[str]) -> str:
-    """Return which of ``names`` a column seems to be; empty for none.
-
-    It is one with a word that adds nothing (``group_id``; but not ``age_group``), or nearly one.
-    """
-    words = set(re.split(r"[\W\d_]+", column)) - {""}
-    if held := [name for name in names if name in words]:
-        return held[0] if words - {held[0]} <= _NEUTRAL else ""
-    return next(iter(difflib.get_close_matches(column, names, 1, _MISSPELT)), "")
 
 
 def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]:
@@ -108,50 +118,14 @@ def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]
         raw = store.read(file)
     except Unreadable as error:
         raise DataError(f"cannot read the manifest '{file}': {error}") from error
-    header, rows = _parquet(raw, file) if file.lower().endswith(".parquet") else _csv(raw, file)
-    columns = [str(column).strip().lower() for column in header]
-    if "path" not in columns:
-        raise DataError(f"the manifest '{file}' has no column 'path' (it has {', '.join(columns) or 'none'}); add one")
-    if twice := [name for name in COLUMNS if columns.count(name) > 1]:
-        raise DataError(f"the manifest '{file}' has the column '{twice[0]}' twice; keep one")
+    columns, rows = read_table(raw, file)
+    check_names(columns, file)
     return columns, rows
 
 
 def _cells(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (row number from 1, column -> text); absent values are left out."""
+    """Yield (row number from 1, column -> text) of rows that say something; absent values are left out."""
     for line, values in enumerate(rows, start=1):
-        cells = {
-            c: v for c, v in zip(columns, values, strict=False) if c in COLUMNS and v is not None and v == v
-        }  # NaN
-        if cells:
+        cells = {c: v for c, v in zip(columns, values, strict=False) if v is not None and v == v}  # NaN
+        if not cells.keys().isdisjoint(COLUMNS):
             yield line, {c: str(v) if c == "path" else str(v).strip() for c, v in cells.items()}
-
-
-def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
-    text = io.StringIO(raw.decode("utf-8-sig", "surrogateescape"), newline="")
-    reader = csv.reader(text)
-
-    def rows() -> Iterator[list[str]]:
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise DataError(f"line {reader.line_num} of '{file}' is no CSV: {error}") from error
-
-    lines = rows()
-    return next(lines, []), lines
-
-
-def _parquet(raw: bytes, file: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-    """Return the columns, those that are not read last, and rows of those that are."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(pa.BufferReader(raw)).names
-        wanted = [c for c in names if c.strip().lower() in COLUMNS]
-        table = pq.read_table(pa.BufferReader(raw), columns=wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot read '{file}' as Parquet: {' '.join(str(error).split())}") from error
-    return [*wanted, *(c for c in names if c not in wanted)], zip(
-        *(column.to_pylist() for column in table.columns), strict=True
-    )

@@ -20,9 +20,12 @@ from robustbench_df.data.cache import Decoded, decoded
 from robustbench_df.data.classes import check_classes
 from robustbench_df.data.imageset import UNLABELLED, Finding, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
-from robustbench_df.data.manifest import ENDINGS, find_manifest, manifest
+from robustbench_df.data.manifest import find_manifest, manifest
 from robustbench_df.data.stores import FolderStore, Store, Unreadable
+from robustbench_df.data.table import ENDINGS
+from robustbench_df.data.whereabouts import check_found
 from robustbench_df.errors import DataError, UsageError, nearest
+from robustbench_df.wording import counted
 
 LAYOUTS = ("auto", "folders", "challenge", "manifest", "unlabelled")
 LABELS = ("folder", "predictions")
@@ -87,6 +90,8 @@ def load_images(
         if labelled:
             check_classes(planned, planned, plan, store, labels)
         names = [entry.name for entry in entries]
+        if plan.layout == "manifest":
+            check_found(store, names, str(source))
         pixels = decoded(store, names, size=size, cache_dir=cache_dir, workers=workers)
         _check_bad(pixels, len(names), max_bad, str(source))
         images = _assemble(store, plan, pixels, labels)
@@ -180,7 +185,7 @@ def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bo
     if not path.is_file():
         raise DataError(f"no such file or folder: '{path}'{_near(path)}")
     if ending in ENDINGS:
-        return _manifest_on_disk(path, str(path), layout, fake_is)
+        return _manifest_on_disk(path, str(path), layout, fake_is, strict=not every_image)
     if layouts.is_image(path.name):
         return _plan(FolderStore(path.parent, str(path), [path.name]), layout, fake_is)
     if ending == ".zip" or zipfile.is_zipfile(path):
@@ -201,42 +206,55 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
     why = ""
     for layout in ("auto", "folders"):
         try:
-            read_from, plan = _plan(store, layout, fake_is)
+            read_from, plan = _plan(store, layout, fake_is, strict=False)
         except DataError as error:
             if not own:
                 raise
             why = why or str(error)
             continue
-        inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
-        listed = {entry.name.removeprefix(inside) for entry in plan.entries}
-        if own <= listed:
+        left = _left_out(store, plan)
+        if not left:
             return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
-        left = f"layout {plan.layout} leaves out {len(own - listed):,} of {len(own):,} images"
         # A manifest of images elsewhere: it is the source, not the folder in which it lies.
-        if listed and not own & listed:
-            return read_from, _noted(plan, "left-out", f"{left}; --layout unlabelled takes these", store)
-        why = why or f"{left}; --layout {plan.layout} does so"
+        if plan.entries and left == own:
+            return read_from, plan
+        why = why or (
+            f"layout {plan.layout} leaves out {len(left):,} of {len(own):,} images; --layout {plan.layout} does so"
+        )
     plan = layouts.unlabelled(store)
     told = tuple(finding for finding in plan.findings if finding.kind != layouts.NO_CLASS_FOLDERS)
     return store, _noted(replace(plan, findings=told), "read-as-unlabelled", why, store)
+
+
+def _left_out(store: Store, plan: Plan) -> set[str]:
+    """Return the images of a store that a plan does not list."""
+    inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
+    return set(layouts.images_of(store)) - {entry.name.removeprefix(inside) for entry in plan.entries}
 
 
 def _noted(plan: Plan, kind: str, why: str, store: Store) -> Plan:
     return replace(plan, findings=(Finding(kind, store.origin, why), *plan.findings)) if why else plan
 
 
-def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+def _plan(store: Store, layout: str, fake_is: int | None, *, strict: bool = True) -> tuple[Store, Plan]:
     recognised = layouts.recognise(store)
     table = find_manifest(store, named=layout == "auto" and recognised != "unlabelled")
     if table and layout in ("auto", "manifest"):
         try:
             if isinstance(store, FolderStore):
-                return _manifest_on_disk(store.root / table, store.origin, layout, fake_is)
-            return store, manifest(store, table, fake_is, inside=True)
+                file = store.root / table
+                read_from, plan = _manifest_on_disk(file, store.origin, layout, fake_is, strict=strict)
+            else:
+                read_from, plan = store, manifest(store, table, fake_is, inside=True, strict=strict)
         except DataError as error:
-            if layout == "manifest":
+            if layout == "manifest" or not layouts.images_of(store):
                 raise
             raise DataError(f"{error}, or use --layout {recognised}") from error
+        if not (left := _left_out(store, plan)):
+            return read_from, plan
+        beside = f"{counted(len(left), 'image')} here {'is' if len(left) == 1 else 'are'} not listed"
+        hidden = Finding("not-listed", table, f"{beside}; --layout {recognised} reads the folder without it")
+        return read_from, replace(plan, findings=(hidden, *plan.findings))
     if layout == "manifest":
         raise DataError(f"no manifest.csv or manifest.parquet in '{store.origin}'; add one or name its path")
     readers: dict[str, Callable[[Store], Plan]] = {
@@ -247,11 +265,11 @@ def _plan(store: Store, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
     return store, readers[recognised if layout == "auto" else layout](store)
 
 
-def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None) -> tuple[Store, Plan]:
+def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None, *, strict: bool) -> tuple[Store, Plan]:
     if layout not in ("auto", "manifest"):
         raise UsageError(f"'{path}' is a manifest; layout '{layout}' does not fit it, use manifest or auto")
     store = FolderStore(path.parent, origin, [])
-    return store, manifest(store, path.name, fake_is)
+    return store, manifest(store, path.name, fake_is, strict=strict)
 
 
 def _near(path: Path) -> str:

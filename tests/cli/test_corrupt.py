@@ -169,7 +169,7 @@ def test_the_reference_is_run_even_when_not_asked_for(rdf: Rdf) -> None:
         (("--model", "resnet"), 2, "no model 'resnet'"),
         (("--reference", "resnet"), 2, "no model 'resnet'"),
         (("--phase", "bsae"), 2, "phase"),
-        (("--split", "train"), 2, "--split takes auto, test, val or oof"),
+        (("--split", "train"), 2, "--split takes auto, test, oof, cal or val"),
         (("--device", "cuda:9"), 2, "cuda"),
         (("--run", "runs/none"), 1, "not a run folder"),
     ],

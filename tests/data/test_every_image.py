@@ -65,9 +65,25 @@ def test_a_manifest_of_images_elsewhere_is_no_folder_of_those_beside_it(folder, 
     assert list(images.ids) == ["../fake/1.png", "../real/1.png"]
     (found,) = images.findings
     assert (found.kind, found.detail) == (
-        "left-out",
-        "layout manifest leaves out 1 of 1 images; --layout unlabelled takes these",
+        "not-listed",
+        "1 image here is not listed; --layout unlabelled reads the folder without it",
     )
+
+
+@pytest.mark.parametrize(
+    "table", [b"path,label\nreal/1.png,1\nfake/1.png,0", b"path,set\nreal/1.png,test\nfake/1.png,train"]
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_manifest_says_of_labels_and_parts_does_not_keep_its_images_from_being_predicted(
+    folder, make_png, table, named
+):
+    root = folder({"real/1.png": make_png(1), "fake/1.png": make_png(2), "manifest.csv": table})
+    source = root / "manifest.csv" if named else root
+    with pytest.raises(DataError, match=r"contradict|holds parts"):
+        load_images(source, require_classes=False)
+    images = load_images(source, require_classes=False, every_image=True)
+    assert (images.layout, len(images)) == ("manifest", 2)
+    assert {found.kind for found in images.findings} <= {"unused-column"}
 
 
 @pytest.mark.parametrize(

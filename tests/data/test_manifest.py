@@ -47,13 +47,13 @@ def test_manifest_numbers_follow_fake_is_and_absolute_paths_are_allowed(folder, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\nreal/1.png,0", "no column 'path' .it has file, label.; add one"),
+        ("where,label\nreal/1.png,0", "no column 'path' .it has where, label.; add one"),
         ("path,label\nreal/1.png,cat", "unknown label 'cat' in row 1"),
         ("path,label,split\nreal/1.png,0,trian", "unknown split 'trian' .did you mean 'train'"),
         ("path,label\nreal/1.png,0\nreal/1.png,1", "listed twice with different labels"),
         ("path,label\n,0", "row 1 of 'm.csv' has the path ''"),
         ("", "no column 'path'"),
-        ("path,label", "no images"),
+        ("path,label", "'m.csv' lists nothing; write a row for each image$"),
         ("path,label,Label\nreal/1.png,0,1", "has the column 'label' twice"),
         (
             "path,label\nreal/1.png,0\nfake/1.png,",
@@ -63,7 +63,7 @@ def test_manifest_numbers_follow_fake_is_and_absolute_paths_are_allowed(folder, 
             "path,label\nreal/1.png,\nfake/1.png,",
             "no labelled images .*; write real or fake into the .* column 'label'$",
         ),
-        ("path,class\nreal/1.png,0", r"column 'label' \(column 'class' is not used\)$"),
+        ("path,width\nreal/1.png,8", r"column 'label' \(column 'width' is not used\)$"),
     ],
 )
 def test_manifest_errors_are_one_line(folder, pair, text, message):
@@ -114,9 +114,8 @@ def test_a_misspelt_decisive_column_is_refused_unless_the_right_one_is_there(fol
 
 def test_a_column_that_is_only_a_little_like_a_decisive_one_is_allowed(folder, pair):
     rows = "path,label,site,age_group,label_source\nreal/1.png,0,a,3,x\nfake/1.png,1,b,4,y"
-    assert [f.kind for f in load_images(folder(pair | {"manifest.csv": rows.encode()})).findings] == [
-        "unused-column"
-    ] * 3
+    images = load_images(folder(pair | {"m.csv": rows.encode()}) / "m.csv")
+    assert [f.kind for f in images.findings] == ["unused-column"] * 3
 
 
 def test_manifest_in_a_zip_cannot_climb_out(archive, pair):
@@ -127,7 +126,7 @@ def test_manifest_in_a_zip_cannot_climb_out(archive, pair):
 
 def test_manifest_lists_missing_and_repeated_files(folder, pair):
     rows = "path,label\nreal/1.png,0\nreal/1.png,0\nfake/1.png,1\nfake/9.png,1"
-    images = load_images(folder(pair | {"manifest.csv": rows.encode()}), max_bad=0.5)
+    images = load_images(folder(pair | {"m.csv": rows.encode()}) / "m.csv", max_bad=0.5)
     assert sorted((f.kind, f.where) for f in images.findings) == [
         ("duplicate-row", "real/1.png"),
         ("missing-image", "fake/9.png"),
@@ -136,3 +135,39 @@ def test_manifest_lists_missing_and_repeated_files(folder, pair):
 
 def test_a_stray_table_does_not_hide_class_folders(folder, pair):
     assert load_images(folder(pair | {"scores.csv": b"a,b\n1,2"})).layout == "folders"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_backslashes_divide_folders_unless_a_file_is_so_called(folder, archive, pair, make_png, packed):
+    rows = "\n".join(["path,label", *(f"{name},{name[:4]}".replace("/", "\\") for name in pair)])
+    assert set(load_images((archive if packed else folder)(pair | {"manifest.csv": rows.encode()})).ids) == set(pair)
+    if not packed and os.sep == "/":
+        odd = folder({"a\\b.png": make_png(8), "m.csv": b"path\na\\b.png"}, "odd")
+        assert list(load_images(odd / "m.csv", require_classes=False).ids) == ["a\\b.png"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", ["folders", "unlabelled"])
+def test_a_manifest_in_a_folder_says_how_many_images_there_it_does_not_list(folder, archive, make_png, packed, layout):
+    tops = ("real", "fake") if layout == "folders" else ("a", "b")
+    files = {f"{top}/{k}.png": make_png(10 * k + len(top)) for top in tops for k in range(3)}
+    table = f"path,label\n{tops[0]}/0.png,real\n./{tops[1]}/0.png,fake"
+    source = (archive if packed else folder)(files | {"manifest.csv": table.encode()})
+    images = load_images(source)
+    assert (images.layout, len(images)) == ("manifest", 2)
+    assert [(f.kind, f.where, f.detail) for f in images.findings] == [
+        ("not-listed", "manifest.csv", f"4 images here are not listed; --layout {layout} reads the folder without it")
+    ]
+    assert len(load_images(source, layout=layout)) == 6
+
+
+def test_a_manifest_that_is_named_or_lists_all_hides_nothing(folder, pair):
+    some = folder(pair | {"manifest.csv": b"path,label\nreal/1.png,real\nfake/1.png,fake"})
+    assert load_images(some / "manifest.csv").findings == ()
+    (some / "manifest.csv").write_text("\n".join(["path,label", *(f"{some}/{name},{name[:4]}" for name in pair)]))
+    assert load_images(some).findings == ()
+
+
+def test_a_manifest_that_lists_nothing_is_not_told_to_be_read_as_images_that_are_not_there(folder):
+    with pytest.raises(DataError, match=r"lists nothing; write a row for each image$"):
+        load_images(folder({"manifest.csv": b"path,label"}))

@@ -1,0 +1,85 @@
+"""The bytes of a table, CSV or Parquet, as the names of its columns and its rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from robustbench_df.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ENDINGS = (".csv", ".parquet")
+_SEPARATORS = ",;\t"
+
+
+def read_table(raw: bytes, file: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Return the columns' names in lower case and the rows; a row may end early.
+
+    A CSV is UTF-8, or UTF-16 with its mark. Its separator is the one of comma, semicolon and tab that its header holds;
+    where that holds several, the comma. Of a Parquet, columns that hold no plain values come last, without values.
+
+    Raises:
+        DataError: bytes that are no such table, also while the rows are read; a Parquet of the images themselves.
+    """
+    header, rows = _parquet(raw, file) if file.lower().endswith(".parquet") else _csv(raw, file)
+    return [column.strip().lower() for column in header], rows
+
+
+def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
+    text = _text(raw, file)
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])  # not what is quoted
+    found = [separator for separator in _SEPARATORS if separator in header]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=found[0] if len(found) == 1 else ",")
+
+    def rows() -> Iterator[list[str]]:
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise DataError(f"line {reader.line_num} of '{file}' is no CSV: {error}") from error
+
+    lines = rows()
+    return next(lines, []), lines
+
+
+def _text(raw: bytes, file: str) -> str:
+    if not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-8-sig", "surrogateescape")
+    try:
+        return raw.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read '{file}' as UTF-16 ({error.reason}); save it as UTF-8") from error
+
+
+def _parquet(raw: bytes, file: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(pa.BufferReader(raw))
+        plain = [field.name for field in schema if not _holds_bytes(field.type) and not pa.types.is_nested(field.type)]
+        images = [field.name for field in schema if _holds_bytes(field.type)]
+        if images and "path" not in (name.strip().lower() for name in plain):
+            raise DataError(
+                f"'{file}' holds the images themselves (column '{images[0]}'), not their paths; export them to "
+                "folders real/ and fake/"
+            )
+        table = pq.read_table(pa.BufferReader(raw), columns=plain)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read '{file}' as Parquet: {' '.join(str(error).split())}") from error
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return [*plain, *(name for name in schema.names if name not in plain)], rows
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column's values are bytes, or hold some, as those of the type Image of Hugging Face's datasets do."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(_holds_bytes(kind.field(k).type) for k in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
