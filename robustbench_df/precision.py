@@ -16,16 +16,16 @@ def exact_fp32() -> Iterator[None]:
     From Ampere on cuDNN rounds their inputs to TF32, whose 11 bits move a margin by some thousandths of its size,
     unless told not to; matrix products are exact by default. Not for training, which is faster and no worse with TF32.
     """
-    cudnn: Any = torch.backends.cudnn
-    places, name, exact = [cudnn], "allow_tf32", False
-    if hasattr(cudnn, "conv"):
-        # From torch 2.9 on; whoever still reads the setting above is refused where the two below differ.
-        places, name, exact = [cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"  # type: ignore[assignment]
-    before = [getattr(place, name) for place in places]
+    place: Any = torch.backends.cudnn
+    name, exact = "allow_tf32", False
     try:
-        for place in places:
-            setattr(place, name, exact)
+        before = getattr(place, name)
+    except RuntimeError:
+        # Somebody has set it for convolutions alone, as torch allows since 2.9, and that is where it is asked for now.
+        place, name, exact = place.conv, "fp32_precision", "ieee"  # type: ignore[assignment]
+        before = getattr(place, name)
+    setattr(place, name, exact)
+    try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
+        setattr(place, name, before)
