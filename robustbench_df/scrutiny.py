@@ -242,7 +242,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
                     "file": f"{stem}-adversarial.png",
                     "label": int(y[k]),
                     "distance": float(found.distance[k]),
-                    "margin": float(found.margin[k]),
+                    "margin": float(found.score[k]),
                     "fooled_after_rounding": bool(still[k]),
                 }
             )

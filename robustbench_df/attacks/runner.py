@@ -18,7 +18,7 @@ from robustbench_df.attacks.spec import Attack, AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
-from robustbench_df.models.detector import frozen
+from robustbench_df.models.detector import frozen, margins
 from robustbench_df.models.footprint import fitting_batch
 
 BATCH = 64
@@ -74,9 +74,9 @@ class Attacked:
         return float(self.robust.float().mean())
 
     @property
-    def margin(self) -> Tensor:
-        """``logit_fake - logit_real`` ``[N]`` of ``x_adv``: the score after the attack."""
-        return self.logits[:, 1] - self.logits[:, 0]
+    def score(self) -> Tensor:
+        """``logit_fake - logit_real`` ``[N]`` of ``x_adv``."""
+        return margins(self.logits)
 
 
 def run_attack(
@@ -279,11 +279,12 @@ def concatenate(parts: Sequence[Attacked]) -> Attacked:
 def merge(found: Attacked, more: Attacked, rows: Tensor, number: int) -> Attacked:
     """Add a further attack, made on the images ``rows`` that ``found`` left standing, as number ``number`` of a suite.
 
-    Its successes count; of two failures the one with the lower margin is the worst case; passes add up.
+    Its successes count; of two failures the one that comes nearer to the wrong verdict is the worst case; passes
+    add up.
     """
     out = {f.name: getattr(found, f.name).clone() for f in fields(Attacked)}
-    towards_wrong = torch.where(more.clean_logits[:, 1] > more.clean_logits[:, 0], -1.0, 1.0)
-    taken = more.success | ((more.margin - found.margin[rows]) * towards_wrong > 0)
+    towards_wrong = torch.where(margins(more.clean_logits) > 0, -1.0, 1.0)
+    taken = more.success | ((more.score - found.score[rows]) * towards_wrong > 0)
     for name in ("x_adv", "logits", "distance"):
         out[name][rows[taken]] = getattr(more, name)[taken]
     won = rows[more.success]
