@@ -117,7 +117,19 @@ def run_attack(
     """
     spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
     budgets = torch.full((len(x),), spec.eps) if eps is None else eps
-    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, only_correct, clean, batch_size, progress)
+    (out,) = _run(
+        detector,
+        x,
+        y,
+        spec,
+        [budgets],
+        ids=ids,
+        seed=seed,
+        only_correct=only_correct,
+        clean=clean,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return out
 
 
@@ -143,15 +155,21 @@ def run_sweep(
     """
     order = sorted(range(len(epsilons)), key=lambda k: epsilons[k])
     for value in epsilons:
-        validate_budget(spec, value)
+        spec.replaced(eps=value)  # refuses a budget that makes no sense
     budgets = [torch.full((len(x),), epsilons[k]) for k in order]
-    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, True, None, batch_size, progress)
+    found = _run(
+        detector,
+        x,
+        y,
+        spec,
+        budgets,
+        ids=ids,
+        seed=seed,
+        cumulative=cumulative,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return [found[order.index(k)] for k in range(len(epsilons))]
-
-
-def validate_budget(spec: AttackSpec, eps: float) -> AttackSpec:
-    """Return the spec with another budget, checked like the first."""
-    return AttackSpec.model_validate({**spec.model_dump(), "eps": eps})
 
 
 def _run(
@@ -160,13 +178,14 @@ def _run(
     y: Tensor,
     spec: AttackSpec,
     budgets: list[Tensor],
+    *,
     ids: Tensor | None,
     seed: int,
-    cumulative: bool,
-    only_correct: bool,
-    clean: CleanPasses | None,
     batch_size: int,
     progress: Callable[[int], None] | None,
+    cumulative: bool = True,
+    only_correct: bool = True,
+    clean: CleanPasses | None = None,
 ) -> list[Attacked]:
     attack = attack_named(spec.name)
     check_inputs(x, y, spec, attack)
@@ -196,7 +215,8 @@ def _run(
                 else:
                     clean.open(victim)
                 own = [b[part] for b in budgets]
-                parts.append(_attack_batch(victim, attack, spec, own, cumulative, only_correct))
+                found = _attack_batch(victim, attack, spec, own, cumulative=cumulative, only_correct=only_correct)
+                parts.append(found)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -211,7 +231,7 @@ def _run(
 
 
 def _attack_batch(
-    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool, only_correct: bool
+    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], *, cumulative: bool, only_correct: bool
 ) -> list[Attacked]:
     """Attack one batch, whose clean pass is made, at every budget."""
     if not only_correct:
