@@ -75,9 +75,9 @@ def test_alerts_are_worst_first_and_name_what_is_wrong(whole: Document) -> None:
     places = [order.index(a.severity) for a in whole.alerts]
     assert places == sorted(places)
     assert alert(whole, "Audit: duplicates across splits").severity == "fail"
-    assert alert(whole, "catastrophic overfitting").severity == "fail"
-    assert "pgd or trades" in alert(whole, "catastrophic overfitting").text
-    assert alert(whole, "one step against many").severity == "warn"
+    assert alert(whole, "cells-overfitting").severity == "fail"
+    assert "pgd or trades" in alert(whole, "cells-overfitting").text
+    assert alert(whole, "cells-one-step").severity == "warn"
     assert alert(whole, "in the source").severity == "warn"
     assert alert(whole, "Maps that prove nothing").text.startswith("convnext_tiny")
     assert whole.verdict[2].startswith("Beware: ")
