@@ -21,7 +21,7 @@ from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from tests.conftest import Stages, learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 PLAN = AttackPlan(
     epsilons=(0.02, 0.05),

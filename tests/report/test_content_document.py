@@ -322,9 +322,11 @@ def test_a_document_of_three_detectors_is_small(whole: Document) -> None:
 
 
 def test_curves_are_thin(whole: Document) -> None:
-    for block in blocks(whole).values():
-        if isinstance(block, Curves):
-            assert all(len(series.x) == len(series.y) <= 200 for series in block.series)
+    curves = [block for block in blocks(whole).values() if isinstance(block, Curves)]
+    assert curves
+    for block in curves:
+        assert block.series
+        assert all(0 < len(series.x) == len(series.y) <= 200 for series in block.series)
 
 
 def test_a_cell_that_was_not_run_is_a_hole_in_the_map(finished_run: Path) -> None:
