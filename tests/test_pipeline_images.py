@@ -62,7 +62,7 @@ def test_a_given_val_part_that_goes_into_the_folds_is_told_and_kept(tmp_path: Pa
     assert [f["where"] for f in done.read_json("findings.json")["findings"]] == ["val"]
 
 
-def test_bad_images_are_findings_of_the_run(source: Path, tmp_path: Path) -> None:
+def test_bad_images_are_findings_of_the_run(tmp_path: Path) -> None:
     folder = write_folder(learnable_set(60), tmp_path / "data")
     whole = (folder / "real" / "0.png").read_bytes()
     (folder / "real" / "0.png").write_bytes(whole[: len(whole) // 2])

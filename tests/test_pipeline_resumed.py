@@ -26,7 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(learnable_set(200), tmp_path_factory.mktemp("images"))
 
 
-def test_changed_data_is_refused_on_resume(source: Path, tmp_path: Path) -> None:
+def test_changed_data_is_refused_on_resume(tmp_path: Path) -> None:
     folder = write_folder(learnable_set(60), tmp_path / "data")
     unfinished = train_all(settings(folder, "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run")
     unfinished.file("DONE").unlink()

@@ -105,9 +105,8 @@ def test_the_step_becomes_shorter_until_it_fits(norm: str, shift: float) -> None
     spot = x + shift * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     length = GEOMETRY[norm].length(spot - x)
     radius = 0.2 * float(GEOMETRY["l2"].length(spot - x))
-    victim = victim_of(
-        apgd, Spot(spot, radius), x.repeat(6, 1, 1, 1), 1.5 * length, apgd_spec(norm)
-    )  # six random starts
+    six = x.repeat(6, 1, 1, 1)  # random starts
+    victim = victim_of(apgd, Spot(spot, radius), six, 1.5 * length, apgd_spec(norm))
     assert victim.correct.all()
     assert victim.success.all()
 
