@@ -77,8 +77,7 @@ class Cell:
         """The attacks of the cell at its budget."""
         if isinstance(self.attack, str):
             return suite_specs(self.attack, self.threat.eps, self.threat.norm)
-        values = {**self.attack.model_dump(), "eps": self.threat.eps, "norm": self.threat.norm}
-        return [AttackSpec.model_validate(values)]
+        return [self.attack.replaced(eps=self.threat.eps, norm=self.threat.norm)]
 
     def load(self, run: Run) -> Predictions:
         """Read the finished cell."""

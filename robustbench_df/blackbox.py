@@ -68,8 +68,7 @@ def attack_external(
     rows = []
     for eps in plan.epsilons:
         for spec in specs:
-            values = {**spec.model_dump(), "eps": eps, "norm": plan.norm, "queries": spec.queries or queries or QUERIES}
-            full = AttackSpec.model_validate(values)
+            full = spec.replaced(eps=eps, norm=plan.norm, queries=spec.queries or queries or QUERIES)
             reporter.start(f"{address} · {full.name} {full.threat}, {full.queries} questions per image", len(index))
             found = run_attack(detector, x, y, full, ids=ids, seed=plan.seed, progress=reporter.advance)
             reporter.finish()

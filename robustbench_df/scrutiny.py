@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_df.attack_plan import AttackPlan, Cell, choose_part
-from robustbench_df.attacks.checks import CHECKS, Check, run_checks
+from robustbench_df.attacks import cell_checks
+from robustbench_df.attacks.checks import CHECKS, run_checks
+from robustbench_df.attacks.kept_checks import Kept, in_todays_form, newest
 from robustbench_df.attacks.runner import Attacked
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import robust
+from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
 from robustbench_df.errors import RunError
 from robustbench_df.robustness import Work, attack_cell, deployed, tensors, thin, works
@@ -35,13 +37,6 @@ TRANSFER_STEPS = 10
 
 TRANSFERRED = 200
 """Images of the transfer matrix: crafted on every detector, scored on all."""
-
-OVERFITTED = 0.2
-"""FGSM accuracy above a stronger attack's by more than this is worth a warning, for any detector."""
-
-RAISED = 0.05
-"""What phase 2 must add to the accuracy under FGSM, and not to that under the stronger attack, to be called
-catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994, figure 1: the one rises while the other falls to 0)."""
 
 AMPLIFIED = 10
 """Factor by which the difference image is enlarged, around mid-grey."""
@@ -61,12 +56,13 @@ def examine(
         return {}  # without a budget there was no attack to believe or not
     images, part = run.images(), choose_part(run, plan.part)
     found: dict[str, list[dict[str, Any]]] = {}
-    pairs = list(dict.fromkeys((cell.model, cell.phase) for cell in cells))
+    rates = _rates(run, cells)
     shipped = ("ensemble", run.shipped["phase"])
-    looked_into = pairs if which == "all" else [shipped] if shipped in pairs else pairs[:1]
-    for model, phase in pairs:
-        own = [cell for cell in cells if (cell.model, cell.phase) == (model, phase)]
-        checks = check_cells(run, own) + check_phases(run, [cell for cell in cells if cell.model == model], phase)
+    looked_into = list(rates) if which == "all" else [shipped] if shipped in rates else list(rates)[:1]
+    for (model, phase), own in rates.items():
+        checks = [*cell_checks.one_step(own), *cell_checks.monotone(own)]
+        if phase == "final":
+            checks += cell_checks.overfitting(rates.get((model, "base"), {}), own)
         if (model, phase) in looked_into:
             work = works(run, model, phase, images, part, plan.model_copy(update={"images": 0}))[0]
             x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
@@ -79,8 +75,17 @@ def examine(
             reporter.finish()
         found[f"{model} · {phase}"] = [asdict(check) for check in checks]
     path = run.file("attacks", "checks.json")
-    write_json(path, _newest(_kept(path), found))
+    write_json(path, newest(_kept(path), found))
     return found
+
+
+def _rates(run: Run, cells: Sequence[Cell]) -> dict[tuple[str, str], cell_checks.Rates]:
+    """Return the accuracies under attack by detector and phase."""
+    rates: dict[tuple[str, str], dict[tuple[str, Threat], float]] = {}
+    for cell in cells:
+        standing = float(robust(cell.load(run).table).mean())
+        rates.setdefault((cell.model, cell.phase), {})[cell.attack_name, cell.threat] = standing
+    return {**rates}
 
 
 def _transferred(
@@ -99,89 +104,14 @@ def _transferred(
     }
 
 
-def _kept(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _kept(path: Path) -> Kept:
     """Return the checks of former calls."""
     try:
-        kept: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        return in_todays_form(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise RunError(f"'{path}' is damaged ({error}); delete it and check again") from error
-
-
-def _newest(
-    before: Mapping[str, list[dict[str, Any]]], now: Mapping[str, list[dict[str, Any]]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Add the checks found now to those of before, which they replace where detector, check and subject agree."""
-
-    def keyed(checks: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-        return {(check["id"], check.get("about", "")): check for check in checks}
-
-    names = dict.fromkeys([*before, *now])
-    return {name: list((keyed(before.get(name, [])) | keyed(now.get(name, []))).values()) for name in names}
-
-
-def check_cells(run: Run, cells: Sequence[Cell]) -> list[Check]:
-    """Compare the finished cells of one detector: one step against many, and budgets against each other."""
-    tables = {(cell.attack_name, cell.threat): cell.load(run).table for cell in cells}
-    checks = []
-    for (name, threat), table in tables.items():
-        one_step = tables.get(("fgsm", threat))
-        if name != "fgsm" and one_step is not None:
-            gap = float(robust(one_step).mean() - robust(table).mean())
-            checks.append(
-                Check(
-                    id="one step against many",
-                    status="warn" if gap > OVERFITTED else "pass",
-                    detail=f"{threat}: {robust(one_step).mean():.1%} survive FGSM, {robust(table).mean():.1%} {name}",
-                    figures={"fgsm": float(robust(one_step).mean()), name: float(robust(table).mean())},
-                    remedy="FGSM says little of this detector: quote the other number",
-                    about=f"{name}, {threat}",
-                )
-            )
-    for name in dict.fromkeys(name for name, _ in tables):
-        rates = {threat.eps: float(robust(t).mean()) for (other, threat), t in tables.items() if other == name}
-        if len(rates) > 1:
-            ordered = [rates[eps] for eps in sorted(rates)]
-            rise = max(b - a for a, b in pairwise(ordered))
-            checks.append(
-                Check(
-                    id=f"{name}: monotone in eps",
-                    status="pass" if rise <= 0 else "warn" if rise < 0.05 else "fail",
-                    detail=", ".join(f"{eps:g}: {rates[eps]:.1%}" for eps in sorted(rates)),
-                    figures={f"{eps:g}": rate for eps, rate in rates.items()},
-                    remedy="a larger budget holds every smaller one: the attack is too weak or its gradient is masked",
-                    about=next(threat.norm for other, threat in tables if other == name),
-                )
-            )
-    return checks
-
-
-def check_phases(run: Run, cells: Sequence[Cell], phase: str) -> list[Check]:
-    """After phase 2: has only the accuracy under FGSM risen? Then the attack was learnt, not how to withstand it."""
-    if phase != "final":
-        return []
-    rates = {(c.phase, c.attack_name, c.threat): float(robust(c.load(run).table).mean()) for c in cells}
-    checks = []
-    for (own, name, threat), after in rates.items():
-        keys = [("base", "fgsm", threat), ("final", "fgsm", threat), ("base", name, threat)]
-        if own != "final" or name == "fgsm" or any(key not in rates for key in keys):
-            continue
-        weak_before, weak_after, before = (rates[key] for key in keys)
-        caught = weak_after - weak_before > RAISED and after - before <= RAISED and weak_after - after > OVERFITTED
-        checks.append(
-            Check(
-                id="catastrophic overfitting",
-                status="fail" if caught else "pass",
-                detail=f"{threat}, before → after: FGSM {weak_before:.1%} → {weak_after:.1%}, "
-                f"{name} {before:.1%} → {after:.1%}",
-                figures={"fgsm before": weak_before, "fgsm after": weak_after, "before": before, "after": after},
-                remedy="phase 2 has learnt the attack itself: train with --objective pgd or trades",
-                about=f"{name}, {threat}",
-            )
-        )
-    return checks
 
 
 def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any]:
@@ -242,7 +172,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
                     "file": f"{stem}-adversarial.png",
                     "label": int(y[k]),
                     "distance": float(found.distance[k]),
-                    "margin": float(found.margin[k]),
+                    "margin": float(found.score[k]),
                     "fooled_after_rounding": bool(still[k]),
                 }
             )

@@ -50,6 +50,27 @@ class Stages(Reporter):
         self.all[-1] = (title, steps, done + images)
 
 
+class Heard(Reporter):
+    """Keeps every line in order, the titles of stages among them, and warnings also by themselves."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:  # noqa: ARG002
+        """Keep the title of a stage."""
+        self.lines.append(title)
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        """Keep a warning, and as a line, too."""
+        self.lines.append(text)
+        self.warnings.append(text)
+
+
 def learnable_set(n: int = 160, size: int = 16, seed: int = 0) -> ImageSet:
     """Noise images; the fake ones carry a faint checkerboard, which a small network learns in a few steps."""
     rng = np.random.default_rng(seed)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +15,15 @@ from torch import Tensor
 
 from robustbench_df import corruption_grid, corruption_plan
 from robustbench_df.corruption_grid import corrupt_run
-from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, names_of, plan_cells
-from robustbench_df.corruption_summary import COMMON
+from robustbench_df.corruption_plan import CorruptionPlan, plan_cells
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.chain import apply_chain, parse_chain
 from robustbench_df.corruptions.suite import corrupt
-from robustbench_df.errors import RunError, UsageError
 from robustbench_df.pipeline import train_all
 from robustbench_df.robustness import deployed
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
-from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.conftest import Heard, learnable_set
+from tests.runs import by_name, settings, write_folder
 
 PLAN = CorruptionPlan(corruptions=("gaussian_noise", "contrast"), severities=(1, 4), images=20, batch=8)
 DAMAGES = 1 + 2 * 2
@@ -49,10 +44,6 @@ def fresh(runs: dict[int, Run]) -> Run:
     for path in runs[1].path.glob("corruptions/*"):
         path.unlink()
     return runs[1]
-
-
-def by_name(cells: list[CorruptionCell]) -> dict[tuple[str, str], CorruptionCell]:
-    return {(cell.model, cell.damage.condition): cell for cell in cells}
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[tuple[str, int, int]]:
@@ -132,12 +123,6 @@ def test_a_batch_is_corrupted_once_for_all_detectors(fresh: Run, monkeypatch: py
 def test_a_long_grid_says_after_its_first_corruption_how_long_the_others_take(
     fresh: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Heard(Reporter):
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        start = say = lambda self, text, *_: self.lines.append(text)
-
     heard = Heard()
     monkeypatch.setattr(corruption_grid, "LONG", 0)
     corrupt_run(fresh, PLAN, heard)
@@ -220,13 +205,17 @@ def test_numbers_do_not_depend_on_the_batch(fresh: Run, monkeypatch: pytest.Monk
     for path in fresh.path.glob("corruptions/*"):
         path.unlink()
 
+    refused: list[int] = []
+
     def scarce(x: Tensor, name: str, severity: int, **options: Any) -> Tensor:
         if len(x) > 5:
+            refused.append(len(x))
             raise RuntimeError("CUDA out of memory")
         return corrupt(x, name, severity, **options)
 
     monkeypatch.setattr(corruption_plan, "corrupt", scarce)
     again = by_name(corrupt_run(fresh, PLAN.model_copy(update={"batch": 16})))
+    assert refused[:2] == [16, 8]
     for key, cell in again.items():
         table = cell.load(fresh).table
         assert (table["image_id"] == tables[key]["image_id"]).all()
@@ -245,43 +234,6 @@ def test_bf16_moves_margins_a_little_says_so_and_leaves_clean_images_to_fp32(fre
     assert 0 < np.abs(margins[1] - margins[0]).max() < 0.1 * np.abs(margins[0]).max() + 0.1
 
 
-def test_a_cell_is_kept_apart_by_all_that_changes_its_numbers(runs: dict[int, Run]) -> None:
-    def path(**changed: Any) -> Path:
-        return by_name(plan_cells(runs[1], PLAN.model_copy(update=changed)))["mlp", "gaussian_noise-1"].path
-
-    own = path()
-    assert own.parent == runs[1].file("corruptions")
-    others = [path(seed=1), path(images=10), path(constants="imagenet"), path(part="val"), path(phase="final")]
-    assert len({own, *others, path(precision="bf16")}) == 7
-    assert (
-        by_name(plan_cells(runs[1], PLAN))["mlp", "clean"].path
-        == by_name(plan_cells(runs[1], PLAN.model_copy(update={"precision": "bf16"})))["mlp", "clean"].path
-    )
-    assert own == path(constants="cifar")  # what auto means at 16 px
-    assert own == path(batch=3) == path(models=("mlp",)) == path(severities=(1,))
-    chains = [
-        cell.path
-        for text in ("jpeg:75", "resize:0.7|jpeg:75", " resize : 0.70 | jpeg:75 ")
-        for cell in plan_cells(runs[1], CorruptionPlan(corruptions=(), chains=(text,), models=("mlp",)))
-        if cell.damage.chain
-    ]
-    assert len(set(chains)) == 2
-
-
-def test_a_refitted_decision_makes_another_cell(fresh: Run) -> None:
-    """The logits of a cell are those of a detector with its decision."""
-    before = {cell.path for cell in plan_cells(fresh, PLAN)}
-    file, kept = fresh.file("ensemble.json"), fresh.file("ensemble.json").read_text()
-    entry = json.loads(kept)
-    entry["base"]["members"]["mlp"]["decision"]["threshold"] = 0.321
-    file.write_text(json.dumps(entry))
-    try:
-        cells = plan_cells(fresh, PLAN)
-    finally:
-        file.write_text(kept)
-    assert {cell.model for cell in cells if cell.path not in before} == {"mlp"}
-
-
 def test_notes_say_how_a_cell_was_made(runs: dict[int, Run]) -> None:
     cells = by_name(corrupt_run(runs[1], PLAN))
     notes = cells["mlp", "gaussian_noise-4"].load(runs[1]).notes
@@ -289,70 +241,3 @@ def test_notes_say_how_a_cell_was_made(runs: dict[int, Run]) -> None:
     assert notes["made_with"] == list(CORRUPTIONS["gaussian_noise"].settings["cifar"][3])
     assert notes["seconds"] > 0
     assert notes["corrupting_seconds"] > 0
-
-
-def test_the_librarys_cells_are_not_taken_for_our_own() -> None:
-    own, library = corruption_plan.Damage("fog", 3), corruption_plan.Damage("fog", 3, backend="imagecorruptions")
-    assert (own.constants("cifar"), own.constants("imagenet")) == ("cifar", "imagenet")
-    assert library.constants("cifar") == library.constants("imagenet") == "imagenet, by imagecorruptions"
-    assert corruption_plan.Damage("clean").constants("cifar") is None
-    assert own.made_with("imagenet") != library.made_with("imagenet")
-
-
-def test_the_default_is_every_detector_after_clean_training_and_the_ensemble_as_shipped(runs: dict[int, Run]) -> None:
-    pairs = {(cell.model, cell.phase) for cell in plan_cells(runs[1], CorruptionPlan())}
-    assert pairs == {("mlp", "base"), ("resnet_se_small", "base"), ("ensemble", runs[1].shipped["phase"])}
-
-
-def test_sets_of_corruptions() -> None:
-    everything, web = names_of(["all"]), names_of(["web"])
-    assert everything == list(CORRUPTIONS)
-    assert len(everything) >= 19 + len(web)
-    assert set(names_of(["common"])) == set(COMMON) <= set(everything)
-    assert not set(web) & set(COMMON)
-    assert names_of(["fog", "common", "fog"])[0] == "fog"
-    assert len(names_of(["fog", "common", "fog"])) == 15
-    assert names_of([]) == []
-
-
-def test_the_library_is_asked_for_what_it_has_and_only_where_it_can_run(
-    runs: dict[int, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(names_of(["all"], "imagecorruptions")) == 19
-    assert names_of(["common"], "imagecorruptions") == list(COMMON)
-    for wrong in ("web", "webp"):
-        with pytest.raises(UsageError, match=f"imagecorruptions has no '{wrong}'; use --backend own"):
-            names_of(["fog", wrong], "imagecorruptions")
-    library = PLAN.model_copy(update={"backend": "imagecorruptions"})
-    with pytest.raises(UsageError, match="32 px a side or more, the run's have 16"):
-        plan_cells(runs[1], library)
-    with pytest.raises(UsageError, match="constants of ImageNet-C alone"):
-        plan_cells(runs[1], library.model_copy(update={"constants": "cifar"}))
-    monkeypatch.setattr(corruption_plan, "SMALLEST", 8)
-
-    def absent() -> None:
-        raise UsageError("imagecorruptions is not installed")
-
-    monkeypatch.setattr(corruption_plan, "mended_library", absent)
-    with pytest.raises(UsageError, match="not installed"):  # before a cell is computed
-        plan_cells(runs[1], library)
-
-
-def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> None:
-    run = runs[1]
-    for changed, message in (
-        ({"models": ("mpl",)}, "did you mean 'mlp'"),
-        ({"corruptions": ("gausian_noise",)}, "did you mean 'gaussian_noise'"),
-        ({"corruptions": ("comon",)}, "did you mean 'common'"),
-        ({"chains": ("resiez:0.5",)}, "resiez"),
-        ({"part": "oof"}, "no part 'oof'"),
-        ({"models": ("mlp", "vote")}, "not 'vote'"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            corrupt_run(run, PLAN.model_copy(update=changed))
-    run.file("DONE").rename(tmp_path / "DONE")
-    try:
-        with pytest.raises(RunError, match="not finished"):
-            corrupt_run(run, PLAN)
-    finally:
-        (tmp_path / "DONE").rename(run.file("DONE"))

@@ -14,9 +14,8 @@ from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan
 from robustbench_df.corruption_precision import Choice, Network
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
-from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.conftest import Heard, learnable_set
+from tests.runs import settings, write_folder
 
 A, B, BOTH = ("a", "base"), ("b", "base"), ("ensemble", "base")
 MEMBERS = {A: [A], B: [B], BOTH: [A, B]}
@@ -120,16 +119,8 @@ def chosen(run: Run, cells: list[CorruptionCell]) -> dict[tuple[str, str], str]:
     return {(cell.model, cell.damage.condition): str(cell.load(run).notes["precision"]) for cell in cells}
 
 
-class Saying(Reporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def test_each_detector_answers_as_chosen_and_its_cells_say_so(run: Run) -> None:
-    reporter = Saying()
+    reporter = Heard()
     cells = corrupt_run(run, PLAN, reporter)
     how = chosen(run, cells)
     assert {how[name, "clean"] for name in ("mlp", "resnet_se_small", "ensemble")} == {"fp32"}

@@ -19,8 +19,8 @@ from robustbench_df.experiment_folder import find_experiments, open_experiment, 
 from robustbench_df.experiment_results import aggregate, in_words, read_json, table_of, to_json
 from robustbench_df.metrics.intervals import wilson
 from robustbench_df.train.report import Reporter
-from tests.conftest import learnable_set
-from tests.test_pipeline import write_folder
+from tests.conftest import Heard, learnable_set
+from tests.runs import write_folder
 
 RUN = """
 from pathlib import Path
@@ -40,14 +40,6 @@ def config_of(lab):
     return lab.config
 """
 CONFIG = "seeds = 3\nright_of = {a = 50, b = 70}\n[quick]\nseeds = 1\n"
-
-
-class Heard(Reporter):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture

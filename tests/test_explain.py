@@ -22,9 +22,8 @@ from robustbench_df.explaining.specimens import EPSILONS, SEVERITIES
 from robustbench_df.metrics.scores import margins
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
-from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.conftest import Heard, learnable_set
+from tests.runs import settings, write_folder
 
 PLAN = ExplainPlan(images=8, measured=12, specimens=4, batch=5)
 
@@ -35,14 +34,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     folder = tmp_path_factory.mktemp("runs")
     models = {1: "['resnet_se_small', 'mlp']", 2: "['resnet_se_small']"}
     return {k: train_all(settings(source, f"models={models[k]}", f"split.folds={k}"), folder / f"{k}") for k in models}
-
-
-class Warned(Reporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def specimens_of(run: Run) -> dict[str, Any]:
@@ -185,11 +176,11 @@ def test_a_killed_one_leaves_the_former_files_whole(runs: dict[int, Run], monkey
 
 
 def test_what_cannot_be_explained_is_said(runs: dict[int, Run]) -> None:
-    run, reporter = runs[1], Warned()
+    run, reporter = runs[1], Heard()
     explain(run, PLAN.model_copy(update={"seed": 3}), reporter)
-    assert len(reporter.lines) == 2
-    assert reporter.lines[0].startswith("mlp is not explained: MLP has no feature map")
-    assert reporter.lines[1].startswith("ensemble is not explained")
+    assert len(reporter.warnings) == 2
+    assert reporter.warnings[0].startswith("mlp is not explained: MLP has no feature map")
+    assert reporter.warnings[1].startswith("ensemble is not explained")
     with pytest.raises(ModelError, match="MLP has no feature map"):
         explain(run, PLAN.model_copy(update={"models": ("mlp",)}))
 

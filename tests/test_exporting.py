@@ -18,7 +18,7 @@ from robustbench_df.inference import predict
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run
 from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 FEW = FidelityPlan(images=20, attacked=8)
 

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from robustbench_df.config import load_config
 from robustbench_df.pipeline import train_all
 from tests.conftest import learnable_set
-from tests.test_pipeline import SMALL, write_folder
+from tests.runs import SMALL, write_folder
 
 
 @pytest.fixture(scope="module")

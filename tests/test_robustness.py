@@ -35,7 +35,7 @@ from robustbench_df.robustness import attack_run, thin
 from robustbench_df.run import Run
 from robustbench_df.summary import judged_part
 from tests.conftest import Stages, learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 PLAN = AttackPlan(epsilons=(0.02, 0.05), images=24, attacks=(AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=3)))
 
@@ -137,8 +137,15 @@ def test_numbers_add_up(runs: dict[int, Run]) -> None:
 def test_eps_zero_is_the_clean_accuracy(runs: dict[int, Run]) -> None:
     cells = attack_run(runs[1], AttackPlan(epsilons=(0.0,), images=0, attacks=("quick",), models=("mlp",)))
     for cell in cells:
-        table = cell.load(runs[1]).table
+        table = cell.load(runs[1]).table.set_index("image_id")
+        known = runs[1].predictions(cell.model, cell.phase).table.set_index("image_id").loc[table.index]
+        margin = (known["logit_fake"] - known["logit_real"]).to_numpy()
+        _, verdict = runs[1].decision(cell.model, cell.phase).apply(margin)
+        np.testing.assert_array_equal(table["correct"], verdict == known["label"])
+        assert table["correct"].any()
         assert not table["success"].any()
+        numbers = summarise(table.reset_index())
+        assert numbers["accuracy"] == numbers["clean_accuracy"]
 
 
 def test_what_is_not_there_is_named(runs: dict[int, Run], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from robustbench_df.metrics.intervals import auc_interval, wilson
 from robustbench_df.scoring import Scored, other_orders, score_file
 from robustbench_df.tables import Ids
 from tests.conftest import learnable_set
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 N = 200
 NAMES = [f"{k}.png" for k in range(1, N + 1)]

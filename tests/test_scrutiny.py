@@ -21,7 +21,7 @@ from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.train.report import Reporter
 from tests.conftest import Stages, learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 PLAN = AttackPlan(
     epsilons=(0.02, 0.05),
@@ -42,9 +42,9 @@ def test_cells_are_compared_and_the_shipped_ensemble_is_checked(run: Run) -> Non
     cells = attack_run(run, PLAN)
     found = scrutiny.examine(run, cells, PLAN, "shipped", Reporter())
     assert set(found) == {"mlp · base", "ensemble · base"}
-    ids = [check["id"] for check in found["mlp · base"]]
-    assert ids.count("one step against many") == 2
-    assert {"fgsm: monotone in eps", "pgd: monotone in eps"} <= set(ids)
+    seen = [(check["id"], check["about"]) for check in found["mlp · base"]]
+    assert seen[:2] == [("cells-one-step", f"pgd, {Threat('linf', eps)}") for eps in PLAN.epsilons]
+    assert seen[2:4] == [("cells-monotone", "fgsm, linf"), ("cells-monotone", "pgd, linf")]
     assert sum(len(checks) for checks in found.values()) > 15  # the deep ones of one detector among them
     assert json.loads(run.file("attacks", "checks.json").read_text()) == json.loads(json.dumps(found))
     assert scrutiny.examine(run, cells, PLAN, "none", Reporter()) == {}
@@ -67,9 +67,9 @@ def test_checks_of_several_calls_add_up_and_the_newest_counts(run: Run) -> None:
     path.unlink(missing_ok=True)
     plan = PLAN.model_copy(update={"models": ("mlp",)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval mode", "fail", "as if", {})])
+        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval-mode", "fail", "as if", {})])
         scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
-        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval mode", "pass", "again", {})])
+        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [Check("eval-mode", "pass", "again", {})])
         more = plan.model_copy(update={"epsilons": (0.01, 0.05)})
         scrutiny.examine(run, attack_run(run, more), more, "all", Reporter())
         kept = json.loads(path.read_text())["mlp · base"]
@@ -77,37 +77,38 @@ def test_checks_of_several_calls_add_up_and_the_newest_counts(run: Run) -> None:
         with pytest.raises(RunError, match="damaged"):
             scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
     path.unlink()
-    assert [check["detail"] for check in kept if check["id"] == "eval mode"] == ["again"]
-    subjects = [check["about"] for check in kept if check["id"] == "one step against many"]
+    assert [check["detail"] for check in kept if check["id"] == "eval-mode"] == ["again"]
+    subjects = [check["about"] for check in kept if check["id"] == "cells-one-step"]
     assert subjects == [f"pgd, {Threat('linf', eps)}" for eps in (0.02, 0.05, 0.01)]
 
 
-def test_fgsm_far_above_many_steps_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = [cell for cell in attack_run(run, PLAN) if cell.model == "mlp"]
-    tables = {cell.path: cell.load(run) for cell in cells}
-    for cell in cells:  # as if one step did nothing and many steps everything
-        tables[cell.path].table["success"] = cell.attack_name == "pgd"
-        tables[cell.path].table["correct"] = True
-    monkeypatch.setattr(type(cells[0]), "load", lambda cell, _run: tables[cell.path])
-    flagged = [check for check in scrutiny.check_cells(run, cells) if check.status == "warn"]
-    assert {check.id for check in flagged} == {"one step against many"}
+def test_a_run_checked_by_a_former_version_does_not_contradict_itself(run: Run) -> None:
+    path = run.file("attacks", "checks.json")
+    plan = PLAN.model_copy(update={"models": ("mlp",)})
+    former = ("one step against many", f"pgd, {Threat('linf', 0.05)}"), ("pgd: monotone in eps", "linf")
+    wrong = {"status": "fail", "detail": "as it was", "figures": {}, "remedy": ""}
+    path.write_text(json.dumps({"mlp · base": [{"id": id, "about": about, **wrong} for id, about in former]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scrutiny, "run_checks", lambda *_, **__: [])
+        found = scrutiny.examine(run, attack_run(run, plan), plan, "all", Reporter())
+    kept = json.loads(path.read_text())["mlp · base"]
+    path.unlink()
+    assert sorted(kept, key=str) == sorted(found["mlp · base"], key=str)
 
 
-@pytest.mark.parametrize(("risen", "expected"), [(("fgsm",), "fail"), (("fgsm", "pgd"), "pass"), ((), "pass")])
-def test_phase_two_that_raises_fgsm_alone_is_catastrophic_overfitting(
-    run: Run, monkeypatch: pytest.MonkeyPatch, risen: tuple[str, ...], expected: str
-) -> None:
+def test_phase_two_is_held_against_phase_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = PLAN.model_copy(update={"phases": ("base", "final"), "models": ("mlp",)})
     cells = attack_run(run, plan)
     tables = {cell.path: cell.load(run) for cell in cells}
-    for cell in cells:
+    for cell in cells:  # as if phase 2 had learnt to withstand the one step, and nothing else
         tables[cell.path].table["correct"] = True
-        tables[cell.path].table["success"] = not (cell.phase == "final" and cell.attack_name in risen)
+        tables[cell.path].table["success"] = (cell.phase, cell.attack_name) != ("final", "fgsm")
     monkeypatch.setattr(type(cells[0]), "load", lambda cell, _run: tables[cell.path])
-    found = scrutiny.check_phases(run, cells, "final")
-    assert {check.status for check in found} == {expected}
-    assert len(found) == 2
-    assert scrutiny.check_phases(run, cells, "base") == []
+    monkeypatch.setattr(scrutiny, "run_checks", lambda *_, **__: [])
+    found = scrutiny.examine(run, cells, plan, "all", Reporter())
+    run.file("attacks", "checks.json").unlink()
+    caught = {name: [c["id"] for c in checks if c["status"] == "fail"] for name, checks in found.items()}
+    assert caught == {"mlp · base": [], "mlp · final": ["cells-overfitting"] * 2}
 
 
 def test_the_transfer_matrix_has_every_pair_and_its_clean_row(run: Run) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustbench_df.attacks.gradient import first_iterate
 from robustbench_df.attacks.spec import AttackSpec
-from robustbench_df.attacks.threat import per_image
+from robustbench_df.attacks.threat import per_image, sparse_step
 from robustbench_df.attacks.victim import Victim
 
 STEPS = 100
@@ -157,7 +157,10 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
                 _adapt_sparsity(victim, walk)
             else:
                 _adapt_stride(walk, checks[step])
-        direction = _sparse_ascent(walk) if sparse else victim.geometry.ascent(walk.gradient, walk.x, 1.0)
+        if sparse:
+            direction = sparse_step(walk.gradient, walk.x, walk.count.long().clamp_min(1))
+        else:
+            direction = victim.geometry.ascent(walk.gradient, walk.x, 1.0)
         new = victim.project(walk.x + per_image(walk.stride) * direction, walk.rows)
         if step and not sparse:  # mixed with the former move, of which the first step has none
             former = walk.x - walk.before
@@ -184,14 +187,3 @@ def _adapt_sparsity(victim: Victim, walk: _Walk) -> None:
     walk.stride = torch.where(sparser, eps, torch.maximum(walk.stride / L1_SHORTER, eps * L1_SHORTEST))
     walk.count, walk.support = moved / L1_SPARSER, moved
     walk.return_to_best(sparser)
-
-
-def _sparse_ascent(walk: _Walk) -> Tensor:
-    """Move the `count` steepest coordinates that have room in [0, 1], equally far, 1 in all."""
-    room = torch.where(walk.gradient > 0, walk.x < 1, walk.x > 0)
-    slope = torch.where(room, walk.gradient, torch.zeros_like(walk.gradient))
-    falling = slope.flatten(1).abs().sort(1, descending=True).values
-    last = (walk.count.long() - 1).clamp_min(0)
-    least = falling.gather(1, last[:, None]).squeeze(1)
-    step = slope.sign() * (slope.abs() >= per_image(least))
-    return step / per_image(step.flatten(1).abs().sum(1).clamp_min(1))

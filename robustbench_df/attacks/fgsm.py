@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_df.models.detector import Detector, frozen
+from robustbench_df.models.detector import Detector, frozen, margins
 
 
 def input_gradient(detector: Detector, x: Tensor, y: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def input_gradient(detector: Detector, x: Tensor, y: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_(True)
         logits = detector(leaf)
         sign = torch.where(y == 1, -1.0, 1.0)
-        margin = (logits[:, 1] - logits[:, 0]).float() * sign
+        margin = margins(logits).float() * sign
         (gradient,) = torch.autograd.grad(margin.sum(), leaf)
     return gradient
 

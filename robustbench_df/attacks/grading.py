@@ -48,11 +48,18 @@ def limit(share: float, n: int) -> float:
 
 
 def graded(
-    name: str, value: float, warn: float, fail: float, detail: str, figures: dict[str, float], remedy: str
+    name: str,
+    value: float,
+    warn: float,
+    fail: float,
+    detail: str,
+    figures: dict[str, float],
+    remedy: str,
+    about: str = "",
 ) -> Check:
     """Grade a value that is better when smaller; what is no number fails."""
     status: Status = "pass" if value <= warn else "warn" if value <= fail else "fail"
-    return Check(name, status, detail, figures, "" if status == "pass" else remedy)
+    return Check(name, status, detail, figures, "" if status == "pass" else remedy, about)
 
 
 def by_share(name: str, share: float, n: int, detail: str, figures: dict[str, float], remedy: str) -> Check:

@@ -46,10 +46,7 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
     for step in range(spec.steps or DEEPFOOL_STEPS):
         if not len(rows):
             return
-        if step == 0 and victim.clean_gradient is not None:
-            margin, gradient = _clean_margin(victim)[rows], victim.clean_gradient[rows]
-        else:
-            margin, gradient = victim.gradient(x_adv, rows)
+        margin, gradient = victim.gradient(x_adv, rows) if step else _at_clean(victim, rows)
         # Pixels already black or white cannot follow the step; without them the next one is exact again.
         gradient = gradient * torch.where(gradient > 0, x_adv < 1, x_adv > 0)
         direction = victim.geometry.ascent(gradient, x_adv, 1.0)
@@ -65,9 +62,11 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
         victim.margin(x_adv, rows)
 
 
-def _clean_margin(victim: Victim) -> Tensor:
-    margin = victim.clean_logits[:, 1] - victim.clean_logits[:, 0]
-    return torch.where(victim.y == 1, margin, -margin)
+def _at_clean(victim: Victim, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`Victim.gradient` of the clean images, without a pass where the victim has been there."""
+    if victim.clean_gradient is None:
+        return victim.gradient(victim.x[rows], rows)
+    return victim.signed(victim.clean_logits[rows], rows), victim.clean_gradient[rows]
 
 
 def carlini_wagner(victim: Victim, spec: AttackSpec) -> None:
@@ -111,10 +110,7 @@ def _cw_params(spec: AttackSpec) -> tuple[int, float]:
 def _first_weight(victim: Victim, rows: Tensor) -> Tensor:
     """The weight ``[N]`` at which the optimum of the detector linearised at the clean image lies on its boundary."""
     weight = torch.ones_like(victim.eps)
-    if victim.clean_gradient is not None:
-        margin, gradient = _clean_margin(victim)[rows], victim.clean_gradient[rows]
-    else:
-        margin, gradient = victim.gradient(victim.x[rows], rows)
+    margin, gradient = _at_clean(victim, rows)
     square = gradient.flatten(1).square().sum(1)
     weight[rows] = torch.nan_to_num(2 * margin / square, nan=1.0, posinf=CW_WEIGHTS[1]).clamp(*CW_WEIGHTS)
     return weight

@@ -20,6 +20,7 @@ from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
 from robustbench_df.attacks.victim import check_logits
+from robustbench_df.models.detector import margins
 from robustbench_df.models.footprint import fitting_batch
 
 STEPS = 20
@@ -89,10 +90,10 @@ class Evidence:
     def _fitting(self, most: int, *, gradient: bool) -> int:
         return fitting_batch(most, self.detector, tuple(self.x.shape[2:]), self.x.device, gradient=gradient)
 
-    def signed(self, logits: Tensor) -> Tensor:
-        """``logit_true - logit_wrong`` ``[N]``."""
-        margin = logits[:, 1] - logits[:, 0]
-        return torch.where(self.y == 1, margin, -margin)
+    def signed(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """``logit_true - logit_wrong`` ``[n]`` of answers about ``rows``; None: about all images."""
+        score, y = margins(logits), self.y if rows is None else self.y[rows]
+        return torch.where(y == 1, score, -score)
 
     def margin(self, x: Tensor) -> Tensor:
         """Margin ``[N]``, asked about outside any attack."""
@@ -293,11 +294,9 @@ class Evidence:
     def late(self) -> tuple[Tensor, Tensor, Tensor]:
         """Lowest margins of the images left standing by PGD: clean, after `FLAT_FROM` of its steps, after all."""
         rows = self.pgd.robust.nonzero().squeeze(1)
-        after = self.signed(self.pgd.logits)[rows]
+        after = self.signed(self.pgd.logits[rows], rows)
         if not len(rows):
             return after, after, after
         stride = self.eps * STEP_SHARE / STEPS
         before = self.attack(rows, name="pgd", steps=round(STEPS * FLAT_FROM), step_size=stride)
-        y = self.y[rows]
-        margin = torch.where(y == 1, before.margin, -before.margin)
-        return self.clean[rows], margin, after
+        return self.clean[rows], self.signed(before.logits, rows), after

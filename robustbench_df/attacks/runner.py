@@ -18,7 +18,7 @@ from robustbench_df.attacks.spec import Attack, AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
-from robustbench_df.models.detector import frozen
+from robustbench_df.models.detector import frozen, margins
 from robustbench_df.models.footprint import fitting_batch
 
 BATCH = 64
@@ -74,9 +74,9 @@ class Attacked:
         return float(self.robust.float().mean())
 
     @property
-    def margin(self) -> Tensor:
-        """``logit_fake - logit_real`` ``[N]`` of ``x_adv``: the score after the attack."""
-        return self.logits[:, 1] - self.logits[:, 0]
+    def score(self) -> Tensor:
+        """``logit_fake - logit_real`` ``[N]`` of ``x_adv``."""
+        return margins(self.logits)
 
 
 def run_attack(
@@ -117,7 +117,19 @@ def run_attack(
     """
     spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
     budgets = torch.full((len(x),), spec.eps) if eps is None else eps
-    (out,) = _run(detector, x, y, spec, [budgets], ids, seed, True, only_correct, clean, batch_size, progress)
+    (out,) = _run(
+        detector,
+        x,
+        y,
+        spec,
+        [budgets],
+        ids=ids,
+        seed=seed,
+        only_correct=only_correct,
+        clean=clean,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return out
 
 
@@ -143,15 +155,21 @@ def run_sweep(
     """
     order = sorted(range(len(epsilons)), key=lambda k: epsilons[k])
     for value in epsilons:
-        validate_budget(spec, value)
+        spec.replaced(eps=value)  # refuses a budget that makes no sense
     budgets = [torch.full((len(x),), epsilons[k]) for k in order]
-    found = _run(detector, x, y, spec, budgets, ids, seed, cumulative, True, None, batch_size, progress)
+    found = _run(
+        detector,
+        x,
+        y,
+        spec,
+        budgets,
+        ids=ids,
+        seed=seed,
+        cumulative=cumulative,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return [found[order.index(k)] for k in range(len(epsilons))]
-
-
-def validate_budget(spec: AttackSpec, eps: float) -> AttackSpec:
-    """Return the spec with another budget, checked like the first."""
-    return AttackSpec.model_validate({**spec.model_dump(), "eps": eps})
 
 
 def _run(
@@ -160,13 +178,14 @@ def _run(
     y: Tensor,
     spec: AttackSpec,
     budgets: list[Tensor],
+    *,
     ids: Tensor | None,
     seed: int,
-    cumulative: bool,
-    only_correct: bool,
-    clean: CleanPasses | None,
     batch_size: int,
     progress: Callable[[int], None] | None,
+    cumulative: bool = True,
+    only_correct: bool = True,
+    clean: CleanPasses | None = None,
 ) -> list[Attacked]:
     attack = attack_named(spec.name)
     check_inputs(x, y, spec, attack)
@@ -196,7 +215,8 @@ def _run(
                 else:
                     clean.open(victim)
                 own = [b[part] for b in budgets]
-                parts.append(_attack_batch(victim, attack, spec, own, cumulative, only_correct))
+                found = _attack_batch(victim, attack, spec, own, cumulative=cumulative, only_correct=only_correct)
+                parts.append(found)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -211,7 +231,7 @@ def _run(
 
 
 def _attack_batch(
-    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], cumulative: bool, only_correct: bool
+    victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], *, cumulative: bool, only_correct: bool
 ) -> list[Attacked]:
     """Attack one batch, whose clean pass is made, at every budget."""
     if not only_correct:
@@ -279,11 +299,12 @@ def concatenate(parts: Sequence[Attacked]) -> Attacked:
 def merge(found: Attacked, more: Attacked, rows: Tensor, number: int) -> Attacked:
     """Add a further attack, made on the images ``rows`` that ``found`` left standing, as number ``number`` of a suite.
 
-    Its successes count; of two failures the one with the lower margin is the worst case; passes add up.
+    Its successes count; of two failures the one that comes nearer to the wrong verdict is the worst case; passes
+    add up.
     """
     out = {f.name: getattr(found, f.name).clone() for f in fields(Attacked)}
-    towards_wrong = torch.where(more.clean_logits[:, 1] > more.clean_logits[:, 0], -1.0, 1.0)
-    taken = more.success | ((more.margin - found.margin[rows]) * towards_wrong > 0)
+    towards_wrong = torch.where(margins(more.clean_logits) > 0, -1.0, 1.0)
+    taken = more.success | ((more.score - found.score[rows]) * towards_wrong > 0)
     for name in ("x_adv", "logits", "distance"):
         out[name][rows[taken]] = getattr(more, name)[taken]
     won = rows[more.success]

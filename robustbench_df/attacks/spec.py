@@ -11,7 +11,7 @@ from pydantic import Field
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError, nearest
-from robustbench_df.settings import Settings
+from robustbench_df.settings import Settings, validated
 
 Access = Literal["gradient", "score", "decision", "none"]
 """What an attack sees of the detector: its gradient, its logits, its verdict, nothing."""
@@ -51,6 +51,14 @@ class AttackSpec(Settings):
     def threat(self) -> Threat:
         """Norm and budget."""
         return Threat(self.norm, self.eps)
+
+    def replaced(self, **changes: Any) -> AttackSpec:
+        """Return the spec with other values, checked like the first.
+
+        Raises:
+            UsageError: a value that makes no sense, or a name that is no setting.
+        """
+        return validated(AttackSpec, {**self.model_dump(), **changes})
 
 
 OWN_FIELDS = ("steps", "step_size", "restarts", "random_start", "momentum")

@@ -36,7 +36,7 @@ def suite_specs(name: str, eps: float, norm: str) -> list[AttackSpec]:
     if name not in SUITES:
         raise UsageError(f"unknown suite '{name}'{nearest(name, SUITES)}; choose from {', '.join(SUITES)}")
     chosen = [spec for spec in SUITES[name] if norm in attack_named(spec.name).norms]
-    return [AttackSpec.model_validate({**spec.model_dump(), "eps": eps, "norm": norm}) for spec in chosen]
+    return [spec.replaced(eps=eps, norm=norm) for spec in chosen]
 
 
 def run_suite(

@@ -162,19 +162,27 @@ def _l1_project(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     return torch.where(per_image(fits), inside, shrunk(high))
 
 
+def sparse_step(gradient: Tensor, x: Tensor, count: Tensor) -> Tensor:
+    """Move the steepest coordinates that still have room in [0, 1], equally far, 1 in all.
+
+    ``count`` is how many, int64 ``[N]``, at least 1.
+    """
+    room = torch.where(gradient > 0, x < 1, x > 0)
+    slope = torch.where(room, gradient, torch.zeros_like(gradient))
+    steepest = slope.flatten(1).abs().topk(max(count.tolist(), default=1), dim=1).values
+    least = steepest.gather(1, count[:, None] - 1).squeeze(1)
+    step = slope.sign() * (slope.abs() >= per_image(least))
+    return step / per_image(_l1_length(step).clamp_min(1))
+
+
 def _l1_ascent(gradient: Tensor, x: Tensor, left: float) -> Tensor:
-    """Move the steepest coordinates that still have room in [0, 1], equally far; fewer of them as the attack goes on.
+    """`sparse_step` with fewer coordinates as the attack goes on.
 
     A sparse step is what L1 rewards, and the optimum on a linear detector lies on the very steepest coordinates alone,
     to which steps of a fixed sparsity never come (Croce & Hein 2021 adapt it, too).
     """
-    room = torch.where(gradient > 0, x < 1, x > 0)
-    slope = torch.where(room, gradient, torch.zeros_like(gradient))
-    size = slope.flatten(1).abs()
-    count = max(round(L1_SHARE * left**2 * size.shape[1]), 1)
-    least = size.topk(count, dim=1).values[:, -1]
-    step = slope.sign() * (slope.abs() >= per_image(least))
-    return step / per_image(_l1_length(step).clamp_min(1))
+    count = max(round(L1_SHARE * left**2 * x.flatten(1).shape[1]), 1)
+    return sparse_step(gradient, x, torch.full((len(x),), count, device=x.device))
 
 
 def _l1_inside(ids: Tensor, shape: Sequence[int], *key: rng.Key) -> Tensor:

@@ -33,7 +33,7 @@ def transfer_matrix(
     clean: the row ``(clean)`` is what to compare with. ``progress`` is called with the number of images of each batch
     that is crafted, N per detector in all.
     """
-    spec = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
+    spec = spec.replaced(early_stop=False)
     out: dict[str, dict[str, Tensor]] = {"(clean)": _right(detectors, x, y, batch_size)}
     options: dict[str, Any] = {"ids": ids, "seed": seed, "batch_size": batch_size, "progress": progress}
     for name, detector in detectors.items():
@@ -54,7 +54,7 @@ def transferred(
     batch_size: int = BATCH,
 ) -> Attacked:
     """Craft on ``source`` to the end of the attack, then ask ``detector`` once about each image it is right on."""
-    whole = AttackSpec.model_validate({**spec.model_dump(), "early_stop": False})
+    whole = spec.replaced(early_stop=False)
     crafted = run_attack(source, x, y, whole, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
     return judged(detector, x, y, crafted, spec, batch_size=batch_size)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_df.attacks.threat import GEOMETRY, Geometry, per_image
 from robustbench_df.errors import ModelError
-from robustbench_df.models.detector import Detector
+from robustbench_df.models.detector import Detector, margins
 
 TOLERANCE = 1e-6
 """What float32 rounding may add to a distance or a pixel's bounds: the spacing of float32 near 1 is 1.2e-7."""
@@ -210,8 +210,8 @@ class Victim:
 
     def signed(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return ``logit_true - logit_wrong`` ``[n]`` of answers about ``rows``."""
-        margin = logits[:, 1] - logits[:, 0]
-        return torch.where(self.y[rows] == 1, margin, -margin)
+        score = margins(logits)
+        return torch.where(self.y[rows] == 1, score, -score)
 
     @torch.no_grad()
     def _score(self, x_adv: Tensor, logits: Tensor, rows: Tensor) -> Tensor:

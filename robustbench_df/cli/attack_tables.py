@@ -122,6 +122,6 @@ def print_checks(findings: dict[str, list[dict[str, Any]]]) -> None:
         table.add_column("check", no_wrap=True)
         table.add_column("what was seen")
         for check in sorted(found, key=lambda c: order.index(c["status"])):
-            detail = check["detail"] + (f" → {check['remedy']}" if check["status"] in ("fail", "warn") else "")
+            detail = check["detail"] + (f" → {check['remedy']}" if check["remedy"] else "")
             table.add_row(Text(check["status"], style=_STYLES[check["status"]]), check["id"], detail)
         out.print(table)

@@ -65,7 +65,7 @@ def fidelity(
         share = -(-plan.attacked // len(work))
         x, y, ids = tensors(images, thin(some.index, share, images.labels), AttackPlan(device="cpu"))
         for spec in plan.attacks if plan.attacked else ():
-            own = spec.model_copy(update={"early_stop": False})  # one that stops at its own boundary fools nobody else
+            own = spec.replaced(early_stop=False)  # one that stops at its own boundary fools nobody else
             crafted = run_attack(float32, x, y, own, ids=ids, seed=plan.seed, only_correct=False).x_adv
             conditions.setdefault(f"{spec.name} {spec.threat}", []).append(
                 (right_on(float32, crafted, y), right_on(int8, crafted, y))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from robustbench_df.metrics.calibration import Decision
-from robustbench_df.models.detector import Detector
+from robustbench_df.models.detector import Detector, margins
+from robustbench_df.models.wrappers import two_logits
 
 
 class Deployed(Detector):
@@ -27,5 +27,4 @@ class Deployed(Detector):
 
     def shifted(self, logits: Tensor) -> Tensor:
         """Return what is deployed of the detector's own logits, both ``[N, 2]``."""
-        margin = (logits[:, 1] - logits[:, 0]) / self.temperature - self.offset
-        return torch.stack([-margin / 2, margin / 2], dim=1)
+        return two_logits(margins(logits) / self.temperature - self.offset)

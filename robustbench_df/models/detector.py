@@ -115,10 +115,14 @@ class Ensemble(Detector):
         """Return log-probabilities ``[N, 2]`` from the logits ``[U, N, 2]`` of the `used` members."""
         weights = self.member_weights[self.used]
         if self.stacked:
-            margins = logits[..., 1] - logits[..., 0]
-            margin = (weights[:, None] * margins).sum(0) + self.intercept
+            margin = (weights[:, None] * margins(logits)).sum(0) + self.intercept
             return torch.stack([F.logsigmoid(-margin), F.logsigmoid(margin)], dim=1)
         return torch.logsumexp(F.log_softmax(logits, dim=-1) + weights.log()[:, None, None], dim=0)
+
+
+def margins(logits: Tensor) -> Tensor:
+    """Return ``logit_fake - logit_real`` ``[...]`` of logits ``[..., 2]``."""
+    return logits[..., 1] - logits[..., 0]
 
 
 @contextmanager

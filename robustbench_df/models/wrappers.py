@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.errors import ModelError, UsageError
-from robustbench_df.models.detector import Detector
+from robustbench_df.models.detector import Detector, margins
 
 RESOLUTION = 2.0**-24
 """Spacing of float32 just below 1: no probability nearer to 1 can be told from it. Log-odds end at ±16.6."""
@@ -92,7 +92,7 @@ class Probabilities(Detector):
                 "Probabilities takes the softmax of two logits"
             )
         logs = p.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return two_logits(logs[:, 1] - logs[:, 0])
+        return two_logits(margins(logs))
 
 
 class HardVote(Detector):
@@ -115,8 +115,7 @@ class HardVote(Detector):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, 2]``, half the margin with either sign, for images ``[N, 3, H, W]`` in [0, 1]."""
         logits = torch.stack([member(x).float() for member in self.members])
-        margins = logits[..., 1] - logits[..., 0]
-        return two_logits(self.votes(margins).mean(0) - 0.5)
+        return two_logits(self.votes(margins(logits)).mean(0) - 0.5)
 
     def votes(self, margins: Tensor) -> Tensor:
         """Return each member's vote in [0, 1], 1 = fake, from the margins ``[members, N]``."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,29 +58,35 @@ def pgd(
     noise: Tensor | None = None,
 ) -> Tensor:
     """Return the last iterate of projected gradient ascent in L∞, for training: no bookkeeping, no early stop."""
-    bound = eps.reshape(-1, 1, 1, 1)
-    x_adv = x if noise is None else (x + bound * noise).clamp(0, 1)
     with frozen(detector):
-        for _ in range(steps):
-            step = bound * (path / steps) * input_gradient(detector, x_adv, y).sign()
-            x_adv = (x + (x_adv + step - x).clamp(-bound, bound)).clamp(0, 1)
-    return x_adv
+        return _ascend(lambda x_adv: input_gradient(detector, x_adv, y), x, eps, steps, path, noise)
 
 
 def _trades_images(detector: Detector, x: Tensor, eps: Tensor, steps: int, noise: Tensor) -> Tensor:
     """Maximise the divergence from the clean answer (Zhang et al. 2019, arXiv:1901.08573, algorithm 1)."""
-    bound = eps.reshape(-1, 1, 1, 1)
-    x_adv = (x + bound * noise).clamp(0, 1)
     with frozen(detector):
         with torch.no_grad():
             clean = detector(x).float().softmax(1)
-        for _ in range(steps):
+
+        def gradient(x_adv: Tensor) -> Tensor:
             with torch.enable_grad():
                 leaf = x_adv.detach().requires_grad_(True)
                 divergence = F.kl_div(detector(leaf).float().log_softmax(1), clean, reduction="sum")
-                (gradient,) = torch.autograd.grad(divergence, leaf)
-            step = bound * (PGD_PATH / steps) * gradient.sign()
-            x_adv = (x + (x_adv + step - x).clamp(-bound, bound)).clamp(0, 1)
+                (slope,) = torch.autograd.grad(divergence, leaf)
+            return slope
+
+        return _ascend(gradient, x, eps, steps, PGD_PATH, noise)
+
+
+def _ascend(
+    gradient: Callable[[Tensor], Tensor], x: Tensor, eps: Tensor, steps: int, path: float, noise: Tensor | None
+) -> Tensor:
+    """Projected ascent in L∞ along the signs of ``gradient``; ``path`` is its length as a multiple of eps."""
+    bound = eps.reshape(-1, 1, 1, 1)
+    x_adv = x if noise is None else (x + bound * noise).clamp(0, 1)
+    for _ in range(steps):
+        step = bound * (path / steps) * gradient(x_adv).sign()
+        x_adv = (x + (x_adv + step - x).clamp(-bound, bound)).clamp(0, 1)
     return x_adv
 
 

@@ -1,9 +1,16 @@
-"""Small detectors whose optimum under attack is known, and a small one that is not linear."""
+"""Small detectors whose optimum under attack is known, a small one that is not linear, and victims of both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from robustbench_df.attacks.spec import AttackSpec
+from robustbench_df.attacks.victim import Victim
+from robustbench_df.models.detector import frozen
 
 SHAPE = (3, 8, 8)
 
@@ -43,6 +50,19 @@ class Small(nn.Module):
         return self.net((x - 0.5) * 4)
 
 
+class Recorder(nn.Module):
+    """Keeps every batch that the detector is asked about."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        return self.inner(x)
+
+
 def images(n: int = 24, seed: int = 1, spread: float = 0.2) -> Tensor:
     """Grey images ``[n, 3, 8, 8]`` around 0.5, so that small budgets meet no bound."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,3 +77,29 @@ def labels_of(detector: nn.Module, x: Tensor) -> Tensor:
         said = detector(x).argmax(1)
     detector.train(was)
     return said
+
+
+def opened(
+    detector: nn.Module, x: Tensor, eps: Tensor | float, spec: AttackSpec, *, gradient: bool = False, **own: Any
+) -> Victim:
+    """A victim that is right on every clean image and set as the spec says, or by ``own`` where that says otherwise."""
+    given = {"ids": torch.arange(len(x)), "key": (0, spec.name), "stop": spec.early_stop, **own}
+    budget = torch.as_tensor(eps).expand(len(x)).clone()
+    victim = Victim(detector, x, labels_of(detector, x), norm=spec.norm, eps=budget, **given)
+    victim.open(gradient=gradient)
+    return victim
+
+
+def victim_of(
+    attack: Callable[[Victim, AttackSpec], None],
+    detector: nn.Module,
+    x: Tensor,
+    eps: Tensor | float,
+    spec: AttackSpec,
+    **own: Any,
+) -> Victim:
+    """What is left of `opened` after an attack on the frozen detector."""
+    with frozen(detector):
+        victim = opened(detector, x, eps, spec, **own)
+        attack(victim, spec)
+    return victim

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,49 +12,9 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
 from robustbench_df.attacks.victim import Victim, reach
 from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
+from tests.attacks.detectors import Linear, Recorder, Small, images, labels_of, victim_of
 
 NORMS = ["linf", "l2", "l1"]
-
-
-def attacked(
-    detector: nn.Module,
-    x: Tensor,
-    eps: Tensor | float,
-    spec: AttackSpec,
-    *,
-    by: Callable[[Victim, AttackSpec], None] = apgd,
-    ids: Tensor | None = None,
-    start: Tensor | None = None,
-) -> Victim:
-    with frozen(detector):
-        victim = Victim(
-            detector,
-            x,
-            labels_of(detector, x),
-            torch.arange(len(x)) if ids is None else ids,
-            spec.norm,
-            torch.as_tensor(eps).expand(len(x)).clone(),
-            key=(0, spec.name),
-            stop=spec.early_stop,
-            start=start,
-        )
-        victim.open(gradient=False)
-        by(victim, spec)
-    return victim
-
-
-class Recorder(nn.Module):
-    """Keeps every batch that the detector is asked about."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.inner(x)
 
 
 def apgd_spec(norm: str, **settings: object) -> AttackSpec:
@@ -68,10 +26,10 @@ def test_it_reaches_the_optimum_of_a_linear_detector(norm: str) -> None:
     detector, x = Linear(), images(spread=0.1)
     distance = detector.distance(x, norm)
     assert distance.max() < 0.44  # no pixel meets 0 or 1, so the distance is exact
-    assert attacked(detector, x, distance * 1.01, apgd_spec(norm)).success.all()
-    assert not attacked(detector, x, distance * 0.99, apgd_spec(norm)).success.any()
+    assert victim_of(apgd, detector, x, distance * 1.01, apgd_spec(norm)).success.all()
+    assert not victim_of(apgd, detector, x, distance * 0.99, apgd_spec(norm)).success.any()
     eps = distance / 2
-    lowest = attacked(detector, x, eps, apgd_spec(norm, early_stop=False)).worst
+    lowest = victim_of(apgd, detector, x, eps, apgd_spec(norm, early_stop=False)).worst
     optimum = detector(x).diff(dim=1).abs().squeeze(1).detach() / 2  # half of the distance takes half of the margin
     assert torch.allclose(lowest, optimum, rtol=5e-3)
 
@@ -79,8 +37,8 @@ def test_it_reaches_the_optimum_of_a_linear_detector(norm: str) -> None:
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2), ("l1", 1.2)])
 def test_it_is_not_weaker_than_pgd(norm: str, eps: float) -> None:
     detector, x = Small(), images(64, spread=0.6)
-    ours = attacked(detector, x, eps, apgd_spec(norm, steps=40)).success
-    theirs = attacked(detector, x, eps, AttackSpec(name="pgd", norm=norm, steps=40), by=pgd).success
+    ours = victim_of(apgd, detector, x, eps, apgd_spec(norm, steps=40)).success
+    theirs = victim_of(pgd, detector, x, eps, AttackSpec(name="pgd", norm=norm, steps=40)).success
     assert 4 < theirs.sum() < 60
     assert ours.sum() >= theirs.sum()
     assert (theirs & ~ours).sum() <= 1
@@ -92,7 +50,7 @@ def test_every_image_asked_about_lies_in_ball_and_box(norm: str) -> None:
     assert (x == 0).any()
     assert (x == 1).any()
     eps = torch.linspace(0, 0.3, 8) * (10 if norm == "l1" else 1)
-    attacked(recorder, x, eps, apgd_spec(norm, steps=30, restarts=2, early_stop=False))
+    victim_of(apgd, recorder, x, eps, apgd_spec(norm, steps=30, restarts=2, early_stop=False))
     for seen in recorder.seen:
         assert seen.min() >= 0
         assert seen.max() <= 1
@@ -102,15 +60,15 @@ def test_every_image_asked_about_lies_in_ball_and_box(norm: str) -> None:
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2), ("l1", 1.2)])
 def test_the_same_image_meets_the_same_attack_alone_and_in_any_order(norm: str, eps: float) -> None:
     detector, x, spec = Small(), images(12, spread=0.6), apgd_spec(norm, steps=15, restarts=2)
-    together = attacked(detector, x, eps, spec)
+    together = victim_of(apgd, detector, x, eps, spec)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    shuffled = attacked(detector, x[order], eps, spec, ids=order)
+    shuffled = victim_of(apgd, detector, x[order], eps, spec, ids=order)
     assert 0 < together.success.sum() < 12
     assert torch.equal(shuffled.success, together.success[order])
     assert torch.equal(shuffled.first_step, together.first_step[order])
     assert torch.allclose(shuffled.worst_x, together.worst_x[order], atol=1e-4)
     for row in (0, 5, 11):
-        alone = attacked(detector, x[row : row + 1], eps, spec, ids=torch.tensor([row]))
+        alone = victim_of(apgd, detector, x[row : row + 1], eps, spec, ids=torch.tensor([row]))
         assert torch.equal(alone.success[0], together.success[row])
         assert torch.equal(alone.forwards[0], together.forwards[row])
         assert torch.allclose(alone.worst_x[0], together.worst_x[row], atol=1e-4)
@@ -120,7 +78,7 @@ def test_the_same_image_meets_the_same_attack_alone_and_in_any_order(norm: str, 
 def test_passes_are_counted_and_finished_images_dropped(norm: str) -> None:
     detector, x = Linear(), images(8, spread=0.1)
     eps = detector.distance(x, norm) * torch.tensor([0.9, 2.0]).repeat(4)
-    victim = attacked(detector, x, eps, apgd_spec(norm, steps=12, restarts=3))
+    victim = victim_of(apgd, detector, x, eps, apgd_spec(norm, steps=12, restarts=3))
     stands = ~victim.success
     assert torch.equal(stands, torch.arange(8) % 2 == 0)
     assert (victim.forwards[stands] == 1 + 3 * 13).all()
@@ -147,7 +105,8 @@ def test_the_step_becomes_shorter_until_it_fits(norm: str, shift: float) -> None
     spot = x + shift * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     length = GEOMETRY[norm].length(spot - x)
     radius = 0.2 * float(GEOMETRY["l2"].length(spot - x))
-    victim = attacked(Spot(spot, radius), x.repeat(6, 1, 1, 1), 1.5 * length, apgd_spec(norm))  # six random starts
+    six = x.repeat(6, 1, 1, 1)  # random starts
+    victim = victim_of(apgd, Spot(spot, radius), six, 1.5 * length, apgd_spec(norm))
     assert victim.correct.all()
     assert victim.success.all()
 
@@ -198,7 +157,7 @@ def test_in_l1_sparser_images_bring_long_steps_and_settled_ones_short() -> None:
 
 def test_in_l1_few_coordinates_end_up_moved() -> None:
     detector, x = Linear(), images(spread=0.1)
-    victim = attacked(detector, x, detector.distance(x, "l1") / 2, apgd_spec("l1", early_stop=False))
+    victim = victim_of(apgd, detector, x, detector.distance(x, "l1") / 2, apgd_spec("l1", early_stop=False))
     assert ((victim.worst_x != x).flatten(1).sum(1) <= 2).all()
 
 
@@ -217,7 +176,7 @@ def test_where_it_sets_out() -> None:
 
     def first(start: Tensor | None, **settings: object) -> list[Tensor]:
         recorder = Recorder(Linear())
-        attacked(recorder, x, eps, apgd_spec("linf", steps=1, restarts=2, **settings), start=start)
+        victim_of(apgd, recorder, x, eps, apgd_spec("linf", steps=1, restarts=2, **settings), start=start)
         return [recorder.seen[2], recorder.seen[4]]  # 0: labels, 1: clean, then two per restart
 
     random, again = first(None)
@@ -238,7 +197,7 @@ def test_zero_gradients_and_answers_that_are_no_numbers_do_no_harm() -> None:
     x = torch.full((3, 3, 8, 8), 0.5)
     for norm in NORMS:
         recorder = Recorder(Odd())
-        victim = attacked(recorder, x, 0.1, apgd_spec(norm, steps=10))
+        victim = victim_of(apgd, recorder, x, 0.1, apgd_spec(norm, steps=10))
         assert victim.correct.all()
         assert not victim.success.any()
         assert all(bool(torch.isfinite(seen).all()) for seen in recorder.seen)

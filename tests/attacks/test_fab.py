@@ -12,55 +12,15 @@ from robustbench_df.attacks.fab import PROJECTIONS, fab
 from robustbench_df.attacks.gradient import pgd
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
-from robustbench_df.attacks.victim import Victim
 from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
+from tests.attacks.detectors import Linear, Recorder, Small, images, opened, victim_of
 
 NORMS = ["linf", "l2", "l1"]
 LARGE = 1e3
 
 
-def opened(
-    detector: nn.Module, x: Tensor, eps: Tensor | float, spec: AttackSpec, *, ids: Tensor | None = None
-) -> Victim:
-    victim = Victim(
-        detector,
-        x,
-        labels_of(detector, x),
-        torch.arange(len(x)) if ids is None else ids,
-        spec.norm,
-        torch.as_tensor(eps).expand(len(x)).clone(),
-        key=(0, spec.name),
-        stop=spec.early_stop,
-    )
-    victim.open(gradient=False)
-    return victim
-
-
-def attacked(
-    detector: nn.Module, x: Tensor, eps: Tensor | float, spec: AttackSpec, *, ids: Tensor | None = None
-) -> Victim:
-    with frozen(detector):
-        victim = opened(detector, x, eps, spec, ids=ids)
-        fab(victim, spec)
-    return victim
-
-
 def fab_spec(norm: str, **settings: object) -> AttackSpec:
     return AttackSpec.model_validate({"name": "fab", "norm": norm, **settings})
-
-
-class Recorder(nn.Module):
-    """Keeps every batch that the detector is asked about."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.inner(x)
 
 
 def shortest(norm: str, x: np.ndarray, value: float, gradient: np.ndarray) -> float:
@@ -130,7 +90,7 @@ def test_it_comes_to_the_true_distance(norm: str) -> None:
     distance = detector.distance(x, norm)
     assert distance.max() < 0.44  # no pixel meets 0 or 1, so the distance is exact
     eps = 1.0 if norm == "linf" else LARGE
-    found = attacked(detector, x, eps, fab_spec(norm, eps=eps, steps=20, early_stop=False)).distance
+    found = victim_of(fab, detector, x, eps, fab_spec(norm, eps=eps, steps=20, early_stop=False)).distance
     assert torch.allclose(found, distance, rtol=1e-3, atol=1e-6)
 
 
@@ -142,7 +102,7 @@ def test_each_move_is_that_of_the_paper(norm: str) -> None:
     """
     recorder, x = Recorder(Linear()), images(6, spread=0.1)
     distance = recorder.inner.distance(x, norm)
-    victim = attacked(recorder, x, 1.0, fab_spec(norm, steps=2, early_stop=False))
+    victim = victim_of(fab, recorder, x, 1.0, fab_spec(norm, steps=2, early_stop=False))
     ratios = [GEOMETRY[norm].length(seen - x) / distance for seen in recorder.seen[1:6]]  # 0: labels
     for ratio, expected in zip(ratios, (0, 0, 1.05, 0.945, 1.0052), strict=True):
         assert torch.allclose(ratio, torch.tensor(float(expected)), atol=1e-3)
@@ -153,7 +113,7 @@ def test_each_move_is_that_of_the_paper(norm: str) -> None:
 def test_success_within_a_budget_is_the_closed_form(norm: str) -> None:
     detector, x = Linear(), images(spread=0.1)
     ratio = torch.tensor([0.98, 1.02]).repeat(len(x) // 2)
-    victim = attacked(detector, x, detector.distance(x, norm) * ratio, fab_spec(norm))
+    victim = victim_of(fab, detector, x, detector.distance(x, norm) * ratio, fab_spec(norm))
     assert torch.equal(victim.success, ratio > 1)
 
 
@@ -164,7 +124,7 @@ def test_it_stays_in_the_box_and_is_near_there_too(norm: str) -> None:
     assert (x == 1).any()
     recorder = Recorder(detector)
     eps = 1.0 if norm == "linf" else LARGE
-    victim = attacked(recorder, x, eps, fab_spec(norm, eps=eps, early_stop=False, restarts=2))
+    victim = victim_of(fab, recorder, x, eps, fab_spec(norm, eps=eps, early_stop=False, restarts=2))
     for seen in recorder.seen:
         assert seen.min() >= 0
         assert seen.max() <= 1
@@ -177,7 +137,7 @@ def test_it_stays_in_the_box_and_is_near_there_too(norm: str) -> None:
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2), ("l1", 1.2)])
 def test_it_is_as_strong_as_pgd_on_a_detector_with_kinks(norm: str, eps: float) -> None:
     detector, x = Small(), images(48, spread=0.6)
-    ours = attacked(detector, x, eps, fab_spec(norm, steps=40))
+    ours = victim_of(fab, detector, x, eps, fab_spec(norm, steps=40))
     spec = AttackSpec(name="pgd", norm=norm, steps=40)
     with frozen(detector):
         theirs = opened(detector, x, eps, spec)
@@ -191,13 +151,13 @@ def test_the_same_image_meets_the_same_attack_alone_and_in_any_order(norm: str) 
     detector, x = Small(), images(10, spread=0.6)
     eps = {"linf": 0.01, "l2": 0.1, "l1": 0.6}[norm]
     for spec in (fab_spec(norm, steps=12, restarts=2), fab_spec(norm, steps=12, restarts=2, early_stop=False)):
-        together = attacked(detector, x, eps, spec)
+        together = victim_of(fab, detector, x, eps, spec)
         order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-        shuffled = attacked(detector, x[order], eps, spec, ids=order)
+        shuffled = victim_of(fab, detector, x[order], eps, spec, ids=order)
         assert torch.equal(shuffled.success, together.success[order])
         assert torch.allclose(shuffled.distance, together.distance[order], rtol=1e-3)
         for row in (0, 9):
-            alone = attacked(detector, x[row : row + 1], eps, spec, ids=torch.tensor([row]))
+            alone = victim_of(fab, detector, x[row : row + 1], eps, spec, ids=torch.tensor([row]))
             assert torch.equal(alone.success[0], together.success[row])
             assert torch.allclose(alone.distance[0], together.distance[row], rtol=1e-3)
 
@@ -206,7 +166,7 @@ def test_the_same_image_meets_the_same_attack_alone_and_in_any_order(norm: str) 
 def test_passes_are_counted_and_finished_images_dropped(norm: str) -> None:
     detector, x = Linear(), images(8, spread=0.1)
     eps = detector.distance(x, norm) * torch.tensor([0.9, 2.0]).repeat(4)
-    victim = attacked(detector, x, eps, fab_spec(norm, steps=7, restarts=2))
+    victim = victim_of(fab, detector, x, eps, fab_spec(norm, steps=7, restarts=2))
     stands = ~victim.success
     assert torch.equal(stands, torch.arange(8) % 2 == 0)
     assert (victim.forwards[stands] == 1 + 2 * (2 * 7 + 3)).all()
@@ -218,7 +178,7 @@ def test_passes_are_counted_and_finished_images_dropped(norm: str) -> None:
 def test_restarts_begin_near_the_clean_image() -> None:
     recorder, x, steps = Recorder(Linear()), images(6, spread=0.1), 3
     distance = recorder.inner.distance(x, "l2")
-    victim = attacked(recorder, x, LARGE, fab_spec("l2", eps=LARGE, steps=steps, restarts=2, early_stop=False))
+    victim = victim_of(fab, recorder, x, LARGE, fab_spec("l2", eps=LARGE, steps=steps, restarts=2, early_stop=False))
     begin = recorder.seen[2 + 2 * steps + 3]  # after labels, clean pass, and the first start
     moved = GEOMETRY["l2"].length(begin - x)
     assert (moved > 0).all()
@@ -237,7 +197,7 @@ def test_zero_gradients_and_answers_that_are_no_numbers_do_no_harm(norm: str) ->
             return torch.stack([margin, -margin], dim=1)
 
     recorder, x = Recorder(Odd()), torch.full((3, 3, 8, 8), 0.5)
-    victim = attacked(recorder, x, 0.1, fab_spec(norm, steps=5, restarts=2))
+    victim = victim_of(fab, recorder, x, 0.1, fab_spec(norm, steps=5, restarts=2))
     assert victim.correct.all()
     assert not victim.success.any()
     assert (victim.not_finite > 0).all()

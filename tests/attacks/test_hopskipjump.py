@@ -13,25 +13,14 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
-
-
-def opened(detector: nn.Module, x: Tensor, norm: str = "l2", eps: Tensor | float = 0.0, **own: Any) -> Victim:
-    own.setdefault("ids", torch.arange(len(x)))
-    own.setdefault("stop", False)
-    budget = eps if isinstance(eps, Tensor) else torch.full((len(x),), eps)
-    victim = Victim(detector, x, labels_of(detector, x), norm=norm, eps=budget, key=(0, "hopskipjump"), **own)
-    victim.open(gradient=False)
-    return victim
+from tests.attacks.detectors import Linear, Small, images, victim_of
 
 
 def attacked(
     detector: nn.Module, x: Tensor, norm: str = "l2", eps: Tensor | float = 0.0, own: Any = None, **settings: Any
 ) -> Victim:
-    with frozen(detector):
-        victim = opened(detector, x, norm, eps, **(own or {}))
-        hopskipjump(victim, AttackSpec(name="hopskipjump", norm=norm, **settings))
-    return victim
+    spec = AttackSpec(name="hopskipjump", norm=norm, **settings)
+    return victim_of(hopskipjump, detector, x, eps, spec, **{"stop": False, **(own or {})})
 
 
 class Verdicts(Linear):
@@ -130,9 +119,8 @@ def test_an_image_without_a_start_is_given_up_and_says_so() -> None:
 
 def test_what_fooled_at_a_former_budget_is_the_start() -> None:
     detector, x = Linear(), images(4)
+    victim = attacked(detector, x, queries=500)
     with frozen(detector):
-        victim = opened(detector, x)
-        hopskipjump(victim, AttackSpec(name="hopskipjump", norm="l2", queries=500))
         onward = victim.resume(victim.eps, carry=True)
         hopskipjump(onward, AttackSpec(name="hopskipjump", norm="l2", queries=400))
     assert (onward.distance < victim.distance).any()

@@ -15,8 +15,7 @@ from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError
-from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
+from tests.attacks.detectors import Linear, Small, images, labels_of, victim_of
 
 torchattacks = pytest.importorskip("torchattacks")
 
@@ -30,12 +29,7 @@ def attacked(
     attack = library_attack(PREFIX + name)
     settings.setdefault("norm", attack.norms[0])
     spec = AttackSpec(name=PREFIX + name, **settings)
-    eps = torch.as_tensor(eps).expand(len(x))
-    victim = Victim(detector, x, labels_of(detector, x), torch.arange(len(x)), spec.norm, eps, key=(0, name))
-    with frozen(detector):
-        victim.open(gradient=False)
-        attack.run(victim, spec)
-    return victim
+    return victim_of(attack.run, detector, x, eps, spec, key=(0, name), stop=True)
 
 
 @pytest.mark.parametrize("detector", [Linear(scale=0.2), Small()])

@@ -13,8 +13,7 @@ from robustbench_df.attacks.minimal import DEEPFOOL_STEPS, carlini_wagner, deepf
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError
-from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
+from tests.attacks.detectors import Linear, Small, images, labels_of, victim_of
 
 Run = Callable[[Victim, AttackSpec], None]
 
@@ -22,12 +21,8 @@ Run = Callable[[Victim, AttackSpec], None]
 def attacked(
     attack: Run, detector: nn.Module, x: Tensor, norm: str = "l2", own: Any = None, first: bool = False, **settings: Any
 ) -> Victim:
-    own = {"ids": torch.arange(len(x)), "stop": False, "eps": torch.zeros(len(x)), **(own or {})}
-    with frozen(detector):
-        victim = Victim(detector, x, labels_of(detector, x), norm=norm, key=(0, "attack"), **own)
-        victim.open(gradient=first)
-        attack(victim, AttackSpec(name="attack", norm=norm, **settings))
-    return victim
+    own = {"eps": 0.0, "stop": False, "gradient": first, **(own or {})}
+    return victim_of(attack, detector, x, own.pop("eps"), AttackSpec(name="attack", norm=norm, **settings), **own)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

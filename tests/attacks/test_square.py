@@ -14,18 +14,12 @@ from robustbench_df.attacks.square import square
 from robustbench_df.attacks.victim import TOLERANCE, Victim, reach
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import frozen
-from tests.attacks.detectors import Linear, Small, images, labels_of
+from tests.attacks.detectors import Linear, Small, images, labels_of, victim_of
 
 
 def attacked(detector: nn.Module, x: Tensor, eps: Tensor | float, norm: str = "linf", **settings: Any) -> Victim:
     own = {name: settings.pop(name) for name in ("ids", "stop", "limit", "eot", "start") if name in settings}
-    own.setdefault("ids", torch.arange(len(x)))
-    budget = eps if isinstance(eps, Tensor) else torch.full((len(x),), eps)
-    with frozen(detector):
-        victim = Victim(detector, x, labels_of(detector, x), norm=norm, eps=budget, key=(0, "square"), **own)
-        victim.open(gradient=False)
-        square(victim, AttackSpec(name="square", norm=norm, **settings))
-    return victim
+    return victim_of(square, detector, x, eps, AttackSpec(name="square", norm=norm, **settings), **own)
 
 
 def clean_margin(victim: Victim) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 from robustbench_df.cli import main
 from tests.cli.test_cli import SMALL, rdf
 from tests.conftest import learnable_set
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from robustbench_df.data.sources import load_images
 from robustbench_df.inference import Verdicts, write_forms
 from robustbench_df.run import open_run
 from tests.audit.runs import MODELS, distinct_set, spoil_json, write_run
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 from robustbench_df.cli import main
 from robustbench_df.models.architectures import MODELS
 from tests.conftest import learnable_set
-from tests.test_pipeline import SMALL, write_folder
+from tests.runs import SMALL, write_folder
 
 
 def rdf(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import pytest
 from robustbench_df.cli import main
 from robustbench_df.pipeline import train_all
 from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 FEW = ("--corruption", "contrast", "--corruption", "gaussian_noise", "--severity", "2", "--severity", "5", "--n", "12")
 

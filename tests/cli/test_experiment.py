@@ -10,8 +10,8 @@ import pytest
 
 from robustbench_df.cli import main
 from tests.conftest import ROOT, learnable_set
+from tests.runs import write_folder
 from tests.test_experiment import write_experiment
-from tests.test_pipeline import write_folder
 
 
 def rdf(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

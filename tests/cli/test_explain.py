@@ -10,7 +10,7 @@ import pytest
 from robustbench_df.cli import main
 from robustbench_df.pipeline import train_all
 from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 FEW = ("--n", "4", "--measured", "8")
 

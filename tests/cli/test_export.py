@@ -11,7 +11,7 @@ from robustbench_df.cli import main
 from robustbench_df.deploy import timing
 from robustbench_df.pipeline import train_all
 from tests.conftest import learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 
 @pytest.fixture(scope="module")

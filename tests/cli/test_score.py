@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.test_cli import rdf
 from tests.conftest import learnable_set
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 NUMBERS = range(1, 121)
 

@@ -16,7 +16,7 @@ from robustbench_df.models.zoo import MODELS
 from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
 from tests.experiments.test_shape import ABLATIONS
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 MLP = {"name": "mlp", "frontend": "rgb"}
 TINY: dict[str, Any] = {

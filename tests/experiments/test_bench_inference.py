@@ -14,7 +14,7 @@ from robustbench_df.experiment_results import read_json
 from robustbench_df.pipeline import train_all
 from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
-from tests.test_pipeline import settings, write_folder
+from tests.runs import settings, write_folder
 
 TINY = {"run": "runs/one", "models": ["mlp"], "batches": [1, 4], "seconds": 60.0, "images": 12, "attacked": 4}
 

@@ -14,7 +14,7 @@ from robustbench_df.experiment_folder import open_experiment
 from robustbench_df.experiment_results import read_json
 from robustbench_df.settings import merge
 from tests.conftest import ROOT, learnable_set
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 
 def rows(

@@ -14,8 +14,8 @@ from robustbench_df.experiment_readme import NOT_RUN, readmes, write_readmes
 from robustbench_df.experiment_results import collect, kept_results
 from robustbench_df.rundir import write_text
 from tests.conftest import ROOT, learnable_set
+from tests.runs import write_folder
 from tests.test_experiment import write_experiment
-from tests.test_pipeline import write_folder
 
 
 def test_the_readmes_of_this_repository_say_what_its_results_say() -> None:

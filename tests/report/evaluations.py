@@ -34,12 +34,18 @@ def write_attacks(run: Run, count: int = 48) -> None:
     fallen = {"status": "warn", "detail": "57% survive FGSM, 4% standard", "remedy": "quote the other number"}
     checks = {
         f"ensemble · {run.shipped['phase']}": [
-            {"id": "one step against many", "figures": {"fgsm": 0.57, "standard": 0.04}, **fallen},
-            {"id": "norms and bounds", "status": "pass", "detail": "all kept", "figures": {}, "remedy": ""},
+            {
+                "id": "cells-one-step",
+                "about": "standard, L∞ 0.02",
+                "figures": {"fgsm": 0.57, "standard": 0.04},
+                **fallen,
+            },
+            {"id": "bounds", "about": "linf", "status": "pass", "detail": "all kept", "figures": {}, "remedy": ""},
         ],
         "resnet_se · final": [
             {
-                "id": "catastrophic overfitting",
+                "id": "cells-overfitting",
+                "about": "standard, L∞ 0.05",
                 "status": "fail",
                 "detail": "L∞ 0.05: FGSM 31% → 57%, standard 8% → 4%",
                 "figures": {},

@@ -27,7 +27,7 @@ from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.worker import DONE, FAILED, send, serve
 from tests.conftest import learnable_set
-from tests.test_pipeline import write_folder
+from tests.runs import write_folder
 
 FOLDS = 2
 

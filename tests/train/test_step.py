@@ -19,7 +19,7 @@ from robustbench_df.train.job import build_for
 from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import Trained
-from tests.conftest import learnable_set
+from tests.conftest import Heard, learnable_set
 from tests.train.test_fit import job, recipe
 
 
@@ -31,20 +31,16 @@ def split() -> Split:
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(
     tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, said = step.backward, []
+    real, heard = step.backward, Heard()
 
     def small_memory(*args: Any) -> torch.Tensor:
         if args[4] > 4:  # the micro-batch
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
         return real(*args)
 
-    class Listener(Reporter):
-        def warn(self, text: str) -> None:
-            said.append(text)
-
     monkeypatch.setattr(step, "backward", small_memory)
-    fit(job(tmp_path, "phase2.epochs=0"), split, Listener())
-    assert said == [
+    fit(job(tmp_path, "phase2.epochs=0"), split, heard)
+    assert heard.warnings == [
         "out of memory: micro-batch 16 → 8, accumulation doubled, training goes on",
         "out of memory: micro-batch 8 → 4, accumulation doubled, training goes on",
     ]

@@ -93,7 +93,7 @@ def _checks(facts: Facts) -> Iterator[Alert]:
         for check in checks:
             if check["status"] in ("fail", "warn"):
                 kind = (str(check["status"]), str(check["id"]))
-                found.setdefault(kind, []).append((name, str(check["detail"]), str(check.get("remedy", ""))))
+                found.setdefault(kind, []).append((name, str(check["detail"]), str(check["remedy"])))
     for seen in found.values():
         seen.sort(key=lambda one: one[0] != shipped)
     for (status, id), seen in sorted(found.items(), key=lambda item: item[1][0][0] != shipped):

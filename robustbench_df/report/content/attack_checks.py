@@ -51,7 +51,7 @@ def checks(facts: Facts) -> list[Block]:
             "detector": name,
             "check": str(check["id"]),
             "detail": str(check["detail"]),
-            "remedy": str(check.get("remedy", "")) if check["status"] in ("fail", "warn") else "",
+            "remedy": str(check["remedy"]),
         }
         for name, check in kept
     ]

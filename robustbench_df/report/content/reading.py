@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustbench_df.attacks.kept_checks import Kept, in_todays_form
 from robustbench_df.audit.finding import Audit
 from robustbench_df.config import RunConfig
 from robustbench_df.corruption_summary import Key
@@ -89,7 +90,7 @@ class Material:
     stepped: Mapping[Pair, Predictions]
     attacks: tuple[AttackCell, ...]
     corruptions: tuple[CorruptionCell, ...]
-    checks: Mapping[str, Any]
+    checks: Kept
     transfer: Mapping[str, Any] | None
     audit: Audit | None
     findings: tuple[Mapping[str, Any], ...]
@@ -153,7 +154,7 @@ def read_run(path: Path) -> Material:
         stepped=reader.judged((*names, "ensemble"), step),
         attacks=tuple(reader.attacks()),
         corruptions=tuple(reader.corruptions()),
-        checks=reader.json("attacks", "checks.json", what="attack") or {},
+        checks=in_todays_form(reader.json("attacks", "checks.json", what="attack") or {}),
         transfer=reader.json("attacks", "transfer.json", what="attack --transfer"),
         audit=reader.audit(),
         findings=tuple((reader.json("findings.json", what="train-all --resume") or {}).get("findings", ())),
