@@ -12,6 +12,8 @@ os.environ.pop("COLUMNS", None)
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.train.report import Reporter
@@ -69,6 +71,22 @@ class Heard(Reporter):
         """Keep a warning, and as a line, too."""
         self.lines.append(text)
         self.warnings.append(text)
+
+
+class Scarce(nn.Module):
+    """A network on a device that holds the work of ``most`` images; ``asked`` keeps how many were tried each time."""
+
+    def __init__(self, net: nn.Module, most: int) -> None:
+        super().__init__()
+        self.net, self.most, self.asked = net, most, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refuse what does not fit, as CUDA does."""
+        self.asked.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        logits: Tensor = self.net(x)
+        return logits
 
 
 def learnable_set(n: int = 160, size: int = 16, seed: int = 0) -> ImageSet:

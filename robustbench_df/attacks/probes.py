@@ -20,6 +20,7 @@ from robustbench_df.attacks.runner import BATCH, Attacked, run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY
 from robustbench_df.attacks.victim import check_logits
+from robustbench_df.memory import halving
 from robustbench_df.models.detector import margins
 from robustbench_df.models.footprint import fitting_batch
 
@@ -83,9 +84,12 @@ class Evidence:
 
     def logits(self, x: Tensor, size: int = BATCH) -> Tensor:
         """Logits ``[N, 2]``, asked about outside any attack."""
-        with torch.no_grad():
-            few = self._fitting(size, gradient=False)
-            return torch.cat([check_logits(self.detector(part), len(part)) for part in x.split(few)])
+
+        def answers(few: int) -> Tensor:
+            with torch.no_grad():
+                return torch.cat([check_logits(self.detector(part), len(part)) for part in x.split(few)])
+
+        return halving(self._fitting(size, gradient=False), answers)
 
     def _fitting(self, most: int, *, gradient: bool) -> int:
         return fitting_batch(most, self.detector, tuple(self.x.shape[2:]), self.x.device, gradient=gradient)
@@ -101,16 +105,18 @@ class Evidence:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Gradient ``[N, C, H, W]`` of ``-margin``; zero where nothing in the detector depends on the pixels."""
-        parts = []
-        few = self._fitting(BATCH, gradient=True)
-        for part, y in zip(x.split(few), self.y.split(few), strict=True):
-            with torch.enable_grad():
-                leaf = part.detach().requires_grad_(True)
-                logits = check_logits(self.detector(leaf), len(part))
-                wrong = (logits[:, 0] - logits[:, 1]) * (y * 2 - 1)
-                smooth = wrong.requires_grad
-                parts.append(torch.autograd.grad(wrong.sum(), leaf)[0] if smooth else torch.zeros_like(part))
-        return torch.cat(parts)
+
+        def gradients(few: int) -> Tensor:
+            return torch.cat([self._gradient(*part) for part in zip(x.split(few), self.y.split(few), strict=True)])
+
+        return halving(self._fitting(BATCH, gradient=True), gradients)
+
+    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            logits = check_logits(self.detector(leaf), len(x))
+            wrong = (logits[:, 0] - logits[:, 1]) * (y * 2 - 1)
+            return torch.autograd.grad(wrong.sum(), leaf)[0] if wrong.requires_grad else torch.zeros_like(x)
 
     # Plain forwards.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustbench_df.attacks.runner import BATCH, Attacked, concatenate, measured, run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.victim import Victim
+from robustbench_df.memory import halving
 from robustbench_df.models.detector import frozen
 from robustbench_df.models.footprint import fitting_batch
 
@@ -63,25 +64,27 @@ def judged(
     detector: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, spec: AttackSpec, *, batch_size: int = BATCH
 ) -> Attacked:
     """Measure images ``x_adv`` ``[N, C, H, W]`` made elsewhere as `run_attack` does its own, by the spec's threat."""
-    parts = []
+
+    def judge(part: Tensor) -> Attacked:
+        budgets = torch.full((len(part),), spec.eps, device=x.device)
+        victim = Victim(detector, x[part], y[part], part, spec.norm, budgets, eot=spec.eot)
+        victim.open(gradient=False)
+        rows = victim.rows()
+        if len(rows):
+            victim.margin(x_adv[part][rows], rows)
+        return measured(victim, spec)
+
+    most = fitting_batch(batch_size, detector, tuple(x.shape[2:]), x.device, gradient=False)
+    every = torch.arange(len(x), device=x.device)
     with frozen(detector):
-        few = fitting_batch(batch_size, detector, tuple(x.shape[2:]), x.device, gradient=False)
-        for part in torch.arange(len(x), device=x.device).split(few):
-            budgets = torch.full((len(part),), spec.eps, device=x.device)
-            victim = Victim(detector, x[part], y[part], part, spec.norm, budgets, eot=spec.eot)
-            victim.open(gradient=False)
-            rows = victim.rows()
-            if len(rows):
-                victim.margin(x_adv[part][rows], rows)
-            parts.append(measured(victim, spec))
-    return concatenate(parts)
+        return halving(most, lambda few: concatenate([judge(part) for part in every.split(few)]))
 
 
 def right_on(detector: nn.Module, x: Tensor, y: Tensor, size: int = BATCH) -> Tensor:
     """Return bool ``[N]``: whether the detector is right on ``x``."""
-    few = fitting_batch(size, detector, tuple(x.shape[2:]), x.device, gradient=False)
+    most = fitting_batch(size, detector, tuple(x.shape[2:]), x.device, gradient=False)
     with frozen(detector), torch.no_grad():
-        logits = torch.cat([detector(part) for part in x.split(few)])
+        logits = halving(most, lambda few: torch.cat([detector(part) for part in x.split(few)]))
     return (logits[:, 1] >= logits[:, 0]).long() == y  # a tie is fake, as `Decision.apply` says
 
 

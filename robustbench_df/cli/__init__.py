@@ -26,7 +26,7 @@ from robustbench_df.cli import (
     score,
     train,
 )
-from robustbench_df.errors import RdfError
+from robustbench_df.errors import RdfError, first_line
 
 app = typer.Typer(
     name="rdf",
@@ -75,6 +75,12 @@ def main() -> None:
     except OSError as error:
         # A full disk, a folder without permission: the system's own words name the file.
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        from robustbench_df.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(f"out of memory ({first_line(error)}); take smaller images or fewer models, or --device cpu", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from robustbench_df import rng
 from robustbench_df.errors import UsageError, nearest
+from robustbench_df.memory import halving
 from robustbench_df.models.detector import Detector, Ensemble, frozen
+from robustbench_df.models.footprint import fitting_batch
 from robustbench_df.models.layers import FeatureMap, feature_map
 
 Maps = NDArray[np.float32]
@@ -196,7 +198,19 @@ def randomised(module: M, seed: int, draw: int = 0) -> M:
 def _single(
     detector: Detector, x: Tensor, targets: Sequence[Callable[[Tensor], Tensor]], cam: str
 ) -> tuple[Tensor, Maps]:
-    """Logits ``[N, 2]`` and maps of one network, by the library."""
+    """Logits ``[N, 2]`` and maps of one network, of as many images at a time as the memory holds."""
+
+    def maps(few: int) -> tuple[Tensor, Maps]:
+        begins = range(0, len(x), few)
+        parts = [_library(detector, x[k : k + few], targets[k : k + few], cam) for k in begins]
+        return torch.cat([logits for logits, _ in parts]), np.concatenate([found for _, found in parts])
+
+    return halving(fitting_batch(len(x), detector, tuple(x.shape[2:]), x.device, gradient=True), maps)
+
+
+def _library(
+    detector: Detector, x: Tensor, targets: Sequence[Callable[[Tensor], Tensor]], cam: str
+) -> tuple[Tensor, Maps]:
     import pytorch_grad_cam
 
     layer = feature_map(detector, (x.shape[2], x.shape[3]))

@@ -16,7 +16,7 @@ from torch import Tensor
 from robustbench_df import rng
 from robustbench_df.attacks.fgsm import fgsm, input_gradient
 from robustbench_df.config import AdversarialConfig
-from robustbench_df.models.detector import Detector, frozen
+from robustbench_df.models.detector import Detector, frozen, margins
 
 FAST_STEP = 1.25
 """The one step of fast adversarial training as a multiple of eps (Wong, Rice & Kolter 2020, arXiv:2001.03994)."""
@@ -63,16 +63,21 @@ def pgd(
 
 
 def _trades_images(detector: Detector, x: Tensor, eps: Tensor, steps: int, noise: Tensor) -> Tensor:
-    """Maximise the divergence from the clean answer (Zhang et al. 2019, arXiv:1901.08573, algorithm 1)."""
+    """Maximise the divergence from the clean answer (Zhang et al. 2019, arXiv:1901.08573, algorithm 1).
+
+    Of two classes its gradient is the margin's times a factor with the sign of how far the margin has moved. Only signs
+    count in L∞, so the factor itself is left out: near the clean answer it is so small that fp16 would make it zero.
+    """
     with frozen(detector):
         with torch.no_grad():
-            clean = detector(x).float().softmax(1)
+            clean = margins(detector(x).float())
 
         def gradient(x_adv: Tensor) -> Tensor:
             with torch.enable_grad():
                 leaf = x_adv.detach().requires_grad_(True)
-                divergence = F.kl_div(detector(leaf).float().log_softmax(1), clean, reduction="sum")
-                (slope,) = torch.autograd.grad(divergence, leaf)
+                margin = margins(detector(leaf).float())
+                moved = torch.where(margin.detach() < clean, -1.0, 1.0)
+                (slope,) = torch.autograd.grad((margin * moved).sum(), leaf)
             return slope
 
         return _ascend(gradient, x, eps, steps, PGD_PATH, noise)

@@ -18,7 +18,7 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models.detector import Detector, Ensemble
 from tests.attacks.detectors import Linear, Small, images, labels_of
-from tests.conftest import learnable_set
+from tests.conftest import Scarce, learnable_set
 
 EPS = 0.005  # takes about half of the linear detector's images across its boundary
 LARGE = 0.05  # takes all of them, and all of the trained network's, so that nothing is left for the slow attacks
@@ -283,6 +283,14 @@ def test_both_classes_are_looked_at_and_progress_is_told() -> None:
     checks = run_checks(detector, x, y, LARGE, images=8, progress=told.append)
     assert told == checks
     assert {check.id: check for check in checks}["chance"].figures["chance"] == 0.5
+
+
+def test_where_memory_runs_out_the_checks_look_at_fewer_images_at_a_time() -> None:
+    detector, x = Linear(), images()
+    y = labels_of(detector, x)
+    scarce = Scarce(detector, most=5).eval()
+    assert run_checks(scarce, x, y, LARGE) == run_checks(detector, x, y, LARGE)
+    assert max(scarce.asked) > 5
 
 
 def test_wrong_use_is_refused_in_one_line() -> None:

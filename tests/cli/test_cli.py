@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from robustbench_df.cli import main
@@ -241,3 +242,19 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     done = rdf("predict", "images", cwd=tmp_path)
     assert done.returncode == 1
     assert "make one with: rdf train-all" in done.stderr
+
+
+def test_memory_that_runs_out_for_good_is_one_line_and_another_error_is_none(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("robustbench_df.pipeline.train_all", fails)
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+    done = rdf("train-all", "--data", "images", cwd=place)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); take smaller images" in done.stderr
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        rdf("train-all", "--data", "images", cwd=place)

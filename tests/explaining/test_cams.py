@@ -11,6 +11,7 @@ from robustbench_df.errors import UsageError
 from robustbench_df.explaining.cams import CAMS, Seen, blank, cam_maps, layers_of, randomised, verdict_maps, voices
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.models.resnet_se import ResNetSE
+from tests.conftest import Scarce
 
 SIDE = 8
 
@@ -60,6 +61,15 @@ def test_an_image_has_the_same_map_alone_and_in_a_batch() -> None:
     alone = np.concatenate([cam_maps(detector, x[k : k + 1], target[k : k + 1]) for k in range(5)])
     np.testing.assert_allclose(together, alone, atol=1e-3)
     assert together.shape == (5, 32, 32)
+
+
+def test_where_memory_runs_out_fewer_images_are_mapped_at_a_time() -> None:
+    detector, x = Detector(Linear()).eval(), images()
+    target, net = torch.tensor([0, 1, 0, 1, 0, 1]), Scarce(Linear(), most=2)
+    net.feature_info = [{"module": "net.stage", "num_chs": 5}]
+    scarce = Detector(net).eval()
+    np.testing.assert_allclose(cam_maps(scarce, x, target), cam_maps(detector, x, target), atol=1e-6)
+    assert max(net.asked) == 6
 
 
 @pytest.mark.parametrize("cam", CAMS)

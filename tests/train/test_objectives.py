@@ -55,6 +55,22 @@ def test_more_steps_hurt_more_than_one() -> None:
     assert means[1] <= means[0] + 1e-4
 
 
+def test_trades_goes_where_the_divergence_grows() -> None:
+    net, x = detector().eval(), images(spread=1.0)
+    with torch.no_grad():
+        clean = net(x).softmax(1)
+    leaf = (x + 0.03 * start_noise(torch.arange(24), x.shape[1:], 0)).clamp(0, 1).requires_grad_(True)
+    F.kl_div(net(leaf).log_softmax(1), clean, reduction="sum").backward()
+    assert leaf.grad is not None
+    start = leaf.detach()
+    config = AdversarialConfig(objective="trades", attack_steps=1)
+    crafted = craft(net, x, labels_of(net, x), EPS, config, start_noise(torch.arange(24), x.shape[1:], 0))
+    went = (crafted - start).sign()
+    free = (went != 0) & (leaf.grad.abs() > 1e-9)  # not held by the budget or the box
+    assert float(free.float().mean()) > 0.3
+    assert float((went == leaf.grad.sign())[free].float().mean()) > 0.999
+
+
 def test_trades_is_cross_entropy_when_nothing_moves_and_grows_with_the_divergence() -> None:
     clean, target = torch.randn(6, 2), F.one_hot(torch.arange(6) % 2, 2).float()
     plain = F.cross_entropy(clean, target, reduction="sum")
