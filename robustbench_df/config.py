@@ -35,6 +35,8 @@ class DataConfig(Settings):
     fake_is: Literal[0, 1] | None = None
     size: Annotated[int, Field(ge=8)] | None = None
     max_bad: Fraction = 0.05
+    group_by: Literal["folder"] | None = None
+    """``folder``: each lowest folder is a group, which no split divides: a video's frames, a person's photographs."""
 
 
 class SplitConfig(Settings):

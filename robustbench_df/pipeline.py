@@ -19,11 +19,13 @@ from robustbench_df.audit.duplicates import twins_of_test
 from robustbench_df.audit.finding import Audit
 from robustbench_df.audit.gate import FILE as AUDIT
 from robustbench_df.audit.gate import audit_before_training, record_audit
+from robustbench_df.audit.groups import IN_NAMES
 from robustbench_df.config import Recipe, RunConfig
 from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.info import findings_by_kind
 from robustbench_df.data.sources import load_configured
-from robustbench_df.data.split import IN_FOLDS, Split, make_folds, make_refit, make_split, split_rows
+from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
 from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
@@ -48,7 +50,7 @@ from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
 from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting, choose_device, device_name, setting_for
-from robustbench_df.wording import duration
+from robustbench_df.wording import counted, duration
 
 _LONG = 2 * 3600
 """Seconds of training after which a way to shorten it is worth a line."""
@@ -187,13 +189,12 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
     told = {"image_id": images.ids, "group": images.groups, "source": images.sources}
     known = pd.DataFrame({name: values.astype(str) for name, values in told.items()}).assign(label=images.labels)
     write_atomic(run.file("images.parquet"), lambda temporary: known.to_parquet(temporary, index=False))
-    findings = [asdict(f) for f in (*images.findings, *splits[0].findings)]
-    write_json(run.file("findings.json"), {"findings": findings})
+    findings = (*images.findings, *splits[0].findings)
+    write_json(run.file("findings.json"), {"findings": [asdict(finding) for finding in findings]})
+    for line in findings_by_kind(findings):
+        reporter.warn(line)
     if findings:
-        reporter.warn(f"{len(findings)} findings in the data, kept in {run.file('findings.json')}")
-    for finding in splits[0].findings:
-        if finding.kind == IN_FOLDS:
-            reporter.warn(finding.detail)
+        reporter.warn(f"{counted(len(findings), 'finding')} in the data, kept in {run.file('findings.json')}")
     if len(splits) > 1:
         reporter.say(f"{len(splits)} folds: each detector is trained {len(splits)} times and judged out of fold")
 
@@ -209,6 +210,10 @@ def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | Non
     if audited is not None:
         record_audit(run, audited)
         reporter.say(f"audit: {audited.said()}, kept in {run.file(AUDIT)}")
+        grouped = audited[IN_NAMES]
+        # Of the audit's warnings the one that a better split can cure.
+        if grouped.severity == "warn" and grouped.figures["kind"] != "class":
+            reporter.warn(f"{grouped.id}: {grouped.detail}; {grouped.remedy}")
         for name in audited.allowed:
             reporter.warn(f"training in spite of {name}: {audited[name].detail}")
 

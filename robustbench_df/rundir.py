@@ -177,7 +177,7 @@ def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
     """Make a run folder and keep its settings.
 
     Raises:
-        RunError: the folder already holds a run.
+        RunError: the folder already holds a run, or cannot be written.
     """
     if path is None:
         stem = Path(config.data.source).stem or "run"
@@ -185,7 +185,12 @@ def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
         path = RUNS / f"{stamp}-{stem}-{config.preset}"
     refuse_existing(path)
     run = RunDir(path)
-    write_json(run.file("config.json"), {"schema": SCHEMA, "config": config.model_dump(mode="json")})
+    try:
+        write_json(run.file("config.json"), {"schema": SCHEMA, "config": config.model_dump(mode="json")})
+    except OSError as error:
+        raise RunError(
+            f"cannot make the run folder '{path}' ({error.strerror or error}); name one that can be written with --run"
+        ) from error
     return run
 
 

@@ -66,6 +66,12 @@ def test_the_latest_run_is_found_and_named_ones_too(tmp_path: Path, monkeypatch:
         find_run("runs/c")
 
 
+def test_a_run_folder_that_cannot_be_made_names_the_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot make the run folder '.*file/run' \(.*\); .* with --run"):
+        create_run(load_config("quick"), tmp_path / "file" / "run")
+
+
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     run = create_run(load_config("quick"), tmp_path / "run")
     raw = json.loads(run.file("config.json").read_text())

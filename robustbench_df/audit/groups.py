@@ -31,13 +31,19 @@ marks single copies in the same way."""
 _COUNTED = re.compile(r"(.*?)(?:(?:^|[ _.-]+)(?:frame|crop|img|image|face|f))?[ _.-]*\d+", re.IGNORECASE)
 """A name's beginning and its last number: the frame of a video, the crop of a photograph, the picture of a person."""
 
+_NUMBERED = re.compile(r"(id|video|vid|clip|person|subject|seq)?[ _-]?\d+([ _-]+(id)?\d+)*", re.IGNORECASE)
+"""A folder of one video or person, as in FaceForensics++ (``000_003``) and Celeb-DF (``id0_0001``); not ``sd14``."""
+
 _SAYS_NOTHING = re.compile(
     r"(?:real|fake|ai|img|image|photo|picture|pic|frame|face|train|val|test|sample|dsc|s|[ _.-])*", re.IGNORECASE
 )
 
+IN_NAMES = "groups-in-names"
+"""Id of the finding about what the names group."""
+
 _DECLARED = AuditCheck("groups-declared", "The source's own groups lie in one part each")
-_IN_NAMES = AuditCheck("groups-in-names", "What the names group lies in one part")
-_CLASSES = AuditCheck("groups-in-names", "The classes that the names tell are in every part, under both labels")
+_IN_NAMES = AuditCheck(IN_NAMES, "What the names group lies in one part")
+_CLASSES = AuditCheck(IN_NAMES, "The classes that the names tell are in every part, under both labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +63,15 @@ def grouping(images: ImageSet) -> Grouping | None:
     """Read groups from the names of the images; None where they say nothing.
 
     In this order: CIFAKE's classes; the folders below or above the class folders, where there are more than
-    `MOST_CLASSES` of them; the beginning of the file names before the last number, a class where there are up to
-    `MOST_CLASSES`.
+    `MOST_CLASSES` of them, or where they are numbered and each holds images of one label only; the beginning of the
+    file names before the last number, a class where there are up to `MOST_CLASSES`.
     """
     stems = [posixpath.splitext(posixpath.basename(name))[0] for name in images.ids]
     if (marks := _marks(stems)) is not None:
         return Grouping("class", marks)
     folders = Grouping("folder", images.sources)
-    if folders.count > MOST_CLASSES and _per_group(folders.values) >= LEAST_MEMBERS:
+    many = folders.count > MOST_CLASSES or _are_videos(images)
+    if many and _per_group(folders.values) >= LEAST_MEMBERS:
         return folders
     begun = [match[1] if (match := _COUNTED.fullmatch(stem)) else "" for stem in stems]
     values = np.array(["" if _SAYS_NOTHING.fullmatch(text) else text for text in begun], dtype=object)
@@ -117,7 +124,11 @@ def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
         return _classes(images, parts, found)
     figures: dict[str, Figure] = {"kind": found.kind, "groups": found.count, "largest": max(_members(found.values))}
     divided = _divided(found.values, parts)
-    loose = divided | _divided(found.values, np.where(images.groups == "", images.ids, images.groups))
+    named = found.values
+    if found.kind == "folder":  # real/000 and fake/000 may be declared apart, which only the names put together
+        places = [f"{value}\0{posixpath.dirname(i)}" for value, i in zip(named, images.ids, strict=True)]
+        named = np.where(named == "", "", np.array(places, dtype=object))
+    loose = divided | _divided(named, np.where(images.groups == "", images.ids, images.groups))
     figures |= {
         "divided_groups": len(set(found.values[divided])),
         "divided_images": int(divided.sum()),
@@ -128,7 +139,8 @@ def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
         return _IN_NAMES.found("pass", f"none of {what} is divided, all are declared", figures)
     detail = f"{what}: {figures['divided_groups']:,} lie in two parts, {figures['undeclared_groups']:,} are undeclared"
     examples = _examples(images, divided if divided.any() else loose, found.values)
-    remedy = "if they are videos, persons or tiles of one photograph, name them in a manifest's group column"
+    own = "keep each in one part with --group-by folder, or " if found.kind == "folder" else ""
+    remedy = f"if they are videos, persons or tiles of one photograph, {own}name them in a manifest's group column"
     return _IN_NAMES.found("warn", detail, figures, examples, remedy)
 
 
@@ -147,6 +159,17 @@ def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
     examples = _examples(images, np.isin(found.values.astype(str), alone), found.values)
     remedy = "draw every class for both labels and all parts: else a detector of the class passes for one of fakes"
     return _CLASSES.found("warn", detail, figures, examples, remedy)
+
+
+def _are_videos(images: ImageSet) -> bool:
+    """Whether the folders are numbered, and none holds both labels, as one of pictures of a class would."""
+    labels = dict(zip(images.sources, images.labels, strict=True))
+    names = labels.keys() - {""}
+    return (
+        len(names) > 1
+        and all(_NUMBERED.fullmatch(posixpath.basename(name)) for name in names)
+        and all(labels[name] == label for name, label in zip(images.sources, images.labels, strict=True))
+    )
 
 
 def _marks(stems: list[str]) -> Strings | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
+from robustbench_df.cli.options import AsJson, FakeIs, GroupBy, Labels, Layout, MaxBad, Quiet, Size
 
 
 def audit(
@@ -24,6 +24,7 @@ def audit(
     labels: Labels = "folder",
     fake_is: FakeIs = None,
     size: Size = None,
+    group_by: GroupBy = None,
     max_bad: MaxBad = 0.05,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -53,6 +54,7 @@ def audit(
                 size=size,
                 max_bad=max_bad,
                 require_classes=False,
+                group_by=group_by,
             )
         other = None
         if against is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_df.cli.options import AsJson, FakeIs, Labels, Layout, MaxBad, Quiet, Size
+from robustbench_df.cli.options import AsJson, FakeIs, GroupBy, Labels, Layout, MaxBad, Quiet, Size
 from robustbench_df.train.report import BYTES, Reporter
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
@@ -24,6 +24,7 @@ def info(
     labels: Labels = "folder",
     fake_is: FakeIs = None,
     size: Size = None,
+    group_by: GroupBy = None,
     max_bad: MaxBad = 1.0,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +38,14 @@ def info(
     # Information must not be refused for what it would tell: mixed sizes, one class only, many bad files.
     side = size or (COMMON_SIDE if len(sizes) > 1 else None)
     images = load_images(
-        source, layout=layout, labels=labels, fake_is=fake_is, size=side, max_bad=max_bad, require_classes=False
+        source,
+        layout=layout,
+        labels=labels,
+        fake_is=fake_is,
+        size=side,
+        max_bad=max_bad,
+        require_classes=False,
+        group_by=group_by,
     )
     facts = describe(images)
     facts["sizes"] = sizes or facts["sizes"]

@@ -52,6 +52,10 @@ Layout = Annotated[str, typer.Option(help="auto, folders, challenge, manifest or
 Labels = Annotated[
     Literal["folder", "predictions"], typer.Option(help="What is learnt: folder labels, or a black box's predictions.")
 ]
+GroupBy = Annotated[
+    Literal["folder"] | None,
+    typer.Option(help="folder: keep each lowest folder (a video's frames, a person) in one part."),
+]
 FakeIs = Annotated[int | None, typer.Option(min=0, max=1, help="Which of 0/1 means fake in a manifest (default 1).")]
 Size = Annotated[int | None, typer.Option(min=8, help="Bring every image to this side in pixels.")]
 MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of unreadable images to go on with.")]

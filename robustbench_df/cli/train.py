@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robustbench_df.cli.options import DEVICE, SEED, AsJson, FakeIs, Quiet, Size, given
+from robustbench_df.cli.options import DEVICE, SEED, AsJson, FakeIs, GroupBy, Quiet, Size, given
 
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the run; runs/<time>-… when not given.")]
 
@@ -45,6 +45,7 @@ def train_all(
     labels: Annotated[str | None, typer.Option(help="Learn 'folder' labels or a black box's 'predictions'.")] = None,
     fake_is: FakeIs = None,
     size: Size = None,
+    group_by: GroupBy = None,
     max_bad: Annotated[float | None, typer.Option(min=0, max=1, help="Largest share of unreadable images.")] = None,
     allow_findings: Annotated[
         bool, typer.Option("--allow-findings", help="Train although the audit fails; the run will say so.")
@@ -73,6 +74,7 @@ def train_all(
         data__fake_is=fake_is,
         data__size=size,
         data__max_bad=max_bad,
+        data__group_by=group_by,
         split__folds=folds,
         model__stem=stem,
         model__pretrained=pretrained,

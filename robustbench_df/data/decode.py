@@ -9,11 +9,12 @@ What every kind of image becomes:
 - the EXIF orientation is applied, so the image is the way a viewer shows it;
 - of an animation the first frame is taken.
 
-A truncated or malformed file is refused, never padded or guessed.
+Other formats, and a truncated or malformed file, are refused, never padded or guessed.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -29,6 +30,18 @@ from robustbench_df.data.stores import Unreadable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+ENDINGS_NOT_READ = (".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2")
+"""Endings of images in formats that are not read: what Pillow makes of them depends on its version and on how it was
+built (AVIF, HEIC, the orientation of TIFF), or on a choice that is the user's (frames, numbers beyond 8 bits)."""
+_NOT_READ = (
+    ("GIF", re.compile(rb"GIF8")),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("AVIF", re.compile(rb"....ftypavi[fs]", re.DOTALL)),
+    ("HEIC", re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)),
+    ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  ")),
+)
+"""How files in these formats begin."""
 MAX_PIXELS = 100_000_000
 """The largest image that is decoded; beyond it lie decompression bombs. Checked on the header."""
 
@@ -91,7 +104,9 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str, str]:
     except Image.DecompressionBombError as error:
         raise Unreadable("too-large", f"more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except UnidentifiedImageError as error:
-        raise Unreadable("unreadable", f"not a {', '.join(FORMATS)} image") from error
+        known = next((name for name, begins in _NOT_READ if begins.match(raw)), None)
+        reason = f"{known} is not read; convert it to PNG" if known else f"not a {', '.join(FORMATS)} image"
+        raise Unreadable("unreadable", reason) from error
     except _PILLOW_ERRORS as error:
         raise Unreadable("unreadable", " ".join(str(error).split()) or type(error).__name__) from error
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet
+from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, Finding, ImageSet
 
 CLASS_NAMES = {REAL: "real", FAKE: "fake", UNLABELLED: "unlabelled"}
 _EXAMPLES = 5
@@ -42,6 +43,17 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "duplicates": duplicates(images),
         "predictions": agreement(images),
     }
+
+
+def findings_by_kind(findings: Sequence[Finding]) -> list[str]:
+    """Say in one line per kind what was found: how many there are of it, and the first."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    return [
+        f"{kind}: {found[0].detail}" + (f" ('{found[0].where}', and {len(found) - 1:,} more)" if len(found) > 1 else "")
+        for kind, found in kinds.items()
+    ]
 
 
 def duplicates(images: ImageSet) -> dict[str, Any]:

@@ -9,19 +9,23 @@ import json
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from robustbench_df.data.decode import EXTENSIONS
-from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, Finding
-from robustbench_df.data.naming import CLASSES, class_of, names_both, parse_label, place_of, split_of
+from robustbench_df.data.both_classes import contradictions, outer_sources
+from robustbench_df.data.decode import ENDINGS_NOT_READ, EXTENSIONS
+from robustbench_df.data.imageset import UNLABELLED, Finding
+from robustbench_df.data.naming import class_of, names_both, parse_label, place_of, split_of
 from robustbench_df.data.stores import Store, Unreadable
 from robustbench_df.errors import DataError
-from robustbench_df.wording import listed
+from robustbench_df.wording import counted, listed
 
 _PREDICTIONS = re.compile(r"(.+?)_(?:preds?|predictions?)\.json", re.IGNORECASE)
+_NO_PHOTOGRAPHS = re.compile(r"masks?|ground[_ -]?truths?|gt|heat[_ -]?maps?|segmentations?", re.IGNORECASE)
 NO_CLASS_FOLDERS = "no-class-folders"
+OUTSIDE = "outside-classes"
+"""Kind of the finding that images are left out, since the names of their folders say neither class."""
 _NAMED = 5  # how many names a summarising finding spells out
 
 
@@ -46,8 +50,8 @@ class Plan:
 
 
 def is_image(name: str) -> bool:
-    """Tell by its ending whether a file is meant to be an image."""
-    return name.lower().endswith(EXTENSIONS)
+    """Tell by its ending whether a file is meant to be an image, of a format that is read or not."""
+    return name.lower().endswith(EXTENSIONS + ENDINGS_NOT_READ)
 
 
 def images_of(store: Store) -> list[str]:
@@ -60,7 +64,7 @@ def unwrap(store: Store) -> Store:
     while True:
         tops = {name.split("/", 1)[0] for name in (*store.names, *store.folders)}
         top = next(iter(tops)) if len(tops) == 1 else ""
-        if top not in store.folders or class_of(top) != UNLABELLED or split_of(top):
+        if top not in store.folders or class_of(top) != UNLABELLED or split_of(top, "test"):
             return store
         store = store.within(top)
 
@@ -75,38 +79,49 @@ def recognise(store: Store) -> str:
 def folders(store: Store) -> Plan:
     """Read class folders in any case (``real/ fake/``, ``0_real 1_fake``, ``nature ai``), also below splits.
 
-    Deeper or outer folders become the source. ``test/`` without class folders holds unlabelled images.
+    Deeper or outer folders become the source. ``test/`` without class folders holds unlabelled images; ``eval/`` is val
+    beside a test part, else test.
 
-    A class folder below one of the other class (``AI_generated_images/real``) is not guessed at: it is refused. Only
-    where both classes have the same such folder, and none of the other class (``real/nature fake/nature``), can it be
-    no class; then it is a source as any other, and a finding.
+    A class folder below one of the other class (``real/camera/fake``) is not guessed at: it is refused. Only where one
+    of the names tells no classes apart is it a source as any other, and a finding: the inner one where both classes
+    have the same (``real/nature fake/nature``), the outer one where it holds both (``deepfake/real deepfake/fake``).
 
     Raises:
         DataError: a path names both classes, or an image's own folder does.
     """
     entries, outside = [], []
-    for name in images_of(store):
-        place = place_of(posixpath.dirname(name))
+    names = images_of(store)
+    within = list(dict.fromkeys(posixpath.dirname(name) for name in names))
+    outer = outer_sources(within)
+    evaluation = "val" if any(place_of(folder, None, outer).given == "test" for folder in within) else "test"
+    for name in names:
+        place = place_of(posixpath.dirname(name), evaluation, outer)
         if place.label != UNLABELLED:
             entries.append(Entry(name, place.label, source=place.source, given=place.given))
         elif place.given == "test":
             entries.append(Entry(name, source=place.source))
         elif names_both(own := posixpath.basename(posixpath.dirname(name))):
             raise DataError(
-                f"the folder '{own}' in '{store.origin}' names both classes; rename it, list the images in a manifest "
-                "(path,label), or use --layout unlabelled"
+                f"the folder '{own}' in '{store.origin}' names both classes; rename it, or list the images in a "
+                "manifest (path,label)"
             )
         else:
             outside.append(name)
-    findings = _both_classes(store)
-    findings += _summary("outside-classes", outside, "not below a class folder or test/; left out")
+    findings = contradictions(within, outer, store.origin)
     held = {parent for entry in entries for parent in _parents(entry.name)}
+    findings += _left_out(outside, len(names), held)
     findings += [
         Finding("empty-folder", folder, "a class folder without images")
         for folder in sorted(store.folders - held)
         if class_of(posixpath.basename(folder)) != UNLABELLED
     ]
-    return Plan("folders", entries, (*findings, *_other_files(store)))
+    return Plan("folders", entries, (*findings, *_masks(entries), *_other_files(store)))
+
+
+def grouped_by_folder(plan: Plan) -> Plan:
+    """Make each lowest folder a group; a group that the source names stays, and images in no folder have none."""
+    entries = [entry._replace(group=entry.group or posixpath.dirname(entry.name)) for entry in plan.entries]
+    return replace(plan, entries=entries)
 
 
 def unlabelled(store: Store) -> Plan:
@@ -155,45 +170,49 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     return Plan("challenge", entries, tuple(findings))
 
 
-def _both_classes(store: Store) -> list[Finding]:
-    """Refuse paths that name both classes, unless the inner name tells the classes apart nowhere (see `folders`)."""
-    below: dict[str, set[int]] = defaultdict(set)  # an inner class folder's name -> the classes it lies in
-    against: dict[tuple[str, str], str] = {}  # a path and its folder against the first class folder -> that one
-    for folder in dict.fromkeys(posixpath.dirname(name) for name in images_of(store)):
-        outer, *inner = [part for part in folder.split("/") if class_of(part) != UNLABELLED] or [""]
-        for part in inner:
-            below[part.lower()].add(class_of(outer))
-            if class_of(part) != class_of(outer):
-                against[folder, part] = outer
-    if not against:
-        return []
-    one_sided = [(path, part) for path, part in against if below[part.lower()] != {REAL, FAKE}]
-    path, part = (one_sided or list(against))[0]
-    outer = against[path, part]
-    if not one_sided and len({class_of(name) for name in below}) == 1:
-        names = ", ".join(sorted({name for _, name in against}))
-        return [Finding("class-word-in-both", path, f"{names}: below real and fake alike; taken as a source")]
-    raise DataError(
-        f"'{path}' in '{store.origin}' says {CLASSES[class_of(outer)]} by '{outer}' but "
-        f"{CLASSES[class_of(part)]} by '{part}'; rename one of them, list the images in a manifest (path,label), "
-        "or use --layout unlabelled"
-    )
-
-
 def _parents(name: str) -> Iterable[str]:
     while name := posixpath.dirname(name):
         yield name
 
 
-def _summary(kind: str, names: Sequence[str], detail: str) -> list[Finding]:
-    return [Finding(kind, names[0], f"{len(names):,} {detail} ({listed(names, _NAMED)})")] if names else []
+def _left_out(outside: Sequence[str], images: int, held: Set[str]) -> list[Finding]:
+    """Count the images outside class folders, and name the highest folders that hold nothing else."""
+    if not outside:
+        return []
+    tops: dict[str, None] = {}  # a set in the order of its names
+    for name in outside:
+        above = [posixpath.dirname(name), *_parents(posixpath.dirname(name))]
+        tops[next((folder for folder in reversed(above) if folder not in held), above[0]) or "the top folder"] = None
+    detail = (
+        f"{len(outside):,} of {images:,} images left out, in folders that are neither real nor fake: "
+        f"{listed(tops, _NAMED)}; move them below real/ or fake/, or out of the source"
+    )
+    return [Finding(OUTSIDE, outside[0], detail)]
+
+
+def _masks(entries: Iterable[Entry]) -> list[Finding]:
+    """Point out folders in a class that by their name hold no photographs."""
+    found = Counter(
+        posixpath.dirname(entry.name)
+        for entry in entries
+        if entry.label != UNLABELLED and _NO_PHOTOGRAPHS.fullmatch(posixpath.basename(entry.source))
+    )
+    return [
+        Finding("masks-in-class", folder, f"{counted(count, 'image')} learnt like the others; move masks out")
+        for folder, count in found.items()
+    ]
+
+
+def other_endings(names: Iterable[str]) -> str:
+    """Count files by the endings of their names: ``20 .txt, 3 no ending``."""
+    endings = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in names)
+    return ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(_NAMED))
 
 
 def _other_files(store: Store) -> list[Finding]:
     files = [n for n in store.names if not is_image(n) and not _PREDICTIONS.fullmatch(posixpath.basename(n))]
-    endings = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in files)
-    kinds = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(_NAMED))
-    return [Finding("not-an-image", files[0], f"{len(files):,} other files ignored: {kinds}")] if files else []
+    detail = f"{len(files):,} other files ignored: {other_endings(files)}"
+    return [Finding("not-an-image", files[0], detail)] if files else []
 
 
 def _prediction_files(store: Store) -> dict[str, str]:

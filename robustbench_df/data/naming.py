@@ -11,15 +11,31 @@ from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
 from robustbench_df.errors import DataError
 
 CLASSES = {REAL: "real", FAKE: "fake"}
+_SPLIT_WORDS = {
+    "train": "train|training",
+    "val": "val|valid|validation|dev",
+    "cal": "cal|calibration",
+    "test": "test|testing",
+    "evaluation": "eval|evaluation",
+}
+_ANY_SPLIT = "|".join(_SPLIT_WORDS.values())
+# "train", "test_set", "training data"; but not "tests", "testimonials", "trainers"
+_SPLIT_FOLDERS = {
+    part: re.compile(rf"({words})([_ -](set|data|split|images?))?") for part, words in _SPLIT_WORDS.items()
+}
 _CLASS_WORDS = {
     REAL: "real|reals|nature|natural|authentic|genuine|original|pristine",
     FAKE: "fake|fakes|ai|aigc|generated|ai[_ -]generated|synthetic|deepfake|deepfakes|manipulated",
 }
-# "real", "0_real", "training_fake", "real_images", "fake_cifake_images"; but not "imagenet_ai_0419_biggan"
+_CELEB_DF = {REAL: "(celeb|youtube)[_ -]real", FAKE: "celeb[_ -]synthesis"}  # Li et al. 2020
+_SHOWN = "images?|imgs?|faces?|photos?"
+_ALSO_SHOWN = "pictures?|videos?|frames?|sequences|art([_ -]?data)?"
+# "real", "0_real", "training_fake", "real_images", "fake_cifake_images", "real_test"; but not
+# "imagenet_ai_0419_biggan", nor "original_test", which may be a set's name as well as a class's
 _CLASS_FOLDERS = {
     label: re.compile(
-        rf"(\d+[_. -]*|(train|training|val|valid|test|testing)[_ -])?({words})"
-        r"([_ -](\w+[_ -])?(images?|imgs?|faces?|photos?))?",
+        rf"(\d+[_. -]*|({_ANY_SPLIT})[_ -])?({words})([_ -](\w+[_ -])?({_SHOWN})|[_ -]({_ALSO_SHOWN}))?"
+        rf"|{CLASSES[label]}s?[_ -]({_ANY_SPLIT})|{_CELEB_DF[label]}",
         re.IGNORECASE,
     )
     for label, words in _CLASS_WORDS.items()
@@ -28,12 +44,8 @@ _LETTER = r"[^\W\d_]"
 _CLASS_NAMED = {
     label: re.compile(rf"(?<!{_LETTER})({words})(?!{_LETTER})", re.IGNORECASE) for label, words in _CLASS_WORDS.items()
 }
-_SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("cal", "calibration"), "cal"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_HUMP = re.compile("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word begins in ``RealFaces`` and ``AIImages``."""
 
 
 class Place(NamedTuple):
@@ -51,31 +63,51 @@ def class_of(folder: str) -> int:
     """
     if names_both(folder):
         return UNLABELLED
-    return next((label for label, pattern in _CLASS_FOLDERS.items() if pattern.fullmatch(folder)), UNLABELLED)
+    for name in (folder, _HUMP.sub("_", folder)):  # as it is first: "DeepFakes" is one word
+        for label, pattern in _CLASS_FOLDERS.items():
+            if pattern.fullmatch(name):
+                return label
+    return UNLABELLED
 
 
 def names_both(folder: str) -> bool:
     """Whether a single folder name holds words of both classes."""
-    return all(pattern.search(folder) for pattern in _CLASS_NAMED.values())
+    return all(pattern.search(_HUMP.sub("_", folder)) for pattern in _CLASS_NAMED.values())
 
 
-def split_of(word: str) -> str | None:
-    """Return train, val, cal or test for a split's usual names in any case, None for another word."""
-    return _SPLIT_FOLDERS.get(word.strip().lower())
+def split_of(word: str, evaluation: str | None = None) -> str | None:
+    """Return train, val, cal or test for a split's usual names in any case, None for another word.
+
+    ``eval`` and ``evaluation`` are ``evaluation``: some call so what they choose on, others what they judge on.
+    """
+    name = _HUMP.sub("_", word.strip()).lower()
+    part = next((part for part, pattern in _SPLIT_FOLDERS.items() if pattern.fullmatch(name)), None)
+    return evaluation if part == "evaluation" else part
 
 
 @lru_cache(maxsize=65536)
-def place_of(folder: str) -> Place:
+def place_of(folder: str, evaluation: str | None = "test", outer: frozenset[str] = frozenset()) -> Place:
     """Read a folder's path: its first class word labels, its first split word splits, the rest is source.
 
     Whether a later class word contradicts the first, only the whole store can tell: `folders` does.
+
+    Args:
+        folder: the path.
+        evaluation: the split that ``eval`` stands for, see `split_of`.
+        outer: paths whose own name, though a class word, is no class here.
     """
     label, given, rest = UNLABELLED, "", []
-    for part in folder.split("/") if folder else ():
+    parts = folder.split("/") if folder else []
+    for depth, part in enumerate(parts, start=1):
         if label == UNLABELLED and class_of(part) != UNLABELLED:
-            label = class_of(part)
-            given = given or split_of(re.split(r"[_ -]", part)[0]) or ""  # "test_real" says both
-        elif not given and (split := split_of(part)):
+            words = re.split(r"[_ -]", _HUMP.sub("_", part))
+            # "test_real" and "real_test" say both
+            given = given or split_of(words[0], evaluation) or split_of(words[-1], evaluation) or ""
+            if "/".join(parts[:depth]) in outer:
+                rest.append(part)
+            else:
+                label = class_of(part)
+        elif not given and (split := split_of(part, evaluation)):
             given = split
         else:
             rest.append(part)

@@ -17,7 +17,7 @@ from robustbench_df.config import DataConfig
 from robustbench_df.data import layouts
 from robustbench_df.data.archive import ZipStore
 from robustbench_df.data.cache import Decoded, decoded
-from robustbench_df.data.classes import check_classes
+from robustbench_df.data.classes import check_classes, why_no_images
 from robustbench_df.data.imageset import UNLABELLED, Finding, ImageSet, Labels, Strings, fingerprint_of
 from robustbench_df.data.layouts import Plan
 from robustbench_df.data.manifest import find_manifest, manifest
@@ -43,7 +43,9 @@ def load_images(
     workers: int | None = None,
     seed: int = 0,
     require_classes: bool = True,
+    require_labels: bool = False,
     every_image: bool = False,
+    group_by: Literal["folder"] | None = None,
 ) -> ImageSet:
     """Read a folder, a zip archive, a manifest or a single image into an `ImageSet`.
 
@@ -60,8 +62,10 @@ def load_images(
         workers: decoding threads; one per CPU when None.
         seed: seed of the demo set.
         require_classes: refuse a labelled layout in which a class is missing; prediction does not care.
+        require_labels: refuse a source without labels too, which ``auto`` reads as unlabelled: training needs them.
         every_image: where ``auto`` would leave images out, or refuse what it finds beside them, read class folders, or
             no labels, instead, as a finding says: a prediction needs every image and no label.
+        group_by: ``folder`` makes each lowest folder a group, which no split divides, where the source names none.
 
     Returns:
         The readable images in natural order of their names; everything odd is in ``findings``.
@@ -77,11 +81,12 @@ def load_images(
 
         return demo_set(seed=seed, size=size or 32)
     store, plan = open_source(Path(source), layout, fake_is, every_image=every_image)
+    plan = layouts.grouped_by_folder(plan) if group_by else plan
     try:
-        labelled = require_classes and plan.layout != "unlabelled"
+        labelled = require_labels or (require_classes and plan.layout != "unlabelled")
         entries = plan.entries
         if not entries:
-            raise DataError(f"no images in '{source}'{_instead(store, plan)}; give a folder or zip that holds some")
+            raise DataError(why_no_images(plan, store))
         if labels == "predictions" and all(e.prediction == UNLABELLED for e in entries):
             raise DataError(
                 f"'{source}' has no predictions to use as labels (layout {plan.layout}); use --labels folder"
@@ -103,7 +108,7 @@ def load_images(
 
 
 def load_configured(data: DataConfig, seed: int) -> ImageSet:
-    """Load what a run's settings name; see `load_images`."""
+    """Load what a run's settings name, both classes of it, or refuse before anything is decoded; see `load_images`."""
     return load_images(
         data.source,
         layout=data.layout,
@@ -112,6 +117,8 @@ def load_configured(data: DataConfig, seed: int) -> ImageSet:
         size=data.size,
         max_bad=data.max_bad,
         seed=seed,
+        require_labels=True,
+        group_by=data.group_by,
     )
 
 
@@ -274,11 +281,6 @@ def _manifest_on_disk(path: Path, origin: str, layout: str, fake_is: int | None,
 
 def _near(path: Path) -> str:
     return nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
-
-
-def _instead(store: Store, plan: Plan) -> str:
-    details = [finding.detail for finding in (*store.findings, *plan.findings)]
-    return f" ({details[0]})" if details else ""
 
 
 def _labels(plan: Plan, labels: str, rows: Sequence[int]) -> Labels:

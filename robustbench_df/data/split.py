@@ -15,6 +15,7 @@ from robustbench_df.config import SplitConfig
 from robustbench_df.data.components import Index, components
 from robustbench_df.data.imageset import SPLIT_NAMES, Finding, ImageSet
 from robustbench_df.errors import DataError
+from robustbench_df.wording import counted
 
 _KEEP_ORDER = ("test", "cal", "val", "train")
 """Which part keeps a set of twins that a given split divides: the judged side stays whole, the learnt side loses."""
@@ -105,11 +106,11 @@ def make_split(images: ImageSet, config: SplitConfig | None = None, copies: Copi
     # The training images are the pool from which the parts that the source does not bring are cut.
     pool = np.concatenate([free, given["train"]])
     if not len(pool):
-        raise DataError("the source puts no image into train; nothing can be learnt")
+        raise DataError(_nothing_to_learn(images, given))
     drawn = _divide(images, pool, {k: v for k, v in wanted.items() if v > 0}, config.seed or 0, families)
     parts = {part: np.sort(drawn.get(part, given[part])) for part in SPLIT_NAMES}
     split = Split(images, **parts, findings=findings)
-    _require_both_classes(split, {part: _other_fractions(part, config) for part in drawn})
+    _require_both_classes(split, {part: _other_fractions(part, config) for part in drawn}, families)
     return split
 
 
@@ -134,6 +135,8 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies
     )
     pool = np.concatenate([free, given["train"], given["val"], given["cal"]])
     held = _divide(images, pool, {str(k): 1.0 for k in range(folds)}, config.seed or 0, families)
+    if not len(pool):
+        raise DataError(_nothing_to_learn(images, given))
     val_share = config.val / (config.train + config.val)
     splits = []
     for k in range(folds):
@@ -142,7 +145,7 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies
         inner = _divide(images, rest, shares, (config.seed or 0) + 1 + k, families)
         split = Split(images, inner["train"], inner["val"], np.sort(held[str(k)]), given["test"], findings)
         inside = {part: _other_fractions(part, config) for part in inner}
-        _require_both_classes(split, {**inside, "cal": "fewer folds (--folds)"})
+        _require_both_classes(split, {**inside, "cal": "fewer folds (--folds)"}, families)
         splits.append(split)
     return splits
 
@@ -164,7 +167,10 @@ def _given_parts(images: ImageSet, families: Index | None) -> tuple[dict[str, In
     """Labelled images by the part the source gives, without the twins that a given split divides."""
     index = images.labelled()
     if not len(index):
-        raise DataError(f"no labelled image in {images.origin or 'the source'}; training needs real and fake ones")
+        raise DataError(
+            f"no labelled image in {images.origin or 'the source'}; training needs real and fake ones: put them below "
+            "folders real/ and fake/, or list them in a manifest (path,label)"
+        )
     part_of = images.given[index].copy()
     component = components(images, index, families)
     rank = {part: k for k, part in enumerate(_KEEP_ORDER)}
@@ -216,16 +222,36 @@ def _divide(
     return {name: np.concatenate(parts) if parts else _empty() for name, parts in chosen.items()}
 
 
-def _require_both_classes(split: Split, remedies: Mapping[str, str]) -> None:
+def _nothing_to_learn(images: ImageSet, given: Mapping[str, Index]) -> str:
+    held = " and ".join(f"{len(index):,} in {part}" for part, index in given.items() if len(index))
+    return (
+        f"the source '{images.origin}' puts its labelled images elsewhere than in train ({held}); add some for train, "
+        "or have the parts drawn: give the path of that part's own folder, or take the part out of the folders' names"
+    )
+
+
+def _require_both_classes(split: Split, remedies: Mapping[str, str], families: Index | None) -> None:
     """Refuse a part without one of the classes; ``remedies`` say how a part that is cut, not given, can be larger."""
     for part, counts in split.counts().items():
         lacking = [name for name, count in counts.items() if not count]
         if lacking and (sum(counts.values()) or part in ("train", "val")):
-            remedy = f" or {remedies[part]}" if part in remedies else ""
+            remedy = "give more images"
+            if part in remedies:
+                remedy = _too_few(split, lacking[0], list(remedies), families) or f"{remedy} or {remedies[part]}"
             raise DataError(
-                f"the {part} part has no {lacking[0]} image ({counts['real']} real, {counts['fake']} fake); "
-                f"give more images{remedy}"
+                f"the {part} part has no {lacking[0]} image ({counts['real']} real, {counts['fake']} fake); {remedy}"
             )
+
+
+def _too_few(split: Split, name: str, drawn: list[str], families: Index | None) -> str:
+    """Say so where a class has fewer images, or groups of those that stay together, than parts: no setting helps."""
+    pool = np.concatenate([split.part(part) for part in drawn])
+    own = pool[split.images.labels[pool] == ("real", "fake").index(name)]
+    alone = len(np.unique(components(split.images, pool, families)[np.isin(pool, own)]))
+    if alone >= len(drawn):
+        return ""
+    groups = f", and what belongs together makes {counted(alone, 'group')} of them" if 0 < alone < len(own) else ""
+    return f"only {counted(len(own), f'{name} image')} in all{groups}; give more"
 
 
 def _other_fractions(part: str, config: SplitConfig) -> str:

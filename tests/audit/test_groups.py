@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,41 @@ def test_a_folder_per_video_is_a_group() -> None:
     found = grouping(images)
     assert found is not None
     assert (found.kind, found.count) == ("folder", 50)
+
+
+def _folders(names: Sequence[str], labels: Sequence[int], frames: int = 4) -> ImageSet:
+    ids = [
+        f"{('real', 'fake')[y]}/{name}/{f:04d}.png"
+        for name, y in zip(names, labels, strict=True)
+        for f in range(frames)
+    ]
+    return _set(ids, np.repeat(labels, frames).tolist(), sources=np.repeat(names, frames).tolist())
+
+
+@pytest.mark.parametrize("pattern", ["youtube/c23/frames/{v:03d}", "{v:03d}_{w:03d}", "id{v}_id{w}_0001", "video_{v}"])
+def test_a_few_numbered_folders_of_one_label_each_are_videos(pattern: str) -> None:
+    images = _folders([pattern.format(v=v, w=v + 3) for v in range(12)], [v % 2 for v in range(12)])
+    found = grouping(images)
+    assert found is not None
+    assert (found.kind, found.count) == ("folder", 12)
+    finding = _found(images)["groups-in-names"]
+    assert (finding.severity, finding.figures["undeclared_groups"]) == ("warn", 12)
+    assert "--group-by folder" in finding.remedy
+
+
+def test_generators_and_numbered_classes_are_no_videos() -> None:
+    generators = _folders(["camera", "ffhq", "sd14", "sd15", "biggan"], [0, 0, 1, 1, 1])
+    classes = _folders([str(k) for k in range(10)] * 2, [0] * 10 + [1] * 10)
+    assert grouping(generators) is None
+    assert grouping(classes) is None
+
+
+def test_folders_that_are_declared_are_not_told_even_where_real_and_fake_have_the_same_number() -> None:
+    names = [f"{v:03d}" for v in range(40)] * 2
+    images = _folders(names, [0] * 40 + [1] * 40)
+    assert _found(images)["groups-in-names"].severity == "warn"
+    declared = replace(images, groups=np.array([name.rpartition("/")[0] for name in images.ids], dtype=object))
+    assert {finding.severity for finding in _found(declared).values()} == {"pass"}
 
 
 def test_videos_that_cross_the_split_are_told() -> None:

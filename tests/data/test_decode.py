@@ -40,6 +40,22 @@ def test_lossless_formats_come_back_exactly(form, options):
     assert np.array_equal(pixels, RGB.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        (saved(Image.fromarray(RGB), "GIF"), "GIF"),
+        (saved(Image.fromarray(RGB), "TIFF"), "TIFF"),
+        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\xff\x0a\x00\x10", "JPEG XL"),
+    ],
+)
+def test_images_of_other_formats_are_refused_with_the_remedy(raw, name):
+    with pytest.raises(Unreadable, match=f"^{name} is not read; convert it to PNG$"):
+        decode(raw)
+
+
 def test_jpeg_grey_palette_and_one_bit():
     smooth = Image.linear_gradient("L").resize((16, 16))
     pixels, name, _ = decode(saved(smooth.convert("RGB"), "JPEG", quality=95))

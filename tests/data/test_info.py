@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from robustbench_df.data.imageset import image_set_from_arrays
-from robustbench_df.data.info import describe
+from robustbench_df.data.imageset import Finding, image_set_from_arrays
+from robustbench_df.data.info import describe, findings_by_kind
 from robustbench_df.data.sources import load_images
 
 
@@ -37,6 +37,15 @@ def test_counts(images):
         "train": {"real": 2, "fake": 1, "unlabelled": 0},
     }
     assert info["groups"] == 2
+
+
+def test_findings_are_told_by_kind_with_counts_and_the_first():
+    lost = [Finding("missing-image", f"{k}.png", f"index {k} has no image") for k in range(3)]
+    assert findings_by_kind([lost[0], Finding("x", "a", "said"), *lost[1:]]) == [
+        "missing-image: index 0 has no image ('0.png', and 2 more)",
+        "x: said",
+    ]
+    assert findings_by_kind([]) == []
 
 
 def test_planted_duplicates_are_found_and_told_apart(images):

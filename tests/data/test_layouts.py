@@ -4,46 +4,12 @@ import json
 
 import pytest
 
-from robustbench_df.data.naming import class_of, parse_label, place_of
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import DataError, UsageError
 
 
 def rows_of(images):
     return {i: int(label) for i, label in zip(images.ids, images.labels, strict=True)}
-
-
-@pytest.mark.parametrize(
-    ("folder", "label"),
-    [
-        ("real", 0),
-        ("FAKE", 1),
-        ("0_real", 0),
-        ("1_fake", 1),
-        ("Nature", 0),
-        ("ai", 1),
-        ("real_cifake_images", 0),
-        ("fake images", 1),
-        ("training_fake", 1),
-        ("imagenet_ai_0419_biggan", -1),
-        ("AI_generated_images", 1),
-        ("real_vs_fake", -1),
-        ("real_and_fake_face", -1),
-        ("fake_or_real_photos", -1),
-        ("aircraft", -1),
-        ("test", -1),
-        ("realistic", -1),
-    ],
-)
-def test_class_folders(folder, label):
-    assert class_of(folder) == label
-
-
-def test_paths_divide_into_class_split_and_source():
-    assert place_of("train/REAL") == (0, "train", "")
-    assert place_of("imagenet_ai_0419_biggan/val/ai") == (1, "val", "imagenet_ai_0419_biggan")
-    assert place_of("fake/Validation/sd14/cats") == (1, "val", "sd14/cats")
-    assert place_of("fake/ai_art/ai") == (1, "", "ai_art/ai")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -78,46 +44,6 @@ def test_images_in_a_folder_that_names_both_classes_are_not_left_out_in_silence(
         load_images(root)
 
 
-@pytest.mark.parametrize(
-    ("folders", "path", "outer", "inner"),
-    [
-        (("AI_generated_images/real", "AI_generated_images/fake", "real_photos"), "AI_generated_images/real", 1, 0),
-        (("AI_generated_images/real", "AI_generated_images/fake"), "AI_generated_images/real", 1, 0),
-        (("fake", "real", "real/camera/fake"), "real/camera/fake", 0, 1),
-        (("real/real", "real/fake", "fake/real", "fake/fake"), "fake/real", 1, 0),
-        (("train/fake/original", "train/real/camera"), "train/fake/original", 1, 0),
-        (("real/nature", "fake/nature", "fake/nature/original"), "fake/nature/original", 1, 0),
-    ],
-)
-def test_a_path_that_names_both_classes_is_never_guessed_at(folder, make_png, folders, path, outer, inner):
-    root = folder({f"{name}/1.png": make_png(k) for k, name in enumerate(folders)})
-    says = ("real", "fake")
-    with pytest.raises(
-        DataError, match=f"'{path}' in .* says {says[outer]} by .* but {says[inner]} by .*; rename"
-    ) as error:
-        load_images(root, require_classes=False)
-    assert "\n" not in str(error.value)
-    assert (load_images(root, layout="unlabelled").labels == -1).all()
-    rows = [f"{name}/1.png,{says[(k + ('fake' in folders[0])) % 2]}" for k, name in enumerate(folders)]
-    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
-    assert set(load_images(root).labels) == {0, 1}
-
-
-def test_a_class_word_that_tells_no_classes_apart_is_a_source_and_a_finding(folder, make_png):
-    names = ["real/nature", "real/stylegan", "fake/Nature", "fake/ai", "fake/sd14"]
-    images = load_images(folder({f"{name}/1.png": make_png(k) for k, name in enumerate(names) if name != "fake/ai"}))
-    assert rows_of(images) == {
-        "fake/Nature/1.png": 1,
-        "fake/sd14/1.png": 1,
-        "real/nature/1.png": 0,
-        "real/stylegan/1.png": 0,
-    }
-    assert list(images.sources) == ["Nature", "sd14", "nature", "stylegan"]
-    assert [(f.kind, f.where) for f in images.findings] == [("class-word-in-both", "fake/Nature")]
-    with pytest.raises(DataError, match="'fake/Nature' in"):  # beside "ai" it divides
-        load_images(folder({f"{name}/1.png": make_png(k) for k, name in enumerate(names)}, "divided"))
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_wrapper_may_name_both_classes(folder, archive, make_png, packed):
     files = {f"rf/real_and_fake_face/training_{c}/1.png": make_png(k) for k, c in enumerate(("real", "fake"))}
@@ -138,6 +64,57 @@ def test_test_folder_without_classes_is_unlabelled_and_others_are_left_out(folde
     assert images.given[list(images.ids).index("test/1.png")] == ""
     assert "cats/1.png" not in images.ids
     assert [f.kind for f in images.findings] == ["outside-classes"]
+
+
+def test_left_out_folders_are_named_with_their_share_not_their_files(folder, make_png):
+    names = ["real/1", "fake/Deepfakes/1", "Face2Face/c23/1", "Face2Face/c23/2", "NeuralTextures/a/1", "fakes/1", "0"]
+    root = folder(
+        {f"set/{name}.png": make_png(k) for k, name in enumerate(names)} | {"set/x/y/fake/1.png": make_png(9)}
+    )
+    (root / "set" / "x" / "deep" / "er").mkdir(parents=True)
+    (root / "set" / "x" / "deep" / "er" / "1.png").write_bytes(make_png(10))
+    images = load_images(root)
+    (found,) = images.findings
+    assert (found.kind, found.where) == ("outside-classes", "0.png")
+    assert found.detail == (
+        "5 of 9 images left out, in folders that are neither real nor fake: the top folder, Face2Face, NeuralTextures, "
+        "x/deep; move them below real/ or fake/, or out of the source"
+    )
+    assert len(images) == 4
+
+
+def test_eval_is_judged_on_unless_there_is_a_test_part_too(folder, pair):
+    def given(*parts: str) -> dict[str, str]:
+        files = {f"{part}/{name}": raw + part.encode() for part in parts for name, raw in pair.items()}
+        images = load_images(folder(files, "-".join(parts)))
+        return {name.split("/")[0]: part for name, part in zip(images.ids, images.given, strict=True)}
+
+    assert given("train", "eval") == {"train": "train", "eval": "test"}
+    assert given("train", "Evaluation", "val") == {"train": "train", "Evaluation": "test", "val": "val"}
+    assert given("train_set", "eval", "test_set") == {"train_set": "train", "eval": "val", "test_set": "test"}
+
+
+def test_a_folder_of_masks_in_a_class_is_pointed_out(folder, pair, make_png):
+    files = {f"{name}.png": make_png(k) for k, name in enumerate(("fake/masks/1", "fake/a/masks/2", "fake/sd14/3"), 20)}
+    images = load_images(folder(pair | files))
+    assert [(f.kind, f.where) for f in images.findings] == [
+        ("masks-in-class", "fake/a/masks"),
+        ("masks-in-class", "fake/masks"),
+    ]
+    assert len(images) == 7
+
+
+def test_each_lowest_folder_becomes_a_group_on_demand(folder, make_png):
+    names = ["real/000/1", "real/000/2", "real/a/001/1", "fake/000/1", "2"]
+    root = folder({f"{name}.png": make_png(k) for k, name in enumerate(names)})
+    assert set(load_images(root).groups) == {""}
+    images = load_images(root, layout="unlabelled", group_by="folder")
+    groups = dict(zip(images.ids, images.groups, strict=True))
+    assert groups == {f"{name}.png": name.rpartition("/")[0] for name in names}
+    table = b"path,label,group\nreal/000/1.png,real,x\nreal/000/2.png,real,\nfake/000/1.png,fake,"
+    (root / "manifest.csv").write_bytes(table)
+    images = load_images(root, layout="manifest", group_by="folder")
+    assert sorted(images.groups) == ["fake/000", "real/000", "x"]
 
 
 def test_unlabelled_folder_and_single_image(folder, make_png):
@@ -222,31 +199,9 @@ def test_predictions_without_their_folder(folder, pair):
         load_images(folder(pair | {"other_preds.json": preds((1, "real"))}))
 
 
-def test_labels_as_words_and_numbers():
-    assert [parse_label(v, None, "") for v in ("Real", "FAKE", 0, 1, "1.0", "", None, "-1")] == [
-        0,
-        1,
-        0,
-        1,
-        1,
-        -1,
-        -1,
-        -1,
-    ]
-    assert [parse_label(v, 0, "") for v in ("Real", "FAKE", 0, 1, "1.0")] == [0, 1, 1, 0, 0]
-    with pytest.raises(DataError, match="unknown label 'true' in row 3"):
-        parse_label("true", None, "row 3")
-
-
 def test_layout_must_fit(folder, pair):
     root = folder(pair | {"m.csv": b"path,label\nreal/1.png,0"})
     with pytest.raises(UsageError, match="layout 'folders' does not fit"):
         load_images(root / "m.csv", layout="folders")
     with pytest.raises(DataError, match=r"no manifest\.csv"):
         load_images(folder(pair, "plain"), layout="manifest")
-
-
-def test_a_folder_that_names_split_and_class_gives_both() -> None:
-    assert place_of("test_real").given == "test"
-    assert place_of("training_fake") == (1, "train", "")
-    assert place_of("val/fake").given == "val"

@@ -69,40 +69,6 @@ def test_bad_images_are_findings_until_there_are_too_many(folder, make_png):
     )
 
 
-def test_a_class_that_cannot_be_read_is_a_missing_class(folder, pair):
-    with pytest.raises(DataError, match="'real' holds none that can be read"):
-        load_images(folder(pair | {"real/1.png": b"", "real/10.png": b""}), max_bad=1.0)
-    with pytest.raises(DataError, match="not one of the 4 images"):
-        load_images(folder(dict.fromkeys(pair, b""), "none"), max_bad=1.0)
-    with pytest.raises(DataError, match="none of the 4 images"):
-        load_images(folder(dict.fromkeys(pair, b""), "none"), max_bad=1.0, size=8)
-
-
-def test_one_class_or_an_empty_one(folder, make_png):
-    only_real = {"real/1.png": make_png(1)}
-    with pytest.raises(DataError, match=r"all 1 labelled images.*none is fake: add a folder 'fake'"):
-        load_images(folder(only_real))
-    root = folder(only_real, "empty")
-    (root / "Fake").mkdir()
-    with pytest.raises(DataError, match="none is fake: 'Fake' holds none labelled fake, or use --layout unlabelled"):
-        load_images(root)
-
-
-def test_what_a_manifest_lists_but_cannot_be_read_is_not_called_unlisted(folder, pair, make_png):
-    table = b"path,label\nreal/1.png,real\nfake/1.png,fake\nother.png,"
-    files = pair | {"manifest.csv": table, "fake/1.png": b"", "other.png": make_png(9)}
-    with pytest.raises(DataError, match=r"none is fake: none of those labelled fake can be read; mend them$"):
-        load_images(folder(files), max_bad=1.0)
-    with pytest.raises(DataError, match=r"no labelled images in .*; none of those with a label can be read; mend"):
-        load_images(folder(files | {"real/1.png": b""}, "neither"), max_bad=1.0)
-
-
-def test_a_black_box_that_names_one_class_is_not_laid_to_the_folders(folder, pair):
-    says_real = {f"{c}_preds.json": b'[{"index": 1, "prediction": "real"}]' for c in ("real", "fake")}
-    with pytest.raises(DataError, match=r"none is fake: no prediction says fake; use --labels folder$"):
-        load_images(folder(pair | says_real), labels="predictions")
-
-
 def test_an_empty_source_is_not_the_current_folder(folder, pair, monkeypatch):
     monkeypatch.chdir(folder(pair))
     for look in (load_images, image_sizes):

@@ -159,15 +159,48 @@ def test_a_class_missing_from_a_part_is_one_clear_line() -> None:
         make_split(images)  # six identical images are one component, so val stays empty
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("real", "fake", "folds"), [(9, 1, 1), (8, 2, 1), (20, 3, 1), (9, 1, 2), (8, 2, 2), (3, 0, 1)])
-def test_fractions_that_are_advised_add_up_and_give_the_part_more(
-    preset: str, real: int, fake: int, folds: int
+@pytest.mark.parametrize(
+    ("real", "fake", "folds", "says"),
+    [
+        (9, 1, 1, "only 1 fake image in all; give more"),
+        (20, 3, 1, "only 3 fake images in all; give more"),
+        (8, 2, 2, "only 2 fake images in all; give more"),
+        (3, 0, 1, "only 0 fake images in all; give more"),
+    ],
+)
+def test_no_fractions_are_advised_where_a_class_has_fewer_images_than_parts(
+    real: int, fake: int, folds: int, says: str
 ) -> None:
     images = image_set_from_arrays(random_set(real + fake).data, [0] * real + [1] * fake)
+    with pytest.raises(DataError, match=rf"^the \w+ part has no fake .*; {says}$"):
+        make_split(images) if folds == 1 else make_folds(images, SplitConfig(), folds)
+
+
+def test_a_class_in_too_few_groups_is_told_as_such() -> None:
+    images = random_set(60, groups=["" if k % 2 == 0 else f"video{k % 4}" for k in range(60)])
+    with pytest.raises(DataError, match="only 30 fake images in all, and what belongs together makes 2 groups of them"):
+        make_split(images)
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_source_with_a_test_part_alone_says_how_to_have_the_parts_drawn(folds: int) -> None:
+    images = random_set(40, given=["test"] * 40, origin="set")
+    with pytest.raises(
+        DataError, match=r"'set' .* elsewhere than in train \(40 in test\); .* path of that part's own fol"
+    ):
+        make_split(images) if folds == 1 else make_folds(images, SplitConfig(), folds)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("real", "together", "alone"), [(10, 3, 3), (40, 4, 3), (20, 6, 3)])
+def test_fractions_that_are_advised_add_up_and_give_the_part_more(
+    preset: str, real: int, together: int, alone: int
+) -> None:
+    labels, groups = [0] * real + [1] * (together + alone), [""] * real + ["video"] * together + [""] * alone
+    images = image_set_from_arrays(random_set(len(labels)).data, labels, groups=groups)
     settings = load_config(preset).split
     with pytest.raises(DataError, match=r"^the \w+ part has no fake .*; give more images or other fr") as caught:
-        make_split(images, settings) if folds == 1 else make_folds(images, settings, folds)
+        make_folds(images, settings, 2)
     advice = re.findall(r"--set (\S+=[\d.]+)", str(caught.value))
     advised = load_config(preset, overrides=advice).split  # where they do not add up it refuses
     part = str(caught.value).split()[1]
