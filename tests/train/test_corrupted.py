@@ -83,7 +83,8 @@ def test_fixed_copies_carry_it_inside_train_only() -> None:
     split = make_split(learnable_set(80), SplitConfig(train=0.5, val=0.2, cal=0.1, test=0.2, seed=0))
     data, how = TrainData(split, "cpu"), AugmentConfig.model_validate({**OFF, "corruption": 1.0})
     data.add_augmented(PhaseConfig(copies=30), how, 0)
-    (copies,) = data.copies
+    copies = data.copies
+    assert copies is not None
     sources = split.images.pixels(split.train[copies.source.numpy()])
     assert changed(torch.from_numpy(sources), copies.pixels).all()
     held_out = {*split.val.tolist(), *split.cal.tolist(), *split.test.tolist()}
