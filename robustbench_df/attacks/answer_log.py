@@ -1,4 +1,4 @@
-"""A file of answers: nothing is asked twice, and a killed attack that is started again goes on where it stood."""
+"""A log file of answers: no image is queried twice, and a killed attack that is restarted resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustbench_df.errors import ModelError, RunError, kind_and_line
 
 
 def read_log(path: Path) -> dict[bytes, float]:
-    """Read the answers of a log; what a killed process left half-written at its end is cut off."""
+    """Read the answers of a log and truncate a last line that a killed process left unfinished."""
     answers: dict[bytes, float] = {}
     try:
         raw = path.read_bytes()
@@ -34,7 +34,7 @@ def read_log(path: Path) -> dict[bytes, float]:
 
 
 def append_log(path: Path, found: dict[bytes, float]) -> None:
-    """Add answers in one write, so that a killed process leaves at most its last line unfinished."""
+    """Append answers in one write, so that a killed process leaves at most the last line unfinished."""
     lines = "".join(json.dumps({"image": key.hex(), "fake": p}) + "\n" for key, p in found.items())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Auto-PGD: projected gradient that sets its own step size; in L1 it sets its own sparsity, too.
+"""Auto-PGD: projected gradient ascent that adapts its step size and, in L1, also the sparsity of its steps.
 
 L∞ and L2 follow Croce & Hein 2020 (arXiv:2003.01690, section 3, algorithm 1), L1 follows Croce & Hein 2021
-(arXiv:2103.01208, section 3). Both climb the negative margin, which on two classes has the direction of the
-cross-entropy's gradient and cannot saturate.
+(arXiv:2103.01208, section 3). Both ascend the negative margin: with two classes its gradient has the direction of the
+cross-entropy's gradient, but it cannot saturate.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ from robustbench_df.attacks.victim import Victim
 STEPS = 100
 
 FIRST_STRIDE = 2.0
-"""First step length as a multiple of eps (2020, eta at the start): it crosses the whole ball."""
+"""First step length as a multiple of eps (2020, initial eta): such a step can cross the whole ball."""
 
 GRADIENT_SHARE = 0.75
-"""Share of the new gradient step in a move; the rest is the former move (2020, alpha)."""
+"""Weight of the new gradient step in a move; the rest of the weight is on the previous move (2020, alpha)."""
 
 ENOUGH_FALLS = 0.75
-"""Share of steps since the last check that must have lowered the margin (2020, rho)."""
+"""Share of the steps since the last check that must have lowered the margin, else the stride is halved (2020, rho)."""
 
 FIRST_CHECK, CHECK_SHRINKS, SHORTEST_CHECK = 22, 3, 6
-"""In percent of the steps: the first interval between checks, how much each is shorter, the least (2020, p_j)."""
+"""In percent of the steps: first interval between checks, decrement per interval, shortest interval (2020, p_j)."""
 
 L1_CHECK = 0.04
-"""Share of the steps between two checks in L1 (2021, algorithm 1, as the next five)."""
+"""Interval between two checks in L1, as a share of the steps (2021, algorithm 1, as are the next five constants)."""
 
 L1_FIRST_SHARE = 0.2
 """Share of the coordinates that the first L1 steps move."""
 
 L1_SPARSER = 1.5
-"""A step moves this many times fewer coordinates than the best image so far has moved."""
+"""Divisor: the number of coordinates that differ in the best image so far, divided by this, is moved by a step."""
 
 L1_STILL_DENSE = 0.95
-"""Above this ratio of moved coordinates, now to last check, sparsity has settled and the step becomes shorter."""
+"""When the best image has at least this ratio of the moved coordinates of the last check, its sparsity has settled and
+the step becomes shorter."""
 
 L1_SHORTER, L1_SHORTEST = 1.5, 0.1
-"""Divisor of the step length in L1, and its least value as a multiple of eps; it begins at eps."""
+"""In L1: the divisor that shortens the step, and the shortest step as a multiple of eps; the first step is eps long."""
 
 
 @dataclass(eq=False)
 class _Walk:
-    """The search on the images still standing; the first dimension of every field is the image.
+    """State of the search on the images not yet finished; the first dimension of every field is the image.
 
-    ``stride``: step length. ``falls``: steps since the last check that lowered the margin. ``mark``: lowest margin at
-    the last check, ``held``: that check left the stride alone. L1 alone: ``count``, coordinates that a step moves, and
-    ``support``, those that the best image had moved at the last check.
+    ``stride``: step length. ``falls``: number of steps since the last check that lowered the margin. ``mark``: lowest
+    margin at the last check. ``held``: whether that check left the stride unchanged. Only in L1: ``count``, the number
+    of coordinates that a step moves, and ``support``, the number that the best image had moved at the last check.
     """
 
     rows: Tensor
@@ -79,7 +80,7 @@ class _Walk:
                 setattr(self, field.name, getattr(self, field.name)[left])
 
     def note(self, margin: Tensor, gradient: Tensor) -> None:
-        """Take in what the detector answered at `x`."""
+        """Record the detector's margin and gradient at `x`."""
         self.falls = self.falls + (margin < self.margin)
         lower = margin < self.best
         self.margin, self.gradient = margin, gradient
@@ -88,18 +89,18 @@ class _Walk:
         self.best_gradient = torch.where(per_image(lower), gradient, self.best_gradient)
 
     def return_to_best(self, chosen: Tensor) -> None:
-        """Set the chosen images back to their best iterate; its gradient is known, so this costs no pass."""
+        """Reset the chosen images to their best iterate; its gradient is stored, so this costs no pass."""
         self.x = torch.where(per_image(chosen), self.best_x, self.x)
         self.gradient = torch.where(per_image(chosen), self.best_gradient, self.gradient)
         self.margin = torch.where(chosen, self.best, self.margin)
 
 
 def apgd(victim: Victim, spec: AttackSpec) -> None:
-    """Auto-PGD on the margin, ``steps`` (100) steps from each of ``restarts`` starts.
+    """Auto-PGD on the margin, ``steps`` (default 100) steps from each of ``restarts`` starting points.
 
-    The first start is random in the ball, as in the authors' implementation, unless ``random_start`` is False or the
-    victim has a warm start. The attack has no step size to set. An image that is never fooled costs (steps + 1)
-    forwards and ``steps`` backwards per start: the last iterate is only looked at.
+    The first starting point is random in the ball, as in the authors' implementation, unless ``random_start`` is False
+    or the victim has a warm start. There is no step size to set. An image that is never fooled costs (steps + 1)
+    forwards and ``steps`` backwards per start: the last iterate is evaluated by a forward only.
     """
     steps = spec.steps or STEPS
     for restart in range(spec.restarts):
@@ -110,9 +111,9 @@ def apgd(victim: Victim, spec: AttackSpec) -> None:
 
 
 def checkpoints(steps: int) -> dict[int, int]:
-    """Steps at which the stride is reviewed in L∞ and L2, each with the number of steps since the former one.
+    """Steps at which the stride is reviewed in L∞ and L2, each with the number of steps since the previous review.
 
-    Whole percents keep the ceiling in w_j = ceil(p_j · steps) free of rounding: 22, 41, 57, 70, 80, 87, 93, 99 of 100.
+    Integer percents make w_j = ceil(p_j · steps) free of rounding errors: 22, 41, 57, 70, 80, 87, 93, 99 of 100 steps.
     """
     percents = [0, FIRST_CHECK]
     while percents[-1] < 100:
@@ -129,7 +130,7 @@ def _begin(victim: Victim, start: Tensor) -> _Walk:
         rows=rows,
         x=x,
         before=x,
-        margin=-far,  # so that the first answer is no fall
+        margin=-far,  # so that the first answer does not count as a decrease
         gradient=torch.zeros_like(x),
         best=far,
         best_x=x,
@@ -162,7 +163,7 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
         else:
             direction = victim.geometry.ascent(walk.gradient, walk.x, 1.0)
         new = victim.project(walk.x + per_image(walk.stride) * direction, walk.rows)
-        if step and not sparse:  # mixed with the former move, of which the first step has none
+        if step and not sparse:  # mix with the previous move; the first step has no previous move
             former = walk.x - walk.before
             new = victim.project(walk.x + GRADIENT_SHARE * (new - walk.x) + (1 - GRADIENT_SHARE) * former, walk.rows)
         walk.before, walk.x = walk.x, new
@@ -170,7 +171,11 @@ def _search(victim: Victim, walk: _Walk, steps: int) -> None:
 
 
 def _adapt_stride(walk: _Walk, since: int) -> None:
-    """Halve the stride and go back to the best iterate where too few steps helped, or nothing since two checks."""
+    """Halve the stride and return to the best iterate for images whose search has stalled.
+
+    It has stalled when too few steps since the last check lowered the margin, or when the last check kept the stride
+    and the best margin has not improved since.
+    """
     few = walk.falls < ENOUGH_FALLS * since
     stuck = walk.held & (walk.best >= walk.mark)
     halve = few | stuck
@@ -180,7 +185,11 @@ def _adapt_stride(walk: _Walk, since: int) -> None:
 
 
 def _adapt_sparsity(victim: Victim, walk: _Walk) -> None:
-    """Let steps be sparser than the best image; while that still gets sparser, long steps from it, else shorter."""
+    """Make the steps sparser than the best perturbation, and adapt the stride.
+
+    While the best perturbation still becomes sparser, the search returns to it and the stride is eps; otherwise the
+    stride is shortened.
+    """
     eps = victim.eps[walk.rows]
     moved = (walk.best_x != victim.x[walk.rows]).flatten(1).sum(1).to(eps.dtype)
     sparser = moved < L1_STILL_DENSE * walk.support

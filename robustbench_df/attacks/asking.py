@@ -1,4 +1,4 @@
-"""How a detector outside is asked: a Python function, or a web service (`robustbench_df.attacks.external`)."""
+"""Query an external detector: a Python function or a web service (see `robustbench_df.attacks.external`)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ _TOLERANCE = 1e-6
 """What float32 rounding may add to a probability."""
 
 
-class Busy(Exception):  # noqa: N818  (a state of the service, met again a moment later)
+class Busy(Exception):  # noqa: N818  (a temporary state of the service, so the request is retried)
     """The service cannot answer now."""
 
 
 def probabilities(said: object, n: int, name: str) -> list[float]:
-    """Return n numbers in [0, 1], refuse anything else.
+    """Return the answer ``said`` as n numbers in [0, 1]; refuse anything else.
 
     Raises:
-        ModelError: see there; the message names the value.
+        ModelError: ``said`` is not numeric, has another shape than ``(n,)`` or ``(n, 1)``, or has NaN or values outside
+            [0, 1]; the message names the shape or value.
     """
     try:
         values = np.asarray(said.detach().double().cpu() if isinstance(said, Tensor) else said, dtype=np.float64)
@@ -58,7 +59,7 @@ def probabilities(said: object, n: int, name: str) -> list[float]:
 
 
 def python_function(spec: str) -> Ask:
-    """Import ``python:module:function``."""
+    """Import the function of ``python:module:function`` and return it with its failures turned into errors."""
     module_name, _, function_name = spec.removeprefix("python:").partition(":")
     if not module_name or not function_name:
         raise UsageError(f"'{spec}' names no function; write python:MODULE:FUNCTION")
@@ -69,7 +70,7 @@ def python_function(spec: str) -> Ask:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(f"no module '{module_name}' here ({Path.cwd()}) or among the installed ones") from error
         raise ModelError(f"module '{module_name}' needs '{error.name}', which is not installed") from error
-    except Exception as error:  # whatever someone else's module does when imported
+    except Exception as error:  # importing a user's module can raise anything
         raise ModelError(f"module '{module_name}' fails when imported: {kind_and_line(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -79,8 +80,8 @@ def python_function(spec: str) -> Ask:
         try:
             return function(images)
         except (ConnectionError, TimeoutError):
-            raise  # it may stand for a service: worth another try
-        except Exception as error:  # whatever someone else's function does
+            raise  # the function may itself call a service, so another try is worthwhile
+        except Exception as error:  # a user's function can raise anything
             raise ModelError(f"{spec} failed on {len(images)} images: {kind_and_line(error)}") from error
 
     return ask
@@ -97,11 +98,11 @@ def _current_directory_first() -> Iterator[None]:
 
 
 def http_service(address: str, timeout: float) -> Ask:
-    """Return a function that posts images to ``address``."""
+    """Return a function that sends images to ``address`` by POST."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # such as a port that is no number
+    except ValueError:  # for example a port that is not a number
         usable = False
     if not usable:
         raise UsageError(
@@ -124,7 +125,7 @@ def http_service(address: str, timeout: float) -> Ask:
             if error.code == _TOO_MANY or error.code >= _SERVER_ERROR:
                 raise Busy(status) from error
             raise ModelError(f"{address} refused the images: {status}") from error
-        except (OSError, http.client.HTTPException) as error:  # refused, reset, cut off, timed out
+        except (OSError, http.client.HTTPException) as error:  # connection refused, reset, cut off or timed out
             raise Busy(kind_and_line(error)) from error
         return _parsed(raw, address)
 

@@ -1,4 +1,4 @@
-"""The attacks by name, and the line that `rdf list attacks` prints of each."""
+"""The registry of attacks by name, with the line that `rdf list attacks` prints for each."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ for _name, _attack in _TABLE.items():
 
 
 def attack_named(name: str) -> Attack:
-    """Look up an attack, ours or ``torchattacks:NAME``.
+    """Look up an attack by name: one of this package, or ``torchattacks:NAME``.
 
     Raises:
         UsageError: the name is unknown; the message lists the choices and the nearest one.
@@ -81,7 +81,10 @@ def attack_named(name: str) -> Attack:
 
 
 def access_of(name: str) -> str:
-    """Return what an attack sees (`spec.Access`) by a name such as ``square`` or ``transfer:resnet_se``, or unknown."""
+    """Return what an attack sees (`spec.Access`), given its name, such as ``square`` or ``transfer:resnet_se``.
+
+    An attack that is not in the registry, such as ``torchattacks:NAME``, is "unknown".
+    """
     name = name.partition(":")[0]
     if name == "transfer":
         return "none"

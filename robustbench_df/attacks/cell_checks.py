@@ -1,6 +1,6 @@
-"""What finished cells say of each other: one step against many, budgets in order, before against after phase 2.
+"""Checks that compare finished cells: one step with many, small budgets with large, phase 2 with phase 1.
 
-All that is looked at is the accuracy under attack of one detector, on the same images, by attack and threat.
+Their only input is one detector's accuracy under attack on the same images, by attack and threat.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from robustbench_df.attacks.threat import Threat
 Rates = Mapping[tuple[str, Threat], float]
 
 RISEN = 0.05
-"""By how much the accuracy may rise with the budget before the attack counts as broken."""
+"""Largest rise of the accuracy with the budget that is still a warning; beyond it the attack counts as broken."""
 
 RAISED = 0.05
-"""What phase 2 must add to the accuracy under FGSM, and not to that under the stronger attack, to be called
-catastrophic overfitting (Wong et al. 2020, arXiv:2001.03994, figure 1: the one rises while the other falls to 0)."""
+"""Rise of the accuracy that counts as catastrophic overfitting when phase 2 causes it under FGSM but not under the
+stronger attack (Wong et al. 2020, arXiv:2001.03994, figure 1: the former rises while the latter falls to 0)."""
 
 
 def one_step(rates: Rates) -> list[Check]:
-    """FGSM's accuracy is not far above any other attack's at the same threat; a gap only warns."""
+    """Check that no other attack at the same threat leaves far less accuracy than FGSM; a gap only warns."""
     checks = []
     for (name, threat), many in rates.items():
         one = rates.get(("fgsm", threat))
@@ -36,7 +36,7 @@ def one_step(rates: Rates) -> list[Check]:
 
 
 def monotone(rates: Rates) -> list[Check]:
-    """A larger budget of the same attack leaves no more images standing than a smaller one."""
+    """Check that accuracy under the same attack does not rise with the budget."""
     curves: dict[tuple[str, str], dict[float, float]] = {}
     for (name, threat), rate in rates.items():
         curves.setdefault((name, threat.norm), {})[threat.eps] = rate
@@ -55,7 +55,10 @@ def monotone(rates: Rates) -> list[Check]:
 
 
 def overfitting(before: Rates, after: Rates) -> list[Check]:
-    """Phase 2 has not raised the accuracy under FGSM alone: then it learnt the attack, not how to withstand it."""
+    """Check that phase 2 has not raised accuracy under FGSM only.
+
+    If it has, the detector has learnt that attack, not how to withstand attacks.
+    """
     checks = []
     for (name, threat), strong_after in after.items():
         weak = ("fgsm", threat)

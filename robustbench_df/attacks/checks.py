@@ -1,7 +1,7 @@
-"""Can the number be believed? Checks of a detector and of the attacks on it, each pass, warn or fail with its figures.
+"""Checks of whether an accuracy under attack can be believed: of the detector, and of the attacks on it.
 
-What they look at is measured by `robustbench_df.attacks.probes`; thresholds and sources are in
-`robustbench_df.attacks.judging` and `robustbench_df.attacks.strength`.
+Each check passes, warns or fails and gives its figures. `robustbench_df.attacks.probes` makes the measurements;
+thresholds and sources are in `robustbench_df.attacks.judging` and `robustbench_df.attacks.strength`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,13 @@ CHECKS: dict[str, tuple[Callable[[str, Evidence], Check], str]] = {
     "more-steps": (strength.more_steps, "right"),
     "flat-loss": (strength.flat_loss, "right"),
 }
-"""The checks by name, with what each needs: ``nothing``, images in ``range``, some that the detector gets ``right``."""
+"""The checks by name, each with its precondition.
+
+``nothing``: none. ``range``: pixels lie in [0, 1]. ``right``: also, the detector is right on at least one image.
+"""
 
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd)
-"""Layers that answer differently in train mode, if they keep running statistics or drop anything at all."""
+"""Layers that behave differently in train mode if they track running statistics or have a dropout rate above 0."""
 
 
 def run_checks(
@@ -66,23 +69,24 @@ def run_checks(
     """Run all checks on some of the images and return one `Check` each, in the order of `CHECKS`.
 
     Args:
-        detector: as it is about to be attacked, in the mode it came in: a layer in train mode is a finding. Its modes,
-            flags and buffers are restored.
+        detector: the detector as it will be attacked. Do not change its mode before: a layer in train mode is a
+            finding. Its modes, flags and buffers are restored.
         x: images ``[N, C, H, W]`` in [0, 1].
         y: labels ``[N]``, 1 = fake.
-        spec_eps, norm: the budget whose numbers are to be believed, in pixels of [0, 1].
+        spec_eps, norm: the budget at which the reported accuracy is checked, in pixels of [0, 1].
         ids: int64 ``[N]``, a stable number per image; None: the position.
         seed: key of all randomness.
-        found: what attacks with early stopping found on the same ``N`` images within the same budget, by the attack's
-            name, ``transfer`` or ``transfer:source``, or any other name. Its norms and bounds are verified, and what it
-            fooled counts, for or against the gradient by what that attack sees.
-        images: most images looked at, evenly spread over each class. A robust detector costs about 160 forwards and
-            110 backwards of each, and 300 forwards more of those for which Square must be run; an undefended one at a
-            large budget 40 and 12.
-        progress: called with every check as it is done.
+        found: results of attacks with early stopping on the same ``N`` images within the same budget, by the attack's
+            name, ``transfer`` or ``transfer:source``, or any other name. Their norms and bounds are verified, and their
+            successes count as those of a gradient attack or of an attack without gradients, by what the attack sees.
+        images: most images that are checked, evenly spread over each class. A robust detector costs about 160 forwards
+            and 110 backwards per image, plus 300 forwards for each image on which Square must be run. An undefended
+            detector at a large budget costs 40 and 12.
+        progress: called with every finished check.
 
     Raises:
-        UsageError: a budget of zero or one that the norm does not allow, no images, results that are not of ``N``.
+        UsageError: the budget is zero or not allowed in the norm, there are no images, ``found`` has results that are
+            not of ``N`` images, or no label is 0 or 1.
         ModelError: the detector returns something else than logits ``[N, 2]``.
     """
     if not Threat(norm, spec_eps).eps:
@@ -140,10 +144,10 @@ def in_train_mode(detector: nn.Module) -> int:
 
 
 def answer_as_given(detector: nn.Module, x: Tensor) -> Tensor | None:
-    """Logits ``[N, 2]`` in whatever mode the detector is; None when it is in eval mode throughout.
+    """Logits ``[N, 2]`` in the mode in which the detector was given; None when all of its modules are in eval mode.
 
-    Its buffers (running statistics) and the global random state are put back. A single image is not asked about:
-    batch statistics of one image need not exist.
+    The buffers (running statistics) and the global random state are restored. For a single image the result is None
+    as well: batch statistics of one image need not exist.
     """
     if len(x) < 2 or not any(module.training for module in detector.modules()):
         return None

@@ -1,8 +1,8 @@
-"""What was seen at clean images, kept for further attacks on them.
+"""Store the logits and gradients at clean images for further attacks on the same images.
 
-One forward and one gradient at the clean image serve every budget of FGSM, and PGD's first step. `run_sweep` takes all
-budgets of a batch at once and needs to keep nothing, but has no budget done before the last batch; where the direction
-is kept in a file, a sweep finishes its budgets one after the other, and memory stays flat.
+One forward and one gradient at the clean image serve every budget of FGSM, and PGD's first step. `run_sweep` attacks
+each batch at all budgets and therefore stores nothing, but no budget is complete before the last batch. With the
+directions stored in a file, a sweep can finish one budget after the other, and memory use stays constant.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from robustbench_df.attacks.victim import Victim
 
 
 class CleanPasses:
-    """What detectors answered to clean images, and the gradient there, by pixels and label.
+    """Detectors' logits and gradients at clean images, looked up by pixels, label and detector.
 
-    The first attack that asks about an image makes its pass, and counts it. All attacks must be in one norm, and use no
-    more of the gradient than the direction of a step (`Geometry.ascent`): FGSM, and PGD without momentum. The detectors
-    must live as long as this does.
+    The first attack that opens an image makes its clean pass, and the pass is counted there. All attacks must be in one
+    norm and use only the direction that the gradient gives a step (`Geometry.ascent`), as FGSM and PGD without momentum
+    do. The detectors must live as long as this object, because they are identified by ``id()``.
 
     Args:
-        file: open for reading and writing, empty. A value of an image takes one byte in L∞, where the gradient's sign
-            says it all, else four.
+        file: an empty binary file, open for reading and writing. Each value of an image takes one byte in L∞, where
+            only the gradient's sign is needed, else four.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -33,7 +33,7 @@ class CleanPasses:
         self._places: dict[bytes, int] = {}
 
     def open(self, victim: Victim) -> None:
-        """Open a victim (`Victim.open`), without a pass if all of its images are known."""
+        """Open a victim (`Victim.open`); make no pass if all of its images are stored."""
         kind = "i1" if victim.norm == "linf" else "<f4"
         record = np.dtype([("logits", "<f4", (2,)), ("gradient", kind, tuple(victim.x.shape[1:]))])
         keys = _keys(victim)
@@ -57,7 +57,7 @@ class CleanPasses:
 
 
 def _keys(victim: Victim) -> list[bytes]:
-    """Digests by which images are known again, whatever ids they come under; the gradient depends on the label."""
+    """Digests that identify images independently of their ids; they cover the label, as the gradient depends on it."""
     rest = [bytes([label]) + id(victim.detector).to_bytes(8, "little") for label in victim.y.tolist()]
     images = victim.x.cpu().numpy()
     return [hashlib.blake2b(x.tobytes() + more, digest_size=16).digest() for x, more in zip(images, rest, strict=True)]

@@ -1,21 +1,22 @@
-"""Detectors of which only the answers can be seen: a Python function, or a web service.
+"""Black-box detectors, of which only the answers are visible: a Python function or a web service.
 
-`external_detector` makes a detector of either. It has no gradient: attack it with score or decision attacks, or by
+`external_detector` wraps either as a detector. It has no gradient, so attack it with score or decision attacks, or by
 transfer.
 
 ``python:module:function``
-    imported with the current directory on the path, and called with float32 ``[N, 3, H, W]`` in [0, 1]; returns P(fake)
-    ``[N]`` as a list, numpy array or tensor.
+    The module is imported with the current directory on the path. The function is called with float32
+    ``[N, 3, H, W]`` in [0, 1] and returns P(fake) ``[N]`` as a list, numpy array or tensor.
 
 ``http://HOST:PORT/path`` (or https)
-    one POST per batch. Request, JSON: ``{"shape": [N, 3, H, W], "dtype": "float32", "data": "<base64>"}``, the base64
-    of the pixels in [0, 1] as little-endian float32 in C order. Response, JSON: ``{"probability": [p, ...]}`` or the
-    bare list, P(fake) of each image in order.
+    One POST per batch. Request, JSON: ``{"shape": [N, 3, H, W], "dtype": "float32", "data": "<base64>"}``, where data
+    is the base64 of the pixels in [0, 1] as little-endian float32 in C order. Response, JSON:
+    ``{"probability": [p, ...]}`` or the bare list: P(fake) of each image in order.
 
-With a log, every answer is kept, in memory and in a file of JSON lines ``{"image": "<hash>", "fake": p}``, and nothing
-is asked twice: a killed attack that is started again goes on where it stood. The hash (BLAKE2b) covers the detector's
-address, the shape and the pixels, so detectors may share a file; delete it when the detector behind an address has
-changed. One answer takes about 200 bytes of memory. A detector that is random looks fixed behind a log.
+With a log, every answer is kept in memory and in a file of JSON lines ``{"image": "<hash>", "fake": p}``, and no image
+is queried twice: a killed attack that is restarted resumes where it stopped. The hash (BLAKE2b) covers the detector's
+address, the image's shape and its pixels, so several detectors may share a file. Delete the file when the detector
+behind an address has changed. One answer takes about 200 bytes of memory. With a log, a random detector appears
+deterministic.
 """
 
 from __future__ import annotations
@@ -49,17 +50,18 @@ def external_detector(
     log: Path | None = None,
     timeout: float = 30,
 ) -> External:
-    """Return the detector behind an address; see the module's page for what it must answer.
+    """Return the detector behind an address; the module docstring says what it must answer.
 
     Args:
         spec: ``python:module:function`` or an http(s) address.
-        rate: most requests per second (one request asks about a batch); None: no limit.
-        retries: further tries after a refused connection, a timeout, HTTP 429 or 5xx, with doubling pauses.
-        log: file of answers, read now and added to after every request; None keeps nothing.
-        timeout: seconds to wait for one http response.
+        rate: most requests per second (one request is about a batch of images); None: no limit.
+        retries: further tries after a refused connection, a timeout, HTTP 429 or 5xx; the pause doubles every time.
+        log: file of answers, read now and appended to after every request; None keeps no answers.
+        timeout: seconds to wait for one HTTP response.
 
     Raises:
-        UsageError: an address of neither form, a module or function that is not there, a wrong rate or number of tries.
+        UsageError: the address has neither form, the module or function does not exist, or ``rate``, ``retries`` or
+            ``timeout`` is out of range.
         ModelError: the module fails when imported.
         RunError: the log cannot be read, or is damaged before its last line.
     """
@@ -72,13 +74,13 @@ def external_detector(
 
 
 class External(nn.Module):
-    """A detector that is asked, ``forward(x [N, 3, H, W] in [0, 1]) -> logits [N, 2]``, without a gradient.
+    """An external detector as a module: ``forward(x [N, 3, H, W] in [0, 1]) -> logits [N, 2]``, without a gradient.
 
     The logits are the log-odds of P(fake), clamped as in `robustbench_df.models.wrappers.log_odds`. ``asked`` counts
-    the images the detector was asked about, ``served`` those whose answer was known.
+    the images that were sent to the detector, ``served`` those that were answered without it.
 
     Raises (from forward):
-        ModelError: it did not answer after the last try, or answered with something else than N probabilities.
+        ModelError: the detector did not answer in any try, or its answer is not N probabilities.
     """
 
     def __init__(self, name: str, ask: Ask, *, rate: float | None, retries: int, log: Path | None) -> None:
@@ -116,7 +118,7 @@ class External(nn.Module):
         return hashlib.blake2b(head + image.tobytes(), digest_size=16).digest()
 
     def _answer(self, images: Images) -> list[float]:
-        """Ask, again after a pause if need be."""
+        """Ask the detector, and retry after a pause while it is busy or cannot be reached."""
         reason: Exception | None = None
         for attempt in range(self._tries):
             if attempt:
@@ -126,7 +128,7 @@ class External(nn.Module):
                 return probabilities(self._ask(images), len(images), self.name)
             except (Busy, ConnectionError, TimeoutError) as error:
                 reason = error
-        assert reason is not None  # there is one try at least
+        assert reason is not None  # there is at least one try
         kept = "; what it answered so far is in the log" if self._log is not None else ""
         times = counted(self._tries, "try", "tries")
         raise ModelError(
@@ -142,5 +144,5 @@ class External(nn.Module):
 
 
 def _said(reason: Exception) -> str:
-    """Why there was no answer; a busy service has said so itself."""
+    """Describe why there was no answer; `Busy` carries its own text."""
     return str(reason) if isinstance(reason, Busy) else kind_and_line(reason)

@@ -1,8 +1,8 @@
-"""FAB, the fast adaptive boundary attack: the nearest adversarial image, found by projecting on linearised boundaries.
+"""FAB, the fast adaptive boundary attack: find the nearest adversarial image by projections on linearised boundaries.
 
-Croce & Hein 2020 (arXiv:1907.02044). With two classes there is one boundary, so the choice of a target falls away.
-Every step linearises the margin, projects both the iterate and the clean image on the hyperplane where that linear
-margin is zero, within [0, 1], and moves a little beyond it, drawn towards the clean image.
+Croce & Hein 2020 (arXiv:1907.02044). With two classes there is only one boundary, so no target class is chosen. Every
+step linearises the margin and projects both the iterate and the clean image, within [0, 1], on the hyperplane where the
+linear margin is zero. It then moves a little beyond the hyperplane, with a bias towards the clean image.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from robustbench_df.attacks.victim import Victim
 STEPS = 100
 
 OVERSHOOT = 1.05
-"""How far to go, as a multiple of the way to the hyperplane (the paper's eta)."""
+"""Length of a move as a multiple of the distance to the hyperplane (the paper's eta)."""
 
 MOST_BIAS = 0.1
-"""Most weight of the clean image's projection in a move (alpha_max)."""
+"""Largest weight of the clean image's projection in a move (alpha_max)."""
 
 BACK = 0.9
-"""After a success the search goes on from this share of the way from the clean image (beta)."""
+"""After a success the search continues at this share of the way from the clean image to the success (beta)."""
 
 SEARCHES = 3
 """Forwards of the final search along the line to the clean image."""
 
 BEYOND = 0.1
-"""The final search aims this share of the rest beyond the root of the linear margin. Ours: rounding alone would leave a
-plain secant step just short of a flat boundary, every time."""
+"""The final search aims beyond the root of the linear margin, by this share of the rest of the way. This is ours, not
+the paper's: because of rounding, a plain secant step would always end just short of a flat boundary."""
 
 
 def fab(victim: Victim, spec: AttackSpec) -> None:
-    """FAB with ``steps`` (100) steps from each of ``restarts`` starts.
+    """FAB with ``steps`` (default 100) steps from each of ``restarts`` starting points.
 
-    The first start is the clean image, or the victim's warm start; further ones, and the first with ``random_start``,
-    are random around the clean image. An image that is never finished costs (2 · steps + 3) forwards and ``steps``
-    backwards per start; without a success there is no final search.
+    The first starting point is the clean image, or the victim's warm start. All others, and with ``random_start`` also
+    the first, are random points around the clean image. An image that is never finished costs (2 · steps + 3) forwards
+    and ``steps`` backwards per start; without a success there is no final search.
     """
     for restart in range(spec.restarts):
         rows = victim.rows()
@@ -51,7 +51,7 @@ def fab(victim: Victim, spec: AttackSpec) -> None:
 
 
 def _start(victim: Victim, spec: AttackSpec, restart: int, rows: Tensor) -> Tensor:
-    """Where a restart sets out; random ones lie within half of the best distance or budget, whichever is less."""
+    """Starting points of a restart; random ones lie within half of the best distance or of the budget, if smaller."""
     if restart == 0 and not spec.random_start:
         return (victim.x if victim.start is None else victim.start)[rows]
     radius = torch.minimum(victim.distance, victim.eps)[rows] / 2
@@ -67,8 +67,8 @@ def _descend(victim: Victim, x_adv: Tensor, rows: Tensor, steps: int) -> None:
         if not len(rows):
             return
         x = victim.x[rows]
-        # An iterate that fools the detector is drawn back again rather than projected: the victim may have spared
-        # its backward, and what follows must not depend on the rest of the batch.
+        # An iterate that fools the detector is moved back towards the clean image rather than projected: the victim may
+        # have skipped its backward, and the result must not depend on the rest of the batch.
         ahead = _across(x, x_adv, margin, gradient, victim)
         x_adv = torch.where(per_image(margin <= 0), x + BACK * (x_adv - x), ahead)
         fooled = victim.margin(x_adv, rows) <= 0
@@ -80,8 +80,8 @@ def _descend(victim: Victim, x_adv: Tensor, rows: Tensor, steps: int) -> None:
 
 
 def _across(x: Tensor, x_adv: Tensor, margin: Tensor, gradient: Tensor, victim: Victim) -> Tensor:
-    """The biased step just across the boundary linearised at ``x_adv`` (algorithm 1)."""
-    margin = torch.nan_to_num(margin)  # the victim has counted it; an iterate must stay a number
+    """Take the biased step just across the boundary, linearised at ``x_adv`` (algorithm 1)."""
+    margin = torch.nan_to_num(margin)  # the victim has already counted the NaN; iterates must stay finite
     at_clean = margin - (gradient * (x - x_adv)).flatten(1).sum(1)
     project = PROJECTIONS[victim.norm]
     both = project(torch.cat([x_adv, x]), torch.cat([margin, at_clean]), torch.cat([gradient, gradient]))
@@ -93,7 +93,7 @@ def _across(x: Tensor, x_adv: Tensor, margin: Tensor, gradient: Tensor, victim: 
 
 
 def _search_line(victim: Victim) -> None:
-    """Come nearer on the line from the nearest success to the clean image, by secant steps between right and fooled."""
+    """Shorten the nearest success along its line to the clean image, by secant steps between right and fooled."""
     right, margin_right = victim.x.clone(), victim.signed(victim.clean_logits, victim.rows_all())
     for _ in range(SEARCHES):
         rows = (victim.alive & torch.isfinite(victim.distance)).nonzero().squeeze(1)
@@ -111,11 +111,12 @@ def _search_line(victim: Victim) -> None:
 def projection_linf(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """Shortest ``delta`` in L∞ with ``<gradient, delta> = value`` and ``x + delta`` in [0, 1].
 
-    Where no such delta exists, the corner of the box that comes closest (as in the other norms).
+    Where no such delta exists, the result is the corner of the box that comes closest (the same holds in the other
+    norms).
 
     Args:
         x: images ``[N, C, H, W]`` in [0, 1].
-        value: ``[N]``, either sign.
+        value: ``[N]``, of either sign.
         gradient: ``[N, C, H, W]``.
     """
     direction, slope, room, need = _one_sided(x, value, gradient)
@@ -129,7 +130,7 @@ def projection_l2(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
 
 
 def projection_l1(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """Shortest ``delta`` in L1: the steepest coordinates go all the way, one after the other; see `projection_linf`."""
+    """Shortest ``delta`` in L1: the steepest coordinates use all of their room, one by one; see `projection_linf`."""
     direction, slope, room, need = _one_sided(x, value, gradient)
     steep, order = slope.sort(1, descending=True)
     gain = steep * room.gather(1, order)
@@ -147,9 +148,9 @@ PROJECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def _one_sided(x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turn the problem so that ``sum(slope · moved) = need`` with ``0 <= moved <= room`` and ``need >= 0``.
+    """Rewrite the problem as ``sum(slope · moved) = need`` with ``0 <= moved <= room`` and ``need >= 0``.
 
-    Returns direction, slope, room ``[N, D]`` and need ``[N]``; slopes are scaled to a largest one of 1.
+    Returns direction, slope, room ``[N, D]`` and need ``[N]``, scaled so that the largest slope of an image is 1.
     """
     flat = gradient.flatten(1)
     largest = flat.abs().amax(1).clamp_min(torch.finfo(flat.dtype).tiny)
@@ -160,17 +161,17 @@ def _one_sided(x: Tensor, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
 
 
 def _fill(speed: Tensor, slope: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """Find ``moved = min(room, level · speed)`` that meets the need; all room where even that does not.
+    """Find ``moved = min(room, level · speed)`` that meets the need, or use all room where that is not enough.
 
-    What is gained is concave and piecewise linear in the level. Newton's method from below never passes the root and
-    ends after finitely many rounds, when no further coordinate runs out of room: a handful, and no sorting.
+    The gain is concave and piecewise linear in the level. Newton's method from below never passes the root and ends
+    when no further coordinate runs out of room: after a few iterations, and without sorting.
     """
     gain, rate = slope * room, slope * speed
     full = torch.zeros_like(slope, dtype=torch.bool)
     while True:
         rest = (need - torch.where(full, gain, 0.0).sum(1)).clamp_min(0)
         left = torch.where(full, 0.0, rate).sum(1)
-        level = torch.where(left > 0, rest / left, 0.0).clamp_max(torch.finfo(left.dtype).max)  # 0 · inf is no number
+        level = torch.where(left > 0, rest / left, 0.0).clamp_max(torch.finfo(left.dtype).max)  # 0 · inf is NaN
         way = level[:, None] * speed
         now = full | ((way >= room) & (slope > 0))
         if bool((now == full).all()):

@@ -11,9 +11,9 @@ from robustbench_df.models.detector import Detector, frozen, margins
 def input_gradient(detector: Detector, x: Tensor, y: Tensor) -> Tensor:
     """Gradient of the margin ``logit_wrong - logit_true`` with respect to the pixels, ``[N, 3, H, W]``.
 
-    With two classes the cross-entropy gradient is a positive multiple of it per image (softmax of two logits), so its
-    sign is the same, but the margin cannot saturate to zero. The detector must be frozen (`frozen`): one forward and
-    one input-only backward.
+    With two classes the cross-entropy gradient of each image is a positive multiple of this gradient (softmax of two
+    logits), so the sign is the same; but the margin's gradient cannot saturate to zero. The detector must be frozen
+    (`frozen`). The cost is one forward and one backward with respect to the input only.
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
@@ -28,8 +28,8 @@ def fgsm(detector: Detector, x: Tensor, y: Tensor, eps: Tensor | float) -> Tenso
     """Return ``clip(x + eps * sign(gradient), 0, 1)``: the strongest single L∞ step on a linearised detector.
 
     Args:
-        detector: crafted against in eval mode, without touching its statistics or weight gradients; its modes and
-            flags are restored.
+        detector: attacked in eval mode; its statistics and weight gradients do not change, and its modes and flags are
+            restored.
         x: images ``[N, 3, H, W]`` in [0, 1].
         y: labels ``[N]``, 1 = fake.
         eps: L∞ budget in pixels of [0, 1], one number or ``[N]``.

@@ -1,4 +1,4 @@
-"""FGSM and PGD: steps along the gradient, written once for all norms."""
+"""FGSM and PGD: steps along the gradient, with one implementation for all norms."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from robustbench_df.attacks.threat import per_image
 from robustbench_df.attacks.victim import Victim
 
 PGD_STEPS, STEP_SHARE = 40, 2.5
-"""Steps, and the step as a multiple of eps / steps (Madry et al. 2018, arXiv:1706.06083): enough to cross the ball."""
+"""Number of steps, and the step length as a multiple of eps / steps (Madry et al. 2018, arXiv:1706.06083): enough to
+cross the ball."""
 
 
 def fgsm(victim: Victim, spec: AttackSpec) -> None:  # noqa: ARG001  (one signature for all attacks)
-    """One step of length eps along the steepest direction (Goodfellow et al. 2015, arXiv:1412.6572).
+    """Take one step of length eps along the steepest direction (Goodfellow et al. 2015, arXiv:1412.6572).
 
-    The direction does not depend on eps: over K budgets it costs (1 + K) forwards and 1 backward.
+    The direction does not depend on eps, so K budgets cost (1 + K) forwards and 1 backward in all.
     """
     rows = victim.rows()
     if victim.clean_gradient is None or not len(rows):
@@ -29,9 +30,9 @@ def fgsm(victim: Victim, spec: AttackSpec) -> None:  # noqa: ARG001  (one signat
 def pgd(victim: Victim, spec: AttackSpec) -> None:
     """Projected gradient ascent (Madry et al. 2018), with restarts and momentum.
 
-    An image first fooled at iterate t costs (t + 1) forwards and t backwards when attacked alone; in a batch, (t + 1)
-    backwards at most, because a batch is differentiated as one while any of its images still stands. The last iterate
-    is only looked at.
+    An image first fooled at iterate t costs (t + 1) forwards and t backwards when attacked alone. In a batch it costs
+    at most (t + 1) backwards, because the whole batch is differentiated while any of its images is not yet fooled. The
+    last iterate is evaluated by a forward only.
     """
     for restart in range(spec.restarts):
         x_adv = first_iterate(victim, spec, restart)
@@ -40,7 +41,7 @@ def pgd(victim: Victim, spec: AttackSpec) -> None:
 
 
 def _pgd_once(victim: Victim, spec: AttackSpec, start: Tensor, *, clean: bool) -> bool:
-    """Run all steps from ``start``; returns whether nothing is left to attack."""
+    """Run all steps from ``start``; return whether no image is left to attack."""
     steps = spec.steps or PGD_STEPS
     x_adv, velocity = start.clone(), torch.zeros_like(start)
     for step in range(steps):
@@ -68,17 +69,18 @@ def _pgd_once(victim: Victim, spec: AttackSpec, start: Tensor, *, clean: bool) -
 
 
 def step_length(victim: Victim, spec: AttackSpec, steps: int) -> Tensor:
-    """The step per image ``[N]``: as asked for, else 2.5 · eps / steps, at most eps."""
+    """Step length per image ``[N]``: that of the spec if it has one, else 2.5 · eps / steps, at most eps."""
     if spec.step_size is not None:
         return torch.full_like(victim.eps, spec.step_size)
     return victim.eps * min(STEP_SHARE / steps, 1.0)
 
 
 def first_iterate(victim: Victim, spec: AttackSpec, restart: int, *, default_random: bool = False) -> Tensor:
-    """Where restart number ``restart`` sets out, ``[N, C, H, W]``; `victim.x` itself when that is the clean image.
+    """Starting points ``[N, C, H, W]`` of restart number ``restart``; the object `victim.x` itself if they are clean.
 
-    The first takes the warm start if there is one, else the clean image unless ``random_start`` is asked for; every
-    further one begins at random in the ball, keyed by image, attack and restart.
+    The first restart uses the warm start if there is one, else a random point if ``random_start`` is true (if it is
+    None, ``default_random`` decides), else the clean image. Every further restart begins at a random point in the ball,
+    keyed by image, attack and restart.
     """
     random = default_random if spec.random_start is None else spec.random_start
     if restart == 0 and victim.start is not None:
@@ -89,11 +91,11 @@ def first_iterate(victim: Victim, spec: AttackSpec, restart: int, *, default_ran
 
 
 def random_point(victim: Victim, *key: str | int) -> Tensor:
-    """A random image within every budget, ``[N, C, H, W]``, counter-based per image and key."""
+    """A random point within each image's budget, ``[N, C, H, W]``, from counter-based noise per image and key."""
     noise = victim.geometry.inside(victim.ids, victim.x.shape[1:], *victim.key, *key).to(victim.x)
     return victim.project(victim.x + per_image(victim.eps) * noise, victim.rows_all())
 
 
 def begins_clean(spec: AttackSpec) -> bool:
-    """Whether PGD sets out from the clean image."""
+    """Whether PGD starts at the clean image."""
     return not spec.random_start

@@ -1,4 +1,4 @@
-"""What a check says, and how a figure becomes pass, warn or fail."""
+"""The outcome of a check, and how a figure is graded as pass, warn or fail."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from robustbench_df.attacks.probes import Evidence
 Status = Literal["pass", "warn", "fail", "not run"]
 
 DELTA = 0.02
-"""Share of images by which one attack may fall behind another, or a number move, before it is worth a warning: about
-what repeats of an attack differ by (the project's δ)."""
+"""Share of images by which an attack may be weaker than another, or a result may change, without a warning: about the
+difference between repetitions of an attack (the project's δ)."""
 
 FAR = 0.10
-"""The same share for a failure: a tenth of the images changes any conclusion."""
+"""The corresponding share for a failure: a tenth of the images changes any conclusion."""
 
 QUANTILE = 1.645
-"""One-sided 95% of the normal distribution: a true share of δ shows up as more than this in one set of 20."""
+"""One-sided 95% quantile of the normal distribution: at a true share of δ, one set in 20 exceeds `limit`."""
 
 SAME = 1e-3
-"""Margins that differ by less than this share of the mean clean margin are the same: TF32 keeps 10 bits."""
+"""Margins that differ by less than this share of the mean clean margin count as equal: TF32 keeps 10 bits."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check: ``detail`` is one line with the figures, ``remedy`` what to do unless it passed.
+    """The outcome of one check.
 
-    ``about`` tells several outcomes of the same check of a detector apart: the attack or the threat looked at.
+    ``detail`` is one line with the figures. ``remedy`` says what to do, unless the check passed. ``about`` is the
+    attack or threat concerned; it distinguishes several outcomes of the same check on one detector.
     """
 
     id: str
@@ -43,7 +44,7 @@ class Check:
 
 
 def limit(share: float, n: int) -> float:
-    """Largest share among ``n`` images that a true ``share`` explains (one-sided 95%, normal approximation)."""
+    """Largest observed share of ``n`` images that a true ``share`` explains (one-sided 95%, normal approximation)."""
     return share + QUANTILE * math.sqrt(share * (1 - share) / n)
 
 
@@ -57,13 +58,13 @@ def graded(
     remedy: str,
     about: str = "",
 ) -> Check:
-    """Grade a value that is better when smaller; what is no number fails."""
+    """Grade a value of which smaller is better; NaN fails."""
     status: Status = "pass" if value <= warn else "warn" if value <= fail else "fail"
     return Check(name, status, detail, figures, "" if status == "pass" else remedy, about)
 
 
 def by_share(name: str, share: float, n: int, detail: str, figures: dict[str, float], remedy: str) -> Check:
-    """Grade a share of ``n`` images against `DELTA` and `FAR`, as far as so few can tell."""
+    """Grade a share of ``n`` images against `DELTA` and `FAR`, allowing for the sampling error of ``n`` (`limit`)."""
     return graded(name, share, limit(DELTA, n), limit(FAR, n), detail, figures, remedy)
 
 
@@ -73,5 +74,5 @@ def share_of(flags: Tensor) -> float:
 
 
 def differ(e: Evidence, one: Tensor, other: Tensor) -> Tensor:
-    """bool: margins that differ by more than arithmetic does."""
+    """bool: whether margins differ by more than numerical error (`SAME`)."""
     return ~torch.isclose(one, other, rtol=0.0, atol=SAME * e.scale, equal_nan=True)

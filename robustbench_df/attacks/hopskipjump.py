@@ -1,7 +1,8 @@
-"""HopSkipJump: a walk along the boundary on verdicts alone (Chen, Jordan & Wainwright 2020, arXiv:1904.02144).
+"""HopSkipJump: a walk along the boundary that uses verdicts only (Chen, Jordan & Wainwright 2020, arXiv:1904.02144).
 
-Each turn finds the boundary between the image and the nearest point known to fool, estimates the boundary's normal from
-verdicts around it, and jumps along it. All images alive take each query together; every image has its own state.
+Each turn finds the boundary between the clean image and its current point that fools the detector, estimates the
+boundary's normal from verdicts around it, and jumps along the normal. All unfinished images share each forward; every
+image has its own state.
 """
 
 from __future__ import annotations
@@ -19,31 +20,33 @@ from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError
 
 QUERIES = 2500
-"""Forwards per image: about ten turns."""
+"""Default limit of forwards per image: about ten turns."""
 
 DRAWS = 100
-"""Verdicts of the first turn's estimate; turn t takes ``DRAWS · √t`` (B₀ of the paper)."""
+"""Number of verdicts for the first turn's estimate; turn t uses ``DRAWS · √t`` (B₀ of the paper)."""
 
 START_DRAWS = 100
-"""Random images tried as a starting point before an image is given up."""
+"""Number of random images tried as a starting point before an image is given up."""
 
 START_GRIDS = (0, 1, 2, 4, 8)
-"""The random images take turns between full resolution (0) and this many cells a side. A detector may say the same of
-all white noise; plain colours and patches reach the other class more often."""
+"""The random images cycle through these resolutions, in cells per side; 0 is full resolution. A detector may give the
+same verdict on all white noise; uniform colours and patches reach the other class more often."""
 
 MAX_HALVINGS = 20
-"""Halvings of a segment or a jump, at most: beyond them float32 no longer tells two images apart."""
+"""Most halvings of a segment or a jump: after more, float32 can no longer distinguish the two images."""
 
 
 def hopskipjump(victim: Victim, spec: AttackSpec) -> None:
-    """Come as near as verdicts allow, in L∞ and L2. Minimal: goes on within the budget unless the victim stops it.
+    """Find the nearest adversarial image from verdicts, in L∞ and L2.
 
-    ``spec.queries`` (default 2500) bounds the forwards per image, the clean pass included; ``spec.steps`` the turns;
-    ``spec.params["draws"]`` sets the verdicts of the first estimate (default 100). An image for which no random image
-    fools the detector is given up after `START_DRAWS`. A point that fooled at a former budget serves as the start.
+    It is a minimal attack: within the budget it keeps reducing the distance, unless the victim stops it.
+    ``spec.queries`` (default 2500) bounds the forwards per image, including the clean pass; ``spec.steps`` bounds the
+    turns; ``spec.params["draws"]`` sets the number of verdicts for the first estimate (default 100). An image is given
+    up when none of `START_DRAWS` random images fools the detector. An image that fooled it at an earlier budget serves
+    as the starting point.
 
     Raises:
-        UsageError: ``draws`` is no whole number, or below 2.
+        UsageError: ``draws`` is not a whole number, or is below 2.
     """
     draws = _draws(spec)
     queries = spec.queries or QUERIES
@@ -52,7 +55,7 @@ def hopskipjump(victim: Victim, spec: AttackSpec) -> None:
         if not len(_rows(victim, walking, queries)):
             return
         points = _boundary(victim, points, walking, queries)
-        # What the jump and the search after it need is held back: an estimate of which nothing comes is a waste.
+        # Reserve the queries of the jump and of the next boundary search: without them the estimate would be wasted.
         spare = queries - 2 * MAX_HALVINGS
         normal = _normal(victim, points, walking, spare, turn, round(draws * turn**0.5))
         points = _jump(victim, points, normal, walking, queries, turn)
@@ -67,12 +70,12 @@ def _draws(spec: AttackSpec) -> int:
 
 
 def _rows(victim: Victim, among: Tensor, queries: int) -> Tensor:
-    """Positions alive ``among`` (bool ``[N]``) that may be asked about once more."""
+    """Unfinished positions ``among`` (bool ``[N]``) whose query limit allows one more query."""
     return (victim.alive & among & (victim.forwards + victim.eot <= queries)).nonzero().squeeze(1)
 
 
 def _starts(victim: Victim, queries: int) -> tuple[Tensor, Tensor]:
-    """Images ``[N, C, H, W]`` that fool the detector, and for which rows there is one."""
+    """Images ``[N, C, H, W]`` that fool the detector, and bool ``[N]``: for which rows one was found."""
     points, found = victim.closest.clone(), torch.isfinite(victim.distance)
     channels, *size = victim.x.shape[1:]
     for draw in range(START_DRAWS):
@@ -89,7 +92,7 @@ def _starts(victim: Victim, queries: int) -> tuple[Tensor, Tensor]:
 
 
 def _between(x: Tensor, far: Tensor, share: Tensor, norm: str) -> Tensor:
-    """The point at ``share`` ``[n]`` of the distance from ``x`` to ``far``, in the norm's own way of shrinking.
+    """The point at ``share`` ``[n]`` of the distance from ``x`` to ``far``, by the norm's own projection.
 
     L2 shrinks along the segment, L∞ clips to a smaller ball (the paper's two projections).
     """
@@ -101,10 +104,10 @@ def _between(x: Tensor, far: Tensor, share: Tensor, norm: str) -> Tensor:
 
 
 def _boundary(victim: Victim, points: Tensor, walking: Tensor, queries: int) -> Tensor:
-    """Bisect between images and ``points`` that fool; returns the nearest that still fool, ``[N, C, H, W]``.
+    """Bisect between clean images and ``points`` that fool; return the nearest that still fool, ``[N, C, H, W]``.
 
-    Stops at a share of d^-1.5 of the distance, the paper's threshold: the error then stays below what the draws of the
-    estimate move along the normal.
+    The bisection stops at a share of d^-1.5 of the distance, the paper's threshold, or after `MAX_HALVINGS`. At the
+    paper's threshold the error is smaller than the movement of the estimate's draws along the normal.
     """
     low, high = torch.zeros_like(victim.eps), torch.ones_like(victim.eps)
     for _ in range(min(math.ceil(1.5 * math.log2(victim.x[0].numel())), MAX_HALVINGS)):
@@ -119,12 +122,13 @@ def _boundary(victim: Victim, points: Tensor, walking: Tensor, queries: int) -> 
 
 
 def _normal(victim: Victim, points: Tensor, walking: Tensor, queries: int, turn: int, draws: int) -> Tensor:
-    """Estimate the direction in which the detector errs at ``points``, ``[N, C, H, W]``, not scaled.
+    """Estimate the direction in which the detector errs at ``points``, ``[N, C, H, W]``, not normalised.
 
-    Verdicts are taken at a radius of ``distance / d`` around each point. Their mean is taken off first (the paper's
-    baseline), which matters when most agree. The distance is in L2 in both norms, for so is the sphere: the paper's L∞
-    radius is lost in float32's rounding. The draws are uniform in a cube and brought to the sphere: they have the
-    sphere's first two moments, on which the estimate rests, at a tenth of the time of Gaussian ones.
+    Verdicts are taken at a radius of ``distance / d`` around each point. Their mean is subtracted first (the paper's
+    baseline), which matters when most of them agree. The distance is L2 in both norms, because the sphere is one in L2
+    and the paper's L∞ radius would be lost in float32 rounding. The draws are uniform in a cube and then scaled to the
+    sphere: they have the first two moments of the uniform distribution on the sphere, which the estimate relies on, and
+    take a tenth of the time of Gaussian draws.
     """
     radius = _length(points - victim.x) / victim.x[0].numel()
     weighted, plain = torch.zeros_like(points), torch.zeros_like(points)
@@ -153,7 +157,7 @@ def _length(delta: Tensor) -> Tensor:
 
 
 def _jump(victim: Victim, points: Tensor, normal: Tensor, walking: Tensor, queries: int, turn: int) -> Tensor:
-    """Step off the boundary along the normal, ``distance / √turn`` far, halved until the detector is fooled."""
+    """Step off the boundary along the normal by ``distance / √turn``, halved until the detector is fooled."""
     landed, waiting = points.clone(), walking.clone()
     direction = victim.geometry.ascent(normal, points, 1.0)
     stride = victim.geometry.length(points - victim.x) / turn**0.5

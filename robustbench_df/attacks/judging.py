@@ -1,10 +1,10 @@
-"""What the figures say of the detector and its gradient: one small function and one threshold each.
+"""Checks of the detector and its gradient: each is one small function with its threshold.
 
 Sources: Carlini et al. 2019, "On evaluating adversarial robustness" (arXiv:1902.06705), sections 4 and 5; Athalye et
 al. 2018, "Obfuscated gradients give a false sense of security" (arXiv:1802.00420), section 3.1; the flags of AutoAttack
 (Croce & Hein 2020, arXiv:2003.01690, ``flags_doc.md``); Pintor et al. 2022, "Indicators of attack failure"
 (arXiv:2106.09947); Wong et al. 2020, "Fast is better than free" (arXiv:2001.03994), on catastrophic overfitting.
-Severity is read off the figures alone. What a check needs is measured in `robustbench_df.attacks.probes`.
+The severity depends on the figures only. `robustbench_df.attacks.probes` makes the measurements that the checks need.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from robustbench_df.attacks.grading import FAR, SAME, Check, Status, differ, gra
 from robustbench_df.attacks.probes import Evidence
 
 DARK = 0.1
-"""No photograph has its brightest pixel below this; images divided by 255 twice end at 0.004."""
+"""The brightest pixel of a set of photographs is above this; that of images divided by 255 twice is at most 0.004."""
 
 SUMS_TO_ONE = 1e-4
-"""How near to 1 a row of probabilities adds up: float32 rounding, with room for half precision's softmax in float32."""
+"""Largest distance from 1 of the sum of a row of probabilities: float32 rounding, with a margin for a half-precision
+softmax that was converted to float32."""
 
 SATURATED = 25 * math.log(2)
 """From this margin on, 1 - softmax is below 2^-25, so float32 rounds the softmax to 1 and the cross-entropy's gradient
 is exactly zero (the distillation defence that Carlini & Wagner 2017 broke, arXiv:1608.04644)."""
 
 DISAGREE, DISBELIEVE = 0.25, 0.5
-"""Median disagreement of gradient and finite differences that warns and fails. Small trained networks with kinks show
-0.02 or less; a gradient scrambled, clipped to a half, or cut off from half of the pixels 0.5 and more."""
+"""Median disagreement of gradient and finite differences above which the check warns, and fails. Small trained networks
+with kinks show 0.02 or less. A gradient that is scrambled, clipped to a half, or cut off from half of the pixels shows
+0.5 or more."""
 
 UNHELPFUL = 0.5
-"""Share of images on which a random step does better than one along the gradient: then the gradient leads nowhere."""
+"""The gradient is useless if a random step does better than one along it on more than this share of the images."""
 
 
 def eval_mode(name: str, e: Evidence) -> Check:
-    """No layer is in train mode, and no answer depends on the rest of the batch."""
+    """Check that no layer is in train mode, and that no answer depends on the rest of the batch."""
     given = 0.0 if e.given is None else share_of(differ(e, e.signed(e.given), e.clean))
     together = share_of(differ(e, e.by_halves, e.clean))
     random = bool(differ(e, e.repeats, e.clean).any())
@@ -45,13 +47,13 @@ def eval_mode(name: str, e: Evidence) -> Check:
         f"{e.modal} batch norm or dropout layers came in train mode, {given:.0%} of the answers differ from eval mode, "
         f"{together:.0%} depend on the other images of the batch"
     )
-    # A random detector differs from itself in every comparison: `repeatable` says so.
+    # A random detector differs from itself in every comparison; `repeatable` reports that.
     value = e.modal + (0.0 if random else given + together)
     return graded(name, value, 0, 0, detail, figures, "call detector.eval(); give batch norm its running statistics")
 
 
 def input_range(name: str, e: Evidence) -> Check:
-    """Images come in [0, 1], divided by 255 once."""
+    """Check that pixels lie in [0, 1] and were divided by 255 only once."""
     low, high = float(e.x.min()), float(e.x.max())
     status: Status = "fail" if not (low >= 0 and high <= 1) else "warn" if high < DARK else "pass"
     remedy = "pass pixels in [0, 1], divided by 255 once; normalisation belongs into the detector"
@@ -60,7 +62,7 @@ def input_range(name: str, e: Evidence) -> Check:
 
 
 def logits(name: str, e: Evidence) -> Check:
-    """Answers are logits, not probabilities."""
+    """Check that the detector returns logits, not probabilities."""
     rows = e.clean_logits[torch.isfinite(e.clean_logits).all(1)]
     inside = ((rows >= 0) & (rows <= 1)).all(1) & ((rows.sum(1) - 1).abs() < SUMS_TO_ONE)
     share = share_of(inside) if len(rows) else 0.0
@@ -70,7 +72,7 @@ def logits(name: str, e: Evidence) -> Check:
 
 
 def finite(name: str, e: Evidence) -> Check:
-    """Answers are numbers, on clean images and on the way of PGD."""
+    """Check that the answers are finite, on clean images and on the iterates of PGD."""
     clean = 1 - share_of(torch.isfinite(e.clean_logits).all(1))
     attacked = share_of(e.pgd.not_finite > 0)
     detail = f"no finite answer on {clean:.1%} of the clean images, and on the way of PGD for {attacked:.1%}"
@@ -79,7 +81,7 @@ def finite(name: str, e: Evidence) -> Check:
 
 
 def repeatable(name: str, e: Evidence) -> Check:
-    """The same image is answered in the same way."""
+    """Check that the detector always gives the same answer to the same image."""
     share = share_of(differ(e, e.repeats, e.clean).any(0))
     flipped = share_of(((e.repeats > 0) != e.correct).any(0))
     detail = f"asked {1 + probes.REPEATS} times, {share:.0%} of the answers differ and {flipped:.0%} change sides"
@@ -88,7 +90,7 @@ def repeatable(name: str, e: Evidence) -> Check:
 
 
 def eps_zero(name: str, e: Evidence) -> Check:
-    """An attack that may not move anything finds the clean accuracy."""
+    """Check that the accuracy under an attack with eps 0 equals the clean accuracy."""
     clear = e.clean.abs() > SAME * e.scale
     wrong = share_of((e.at_zero.robust != e.correct) & clear)
     clean, zero = share_of(e.correct), e.at_zero.robust_accuracy
@@ -98,7 +100,7 @@ def eps_zero(name: str, e: Evidence) -> Check:
 
 
 def saturated(name: str, e: Evidence) -> Check:
-    """Margins leave the softmax something to differ by."""
+    """Check that few margins are so large that the softmax saturates."""
     share, median = share_of(e.clean.abs() > SATURATED), float(e.clean.abs().nanmedian())
     detail = f"{share:.0%} of the margins are beyond {SATURATED:.1f}, where float32 probabilities are 0 or 1"
     remedy = "attack the margin, as this package does: the cross-entropy of other libraries has no gradient here"
@@ -106,7 +108,7 @@ def saturated(name: str, e: Evidence) -> Check:
 
 
 def gradients(name: str, e: Evidence) -> Check:
-    """The gradient is there: neither zero nor no number."""
+    """Check that the gradient is usable: neither zero nor non-finite."""
     flat = e.clean_gradient.flatten(1)
     broken, zero = 1 - share_of(torch.isfinite(flat).all(1)), share_of((flat == 0).all(1))
     detail = f"the gradient of the margin is zero on {zero:.0%} of the images and no number on {broken:.0%}"
@@ -116,7 +118,7 @@ def gradients(name: str, e: Evidence) -> Check:
 
 
 def differences(name: str, e: Evidence) -> Check:
-    """The gradient foretells what small steps do to the margin."""
+    """Check that the gradient predicts how small steps change the margin."""
     along, across = (min(e.differences[way], key=_nan_last) for way in ("along", "across"))
     detail = (
         f"at the best of {len(probes.DIFFERENCES)} steps the margin's change and the gradient disagree by {along:.2f} "
@@ -132,7 +134,10 @@ def _nan_last(value: float) -> float:
 
 
 def quantised(name: str, e: Evidence) -> Check:
-    """A staircase whose gradient still predicts its slope at the scale of an attack (straight-through) only warns."""
+    """Check that the margin responds to tiny changes of the pixels, that is, that nothing rounds them.
+
+    A step function only warns if its gradient still predicts its slope at the scale of an attack (straight-through).
+    """
     share = share_of(e.unmoved)
     misled = max(e.differences[way][-1] for way in ("along", "across"))
     fail = 1.0 if misled <= DISBELIEVE else UNHELPFUL
@@ -142,7 +147,7 @@ def quantised(name: str, e: Evidence) -> Check:
 
 
 def landscape(name: str, e: Evidence) -> Check:
-    """A step along the gradient helps more than a random one."""
+    """Check that a step along the gradient is more effective than a random one."""
     ahead, random = (change[e.correct] for change in e.steps_compared)
     share = share_of(~(ahead < random))
     figures = {"random_better": share, "gradient": float(ahead.median()), "random": float(random.median())}

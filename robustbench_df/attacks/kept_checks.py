@@ -1,6 +1,6 @@
-"""The checks that a run keeps, by detector: of former calls and versions, and how new ones join them.
+"""The checks stored in a run, by detector: upgrade those of earlier versions, and merge new ones into them.
 
-Never imports torch: the report reads them, too.
+This module never imports torch, because the report uses it too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ Kept = dict[str, list[dict[str, Any]]]
 """Checks by detector and phase, each as the fields of a `robustbench_df.attacks.grading.Check`."""
 
 RENAMED = {"one step against many": "cells-one-step", "catastrophic overfitting": "cells-overfitting"}
-"""Ids that earlier versions wrote."""
+"""Ids that earlier versions wrote -> today's ids."""
 
 _MONOTONE = ": monotone in eps"
-"""What stood after the attack's name in the id of `cells-monotone`."""
+"""In earlier versions the id of a `cells-monotone` check was the attack's name followed by this."""
 
 
 def in_todays_form(kept: Mapping[str, list[dict[str, Any]]]) -> Kept:
-    """Return kept checks as they would be written today, so that new ones find and replace them."""
+    """Return stored checks in today's form, so that new ones can be matched with them and replace them."""
     return {name: [_in_todays_form(check) for check in checks] for name, checks in kept.items()}
 
 
@@ -31,14 +31,15 @@ def _in_todays_form(check: Mapping[str, Any]) -> dict[str, Any]:
         now["detail"] = f"accuracy under {attack} by eps: {now['detail']}"
     now["id"] = RENAMED.get(str(now["id"]), now["id"])
     if now["status"] == "pass":
-        now["remedy"] = ""  # what finished cells said had one even then
+        now["remedy"] = ""  # earlier versions gave the checks of finished cells a remedy even when they passed
     return now
 
 
 def newest(before: Mapping[str, list[dict[str, Any]]], now: Mapping[str, list[dict[str, Any]]]) -> Kept:
-    """Add the checks found now to those of before, which they replace where detector, check and subject agree.
+    """Merge new checks into the stored ones; a new check replaces a stored one of the same detector, id and subject.
 
-    What was kept without its subject, as the first versions did, could be about anything: any new outcome replaces it.
+    A stored check without a subject (``about``), as the first versions wrote, could be about anything: any new outcome
+    of the same check replaces it.
     """
 
     def keyed(checks: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:

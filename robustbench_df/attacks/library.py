@@ -1,11 +1,11 @@
 """Any attack of torchattacks (Kim 2020, arXiv:2010.01950) by name: ``torchattacks:DIFGSM``.
 
-The library only crafts. What it hands back is asked about through the `Victim` like any other image, as it is and not
-projected: success, norm and bounds are measured there, and an image outside the budget is simply no success.
+The library only crafts images. The `Victim` then evaluates them like any other query, without projecting them: it
+measures success, norm and bounds, and an image outside the budget does not count as a success.
 
-The library draws from the global generators of torch and numpy. They are seeded for each call, from the victim's key,
-the budget and the images' ids, and put back afterwards; but all images of a call share one stream. Such an attack
-repeats exactly only for the same images in the same batch.
+The library draws from the global generators of torch and numpy. For each call they are seeded from the victim's key,
+the budget and the images' ids, and restored afterwards. All images of a call share one random stream, so such an attack
+is reproducible only for the same images in the same batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PREFIX = "torchattacks:"
 
 
 class _Kind(NamedTuple):
-    """What the library does not say of its classes in a form that can be read."""
+    """Properties of a library class that the library does not expose to programs."""
 
     norms: tuple[str, ...] = ("linf",)
     access: Access = "gradient"
@@ -51,7 +51,7 @@ _KINDS = {
     "PGDRSL2": _Kind(("l2",)),
     "SPSA": _Kind(access="score"),
     "Square": _Kind(("linf", "l2"), "score"),
-    # They seek few changed pixels, or know no norm at all: any norm may judge them.
+    # These minimise the number of changed pixels, or use no norm at all, so they may be judged in any norm.
     "GN": _Kind(NORMS, "none"),
     "JSMA": _Kind(NORMS),
     "OnePixel": _Kind(NORMS, "score"),
@@ -59,7 +59,7 @@ _KINDS = {
     "SparseFool": _Kind(NORMS, minimal=True),
     "VANILA": _Kind(NORMS, "none"),
 }
-"""Classes that are no L∞ gradient attacks (their docstrings, torchattacks 3.5.1); all others are."""
+"""Classes that are not L∞ gradient attacks (from their docstrings, torchattacks 3.5.1); all other classes are."""
 
 _REFUSED = {
     "APGDT": "its loss needs four classes; use apgd",
@@ -76,7 +76,7 @@ _FIELDS = {
     "momentum": ("decay", "momentum"),
     "queries": ("n_queries",),
 }
-"""Fields of `AttackSpec` and what the library calls them."""
+"""Fields of `AttackSpec` and the library's names for them."""
 
 _GIVEN = ("model", "eps", "max_epsilon", "norm", "n_classes")
 """Arguments that come from the threat and the detector, never from ``--param``."""
@@ -84,20 +84,22 @@ _GIVEN = ("model", "eps", "max_epsilon", "norm", "n_classes")
 _NORM_NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 _SQUARE_EXTRA, _SQUARE_RESTART = 3, 2
-"""Forwards that Square makes beside its ``n_queries``: clean image twice and result once; start and end per restart."""
+"""Forwards that Square makes in addition to its ``n_queries``: three per run (the clean image twice, the result once)
+and two per restart (its start and end)."""
 
 
 @functools.cache
 def library_attack(name: str) -> Attack:
     """Return the attack ``torchattacks:CLASS``.
 
-    ``steps``, ``step_size``, ``restarts``, ``random_start``, ``momentum`` and ``queries`` of a spec are handed on under
-    the library's names; ``params`` are its keyword arguments. With ``eot`` the library sees the mean of as many
-    forwards. ``early_stop`` cannot reach into it: it decides only whether the image itself or the best one is kept.
+    ``steps``, ``step_size``, ``restarts``, ``random_start``, ``momentum`` and ``queries`` of a spec are passed under
+    the library's names; ``params`` are the library's own keyword arguments. With ``eot`` the library sees the mean of
+    that many forwards. ``early_stop`` does not affect the library: it only decides whether the library's image itself
+    or the best image is kept.
 
     Raises:
-        UsageError: torchattacks is not installed, has no such class, or has one that cannot attack two classes. When
-            run: a setting that the class does not take, or a failure inside the library.
+        UsageError: torchattacks is not installed, or has no such class, or the class cannot attack two classes. When
+            the attack runs: the class does not accept a setting, or the library fails.
     """
     chosen = name.removeprefix(PREFIX)
     classes = _classes()
@@ -118,7 +120,7 @@ def library_attack(name: str) -> Attack:
 
 
 def available() -> list[str]:
-    """Return ``torchattacks:CLASS  summary; norms`` for every class that can be used; empty if it is not installed."""
+    """Return ``torchattacks:CLASS  summary; norms`` for every usable class; empty if torchattacks is not installed."""
     try:
         names = [PREFIX + name for name in _classes() if name not in _REFUSED]
     except UsageError:
@@ -139,7 +141,7 @@ def _classes() -> dict[str, Callable[..., Any]]:
 
 
 def _summary(cls: Callable[..., Any]) -> str:
-    """First line of the class's docstring, which mostly names the paper."""
+    """First line of the class's docstring, which usually names the paper."""
     lines = [line.strip() for line in (cls.__doc__ or "").splitlines()]
     text = next((line for line in lines if line), "")
     return text.replace(" in the paper", ":").replace("'", "").rstrip(".") or "undocumented"
@@ -177,17 +179,17 @@ def _arguments(cls: Callable[..., Any], spec: AttackSpec, eps: float) -> dict[st
 
 
 def _same_kind(value: object, default: object) -> bool:
-    """Whether a parameter is of its default's kind; one number is as good as another."""
+    """Whether a parameter has the same kind as its default; int and float count as one kind."""
     if isinstance(value, bool) or isinstance(default, bool):
         return type(value) is type(default)
     return default is None or isinstance(value, str) == isinstance(default, str)
 
 
 class _TwoClasses(nn.Module):
-    """What the library sees of the detector: logits, whose passes are counted.
+    """Wrapper through which the library sees the detector: it returns logits and counts the passes.
 
-    It holds no module, so that whatever the library does to modes and flags (`_recover_model_mode` puts every module
-    into train mode) ends here. The empty parameter is where the library looks for the device.
+    The detector is not registered as a submodule, so changes of modes and flags by the library do not reach it
+    (`_recover_model_mode` puts every module into train mode). The library reads the device from the empty parameter.
     """
 
     def __init__(self, victim: Victim, rows: Tensor, eot: int) -> None:
@@ -211,9 +213,10 @@ class _TwoClasses(nn.Module):
         return logits
 
     def _rows_of(self, x: Tensor) -> Tensor:
-        """Say which images are asked about: all in their order; or, asked singly, those that were nearest when clean.
+        """Find which images the library queries: all, in their order, or else those whose clean images are nearest.
 
-        Totals are exact; with near-duplicates, or images scaled by the attack, one may be charged for another.
+        Total counts are exact. With near-duplicates, or images rescaled by the attack, a pass may be counted for the
+        wrong image.
         """
         clean = self.victim.x[self.rows]
         if len(x) == len(clean) or x.shape[1:] != clean.shape[1:]:
@@ -222,7 +225,7 @@ class _TwoClasses(nn.Module):
 
 
 def _craft(cls: Callable[..., Any], arguments: dict[str, Any], victim: Victim, rows: Tensor, eot: int) -> Tensor:
-    """Let the library attack the images ``rows``; returns its images as they come."""
+    """Let the library attack the images ``rows``; return its images unchanged."""
     x, y = victim.x[rows], victim.y[rows].long()
     seed = rng.seed_of(*victim.key, "torchattacks", *victim.eps[rows][:1].tolist(), *victim.ids[rows].tolist())
     if "seed" in inspect.signature(cls).parameters:
@@ -231,12 +234,12 @@ def _craft(cls: Callable[..., Any], arguments: dict[str, Any], victim: Victim, r
     with frozen(victim.detector), _seeded(seed, x.device), torch.enable_grad():
         try:
             attack = cls(_TwoClasses(victim, rows, eot), **arguments)
-            if name == "JSMA":  # untargeted, it aims at class (y + 1) % 10
+            if name == "JSMA":  # without a target it aims at class (y + 1) % 10
                 attack.set_mode_targeted_by_function(lambda _, labels: 1 - labels, quiet=True)
             found: Tensor = attack(x, y)
         except RdfError:
             raise
-        except Exception as error:  # whatever the library does
+        except Exception as error:  # the library can raise anything
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             raise UsageError(
@@ -248,7 +251,7 @@ def _craft(cls: Callable[..., Any], arguments: dict[str, Any], victim: Victim, r
 
 
 def _ask(victim: Victim, found: Tensor, rows: Tensor) -> None:
-    """Ask about what the library returned; images that hold NaN are a finding, not a question."""
+    """Query the victim with the library's images; those with non-finite pixels are counted as not finite instead."""
     whole = torch.isfinite(found).flatten(1).all(1)
     victim.not_finite[rows[~whole]] += 1
     if bool(whole.any()):
@@ -257,7 +260,7 @@ def _ask(victim: Victim, found: Tensor, rows: Tensor) -> None:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators the library draws from, and put them back."""
+    """Seed the global generators that the library draws from, and restore them afterwards."""
     state = np.random.get_state()  # noqa: NPY002  (the library uses this one)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""DeepFool and Carlini-Wagner: the nearest adversarial image by gradients, at any distance."""
+"""DeepFool and Carlini-Wagner: gradient attacks that seek the nearest adversarial image, at any distance."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from robustbench_df.attacks.victim import Victim
 from robustbench_df.errors import UsageError
 
 DEEPFOOL_STEPS, OVERSHOOT = 50, 0.02
-"""Steps at most, and how far beyond the boundary to go (the paper's η)."""
+"""Most steps, and the overshoot beyond the boundary (the paper's η)."""
 
 CW_STEPS, CW_RATE, CW_SEARCH = 200, 0.01, 9
-"""Adam's steps and rate for one weight, and how many weights are tried (rate and search of the authors)."""
+"""Adam's steps and learning rate for one weight, and the number of weights tried (rate and number are the authors')."""
 
 CW_WEIGHTS = (1e-10, 1e10)
-"""Least and largest weight of the margin against the squared distance (the authors' largest, and its inverse)."""
+"""Smallest and largest weight of the margin against the squared distance (the authors' largest, and its inverse)."""
 
 CW_RAISE = 10.0
-"""By what a weight that failed grows until one succeeds (the authors)."""
+"""Factor by which the weight grows until the first success (the authors)."""
 
 CW_FADE = 0.01
-"""Share of the rate left at the last step: at a constant rate Adam circles the boundary. Worth 1% of the distance."""
+"""Share of the learning rate left at the last step: at a constant rate Adam circles the boundary. This is worth 1% of
+the distance."""
 
 ADAM = (0.9, 0.999, 1e-8)
-"""Decays of the two moments and the guard of the quotient (Kingma & Ba 2015, arXiv:1412.6980)."""
+"""Adam's decay rates β₁ and β₂, and ε of the denominator (Kingma & Ba 2015, arXiv:1412.6980)."""
 
 EDGE = 1 - 1e-6
-"""Pixels are drawn this far into (-1, 1) before the inverse of tanh, which is infinite at black and white."""
+"""Factor that keeps pixels, mapped to [-1, 1], off black (-1) and white (1), where the inverse of tanh is infinite."""
 
 
 def deepfool(victim: Victim, spec: AttackSpec) -> None:
     """Step to the boundary of the linearised detector until it is crossed (Moosavi-Dezfooli et al. 2016, 1511.04599).
 
     With two classes there is one hyperplane: the step is ``margin / ‖gradient‖_dual`` along the norm's steepest
-    direction, in L2 and L∞. Steps add up and are taken 1.02 times, within [0, 1], where only pixels with room left take
-    part. An image is done when it is fooled, or where its gradient vanishes. ``spec.steps`` (default 50) bounds the
-    gradients.
+    direction, in L2 and L∞. The accumulated step is multiplied by 1.02 and clipped to [0, 1]; only pixels that have
+    room left take part. An image is done when it is fooled, or when its gradient vanishes. ``spec.steps`` (default 50)
+    bounds the number of gradients.
     """
     total = torch.zeros_like(victim.x)
     rows = victim.rows()
@@ -47,11 +48,12 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
         if not len(rows):
             return
         margin, gradient = victim.gradient(x_adv, rows) if step else _at_clean(victim, rows)
-        # Pixels already black or white cannot follow the step; without them the next one is exact again.
+        # Pixels already at 0 or 1 cannot follow the step; leaving them out makes the next step exact again.
         gradient = gradient * torch.where(gradient > 0, x_adv < 1, x_adv > 0)
         direction = victim.geometry.ascent(gradient, x_adv, 1.0)
         slope = (gradient * direction).flatten(1).sum(1)
-        # Done: fooled, nothing to follow, or (all comparisons are then False) an answer that is no number.
+        # An image is done when it is fooled, when its gradient vanishes, or when the answer is NaN (all comparisons
+        # are then False).
         left = victim.alive[rows] & (margin > 0) & (slope > 0)
         rows, direction = rows[left], direction[left]
         length = (margin[left] / slope[left]).clamp_max(victim.x[0].numel())  # farther than any point of the box
@@ -63,7 +65,7 @@ def deepfool(victim: Victim, spec: AttackSpec) -> None:
 
 
 def _at_clean(victim: Victim, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`Victim.gradient` of the clean images, without a pass where the victim has been there."""
+    """`Victim.gradient` of the clean images; it costs no pass if the victim has stored their gradient."""
     if victim.clean_gradient is None:
         return victim.gradient(victim.x[rows], rows)
     return victim.signed(victim.clean_logits[rows], rows), victim.clean_gradient[rows]
@@ -72,17 +74,17 @@ def _at_clean(victim: Victim, rows: Tensor) -> tuple[Tensor, Tensor]:
 def carlini_wagner(victim: Victim, spec: AttackSpec) -> None:
     """Minimise ``‖x - x₀‖² + c · max(margin, -κ)`` over ``x = (tanh w + 1) / 2`` (Carlini & Wagner 2017, 1608.04644).
 
-    L2 only. Adam on w; the weight c is searched per image: halved intervals between one that failed and one that
-    fooled, ten times more while none has fooled. It begins at the weight for which the linearised problem is solved
-    exactly, ``2 · margin / ‖gradient‖²``; from the authors' fixed 0.001 all nine searches ended 9% farther away on a
-    small network. The rate fades linearly to its hundredth part, for 200 steps are few.
+    L2 only. Adam optimises w. The weight c is searched per image: by bisection between a weight that failed and one
+    that fooled, and times ten while none has fooled. The search begins at the weight that solves the linearised problem
+    exactly, ``2 · margin / ‖gradient‖²``; from the authors' fixed 0.001, all nine searches ended 9% farther away on a
+    small network. The learning rate falls linearly to a hundredth, because 200 steps are few.
 
-    ``spec.steps`` (default 200) and ``spec.step_size`` (Adam's rate, default 0.01) hold for each weight,
-    ``spec.params["search"]`` (default 9) is the number of weights and ``spec.params["kappa"]`` (default 0) the margin
+    ``spec.steps`` (default 200) and ``spec.step_size`` (Adam's learning rate, default 0.01) apply to each weight.
+    ``spec.params["search"]`` (default 9) is the number of weights. ``spec.params["kappa"]`` (default 0) is the margin
     by which the detector must be wrong, in logits.
 
     Raises:
-        UsageError: ``search`` is no whole number, or below 1; ``kappa`` is no number, or below 0.
+        UsageError: ``search`` is not a whole number, or is below 1; ``kappa`` is not a number, or is below 0.
     """
     search, kappa = _cw_params(spec)
     rows = victim.rows()
@@ -117,7 +119,7 @@ def _first_weight(victim: Victim, rows: Tensor) -> Tensor:
 
 
 def _cw_descend(victim: Victim, spec: AttackSpec, weight: Tensor, kappa: float) -> Tensor:
-    """All steps with one weight per image; returns whether each was fooled by ``kappa``, bool ``[N]``."""
+    """Take all steps with one weight per image; return which were fooled by a margin of ``kappa``, bool ``[N]``."""
     steps, rate = spec.steps or CW_STEPS, spec.step_size or CW_RATE
     w = torch.atanh((victim.x * 2 - 1) * EDGE)
     first, second = torch.zeros_like(w), torch.zeros_like(w)

@@ -12,7 +12,7 @@ DRAWS = 100
 
 
 def uniform(victim: Victim, spec: AttackSpec) -> None:
-    """Ask about draws from the uniform distribution on the ball."""
+    """Query the victim with draws from the uniform distribution on the ball."""
     for draw in range(spec.steps or DRAWS):
         rows = victim.rows()
         if not len(rows):
@@ -21,13 +21,13 @@ def uniform(victim: Victim, spec: AttackSpec) -> None:
 
 
 def gaussian(victim: Victim, spec: AttackSpec) -> None:
-    """Ask about Gaussian draws brought into the ball; in L∞ the standard deviation is half the budget."""
+    """Query the victim with Gaussian draws projected into the ball; in L∞ the standard deviation is half the budget."""
     for draw in range(spec.steps or DRAWS):
         rows = victim.rows()
         if not len(rows):
             return
         noise = rng.normal(victim.ids[rows], victim.x.shape[1:], *victim.key, "gaussian", draw).to(victim.x)
-        # In the other norms all of the budget is spent: nearly all of such a ball lies at its surface.
+        # In the other norms each draw uses the whole budget, as nearly all of the ball's volume lies at its surface.
         length = 2.0 if victim.norm == "linf" else victim.geometry.length(noise)
         scale = victim.eps[rows] / length
         victim.margin(victim.project(victim.x[rows] + per_image(scale) * noise, rows), rows)

@@ -1,6 +1,6 @@
-"""What `robustbench_df.attacks.checks` judges by: attacks and plain forwards on a few images, each made once.
+"""Measurements for `robustbench_df.attacks.checks`: attacks and plain forwards on a few images, each made only once.
 
-Nothing here passes judgement, and nothing reaches into an attack: it calls `run_attack` and the detector itself.
+This module grades nothing and uses no internals of an attack: it only calls `run_attack` and the detector.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from robustbench_df.models.detector import margins
 from robustbench_df.models.footprint import fitting_batch
 
 STEPS = 20
-"""Steps of the PGD that is checked, as in the suite `quick`."""
+"""Steps of the checked PGD, as in the suite `quick`."""
 
 FLAT_FROM = 0.9
 """Share of the steps after which the loss should be flat (Pintor et al. 2022, arXiv:2106.09947: the last 10 steps)."""
 
 FGSM_PARTS = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the FGSM step at which the way to its end is looked at."""
+"""Shares of the FGSM step at which images on the line to its end point are evaluated."""
 
 DRAWS, QUERIES = 20, 300
-"""Noise draws and Square queries: far fewer than these attacks need, so beating PGD with them means something."""
+"""Noise draws and Square queries: far fewer than these attacks need, so it is significant if they beat PGD."""
 
 REPEATS = 3
 """Further forwards on the same images (AutoAttack's `check_randomized` makes 5 in all)."""
 
 DIFFERENCES = (1e-4, 1e-3, 1e-2)
-"""Steps of the finite differences in pixels of [0, 1]: from just above float32's noise, through that of TF32, to the
-scale of an attack. A right gradient agrees on at least one of them, a wrong one on none."""
+"""Step sizes of the finite differences in pixels of [0, 1]: from just above float32 noise, through TF32 noise, to the
+scale of an attack. A correct gradient agrees for at least one of them, a wrong one for none."""
 
 INWARDS = 0.02
-"""How far pixels stay away from 0 and 1 for finite differences: more than the largest step, so none leaves [0, 1]."""
+"""Distance of the pixels from 0 and 1 for finite differences: above the largest step, so that none leaves [0, 1]."""
 
 NUDGE, NUDGED = 1e-5, 32
-"""Change and number of the pixels that show a quantised input: 255 steps are crossed by under a tenth of the images,
-and a smooth detector in float32 still answers with another number."""
+"""Size of the change, and number of the changed pixels, that detect a quantised input. With 255 levels, under a tenth
+of the images cross a level, while a smooth detector in float32 still gives a different answer."""
 
 RANDOM_STEPS = 4
-"""Random steps among which the best stands against one step along the gradient."""
+"""Number of random steps, the best of which is compared with one step along the gradient."""
 
 
 @dataclass(eq=False)
 class Evidence:
-    """What is measured on N images. The detector is frozen and in eval mode as long as this is used.
+    """Measurements on N images, made on first use. The detector must be frozen and in eval mode as long as it is used.
 
     Args:
         detector: frozen by the caller.
         x, y, ids: images ``[N, C, H, W]``, labels, a stable number per image.
-        eps, norm: the budget whose numbers are to be believed.
+        eps, norm: the budget at which the reported accuracy is checked.
         seed: key of all randomness.
         found: results of other attacks on the same images within the same budget.
         given: logits in the mode in which the detector came (`answer_as_given`).
-        modal: layers that came in train mode (`in_train_mode`).
+        modal: number of layers that came in train mode (`in_train_mode`).
     """
 
     detector: nn.Module
@@ -83,7 +83,7 @@ class Evidence:
         return len(self.x)
 
     def logits(self, x: Tensor, size: int = BATCH) -> Tensor:
-        """Logits ``[N, 2]``, asked about outside any attack."""
+        """Logits ``[N, 2]``, computed outside any attack."""
 
         def answers(few: int) -> Tensor:
             with torch.no_grad():
@@ -95,16 +95,16 @@ class Evidence:
         return fitting_batch(most, self.detector, tuple(self.x.shape[2:]), self.x.device, gradient=gradient)
 
     def signed(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
-        """``logit_true - logit_wrong`` ``[n]`` of answers about ``rows``; None: about all images."""
+        """``logit_true - logit_wrong`` ``[n]`` of the logits of ``rows``; None: of all images."""
         score, y = margins(logits), self.y if rows is None else self.y[rows]
         return torch.where(y == 1, score, -score)
 
     def margin(self, x: Tensor) -> Tensor:
-        """Margin ``[N]``, asked about outside any attack."""
+        """Margin ``[N]``, computed outside any attack."""
         return self.signed(self.logits(x))
 
     def gradient(self, x: Tensor) -> Tensor:
-        """Gradient ``[N, C, H, W]`` of ``-margin``; zero where nothing in the detector depends on the pixels."""
+        """Gradient ``[N, C, H, W]`` of ``-margin``; zero if the detector is not differentiable in the pixels."""
 
         def gradients(few: int) -> Tensor:
             return torch.cat([self._gradient(*part) for part in zip(x.split(few), self.y.split(few), strict=True)])
@@ -122,7 +122,7 @@ class Evidence:
 
     @cached_property
     def clean_logits(self) -> Tensor:
-        """``[N, 2]``."""
+        """Logits ``[N, 2]`` of the clean images."""
         return self.logits(self.x)
 
     @cached_property
@@ -132,23 +132,23 @@ class Evidence:
 
     @cached_property
     def correct(self) -> Tensor:
-        """bool ``[N]``."""
+        """bool ``[N]``: the detector is right on the clean image."""
         return self.clean > 0
 
     @cached_property
     def scale(self) -> float:
-        """Mean size of a clean margin, leaving out what is no number."""
+        """Mean absolute clean margin, without non-finite ones."""
         sizes = self.clean.abs()[torch.isfinite(self.clean)]
         return float(sizes.mean()) if len(sizes) else 1.0
 
     @cached_property
     def repeats(self) -> Tensor:
-        """Margins ``[REPEATS, N]`` of the same images asked about again."""
+        """Margins ``[REPEATS, N]`` of the clean images, computed again."""
         return torch.stack([self.margin(self.x) for _ in range(REPEATS)])
 
     @cached_property
     def by_halves(self) -> Tensor:
-        """Margins ``[N]`` when every image meets other images in its batch."""
+        """Margins ``[N]`` of the clean images, computed in batches of a different composition."""
         return self.signed(self.logits(self.x, max(min(len(self), BATCH) // 2, 1)))
 
     # Gradients.
@@ -160,10 +160,11 @@ class Evidence:
 
     @cached_property
     def differences(self) -> dict[str, list[float]]:
-        """Disagreement of gradient and central differences by direction, one number per step in `DIFFERENCES`.
+        """Disagreement of gradient and central differences by direction, one number per step size in `DIFFERENCES`.
 
-        ``along`` the gradient's sign, ``across`` in random signs. It is the median over images of
-        ``|seen - predicted| / max(|seen|, |predicted|)``: 0 is agreement, 1 an unforeseen change or an absent one.
+        The directions are ``along``, the gradient's sign, and ``across``, random signs. The disagreement is the median
+        over images of ``|seen - predicted| / max(|seen|, |predicted|)``: 0 is agreement; 1 means that the margin
+        changed where no change was predicted, or did not change where one was.
         """
         x = self.x.clamp(INWARDS, 1 - INWARDS)
         gradient = torch.nan_to_num(self.gradient(x), nan=0.0, posinf=0.0, neginf=0.0)
@@ -182,28 +183,28 @@ class Evidence:
 
     @cached_property
     def unmoved(self) -> Tensor:
-        """bool ``[N]``: the margin stays the same to the last bit when the steepest pixels move by `NUDGE`."""
+        """bool ``[N]``: the margin is identical to the last bit when the steepest pixels change by `NUDGE`."""
         x = self.x.clamp(INWARDS, 1 - INWARDS)
         steepness = torch.nan_to_num(self.clean_gradient).flatten(1)
-        # Ties, such as a gradient of zero, are broken at random: the first pixels alone would be one corner.
+        # Ties, as with a zero gradient, are broken at random: the first pixels would all lie in one corner.
         ranks = rng.uniform(self.ids, steepness.shape[1:], self.seed, "checks", "ties").to(x)
         tiny = torch.finfo(steepness.dtype).tiny
         chosen = (steepness.abs() + tiny * ranks).topk(min(NUDGED, steepness.shape[1]), dim=1).indices
-        # Along the gradient, so that the changes add up.
+        # The changes follow the gradient, so that their effects add up.
         signs = torch.where(steepness.gather(1, chosen) < 0, -1.0, 1.0)
         nudge = torch.zeros_like(steepness).scatter(1, chosen, NUDGE * signs).reshape_as(x)
         return self.margin(x + nudge) == self.margin(x)
 
     @cached_property
     def steps_compared(self) -> tuple[Tensor, Tensor]:
-        """Change of the margin ``[N]`` by PGD's first step, and by the best of random ones of the same length."""
+        """Change of the margin ``[N]`` by PGD's first step, and by the best of random steps of the same length."""
         gradient = torch.nan_to_num(self.clean_gradient, nan=0.0, posinf=0.0, neginf=0.0)
         geometry, budget = GEOMETRY[self.norm], torch.full_like(self.clean, self.eps)
         step = geometry.ascent(gradient, self.x, 1.0) * (self.eps * STEP_SHARE / STEPS)
         ahead = self.margin(self.x + geometry.project(step, self.x, budget)) - self.clean
         random = []
         for draw in range(RANDOM_STEPS):
-            # The same entries in other places with other signs: of the same length in every norm.
+            # The same entries, permuted and with random signs, so the length is the same in every norm.
             flat, key = step.flatten(1), (self.seed, "checks", "step", draw)
             order = rng.uniform(self.ids, flat.shape[1:], *key, "order").argsort(1)
             signs = (rng.uniform(self.ids, flat.shape[1:], *key, "sign") < 0.5).to(flat) * 2 - 1
@@ -214,12 +215,12 @@ class Evidence:
     # Attacks.
 
     def attack(self, rows: Tensor, **settings: object) -> Attacked:
-        """Attack some images, in the norm and within the budget unless told otherwise."""
+        """Attack the images ``rows`` in this norm and budget, unless ``settings`` say otherwise."""
         spec = AttackSpec.model_validate({"eps": self.eps, "norm": self.norm, **settings})
         return run_attack(self.detector, self.x[rows], self.y[rows], spec, ids=self.ids[rows], seed=self.seed)
 
     def fooled(self, rows: Tensor, **settings: object) -> Tensor:
-        """bool ``[N]``: fooled by an attack on the images ``rows``."""
+        """bool ``[N]``: fooled by an attack on the images ``rows``; False for all others."""
         out = torch.zeros(len(self), dtype=torch.bool, device=self.x.device)
         if len(rows):
             out[rows] = self.attack(rows, **settings).success
@@ -237,21 +238,21 @@ class Evidence:
 
     @cached_property
     def fgsm(self) -> list[Attacked]:
-        """FGSM at the shares `FGSM_PARTS` of the budget, each by itself."""
+        """FGSM at the shares `FGSM_PARTS` of the budget, each attacked independently."""
         spec = AttackSpec.model_validate({"name": "fgsm", "norm": self.norm, "eps": self.eps})
         budgets = [part * self.eps for part in FGSM_PARTS]
         return run_sweep(self.detector, self.x, self.y, spec, budgets, cumulative=False, ids=self.ids, seed=self.seed)
 
     @cached_property
     def largest(self) -> float:
-        """The budget within which every image reaches the middle grey, and so both classes the same image."""
+        """The budget within which every image can become middle grey, so that both classes reach the same image."""
         count = self.x[0].numel()
         reaching = {"linf": 0.5, "l2": 0.5 * math.sqrt(count), "l1": 0.5 * count}[self.norm]
         return max(reaching, self.eps)
 
     @cached_property
     def sweep(self) -> dict[float, Attacked]:
-        """PGD at half, one and two budgets and at the largest, each by itself, in rising order."""
+        """PGD at half, one and two times the budget and at `largest`, attacked independently, in rising order."""
         others = sorted({self.eps / 2, min(2 * self.eps, self.largest), self.largest} - {self.eps})
         spec = AttackSpec.model_validate({"name": "pgd", "norm": self.norm, "steps": STEPS})
         found = run_sweep(self.detector, self.x, self.y, spec, others, cumulative=False, ids=self.ids, seed=self.seed)
@@ -259,7 +260,7 @@ class Evidence:
 
     @cached_property
     def at_zero(self) -> Attacked:
-        """PGD that may not move anything."""
+        """PGD with eps 0, which may not change any pixel."""
         return self.attack(self.all_rows, name="pgd", steps=1, eps=0.0)
 
     @cached_property
@@ -278,9 +279,10 @@ class Evidence:
 
     @cached_property
     def black(self) -> dict[str, Tensor]:
-        """bool ``[N]`` by attack without gradients: fooled, though `white` did not.
+        """bool ``[N]`` by attack without gradients: fooled by it, though not by those in `white`.
 
-        Noise and, where there is one and ``found`` has none, a short Square run against what `white` left standing.
+        Noise always runs on the images that those in `white` did not fool. So does a short Square attack, if it
+        supports the norm and ``found`` has none.
         """
         rows = (self.correct & ~self.white).nonzero().squeeze(1)
         out = {"noise": self.fooled(rows, name="noise", steps=DRAWS)}
@@ -293,12 +295,12 @@ class Evidence:
 
     @cached_property
     def doubled(self) -> Tensor:
-        """bool ``[N]``: left standing, then fooled by twice the steps and restarts."""
+        """bool ``[N]``: not fooled before (`standing`), but by PGD with twice the steps and 2 restarts."""
         return self.fooled(self.standing, name="pgd", steps=2 * STEPS, restarts=2)
 
     @cached_property
     def late(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Lowest margins of the images left standing by PGD: clean, after `FLAT_FROM` of its steps, after all."""
+        """Margins of images that PGD did not fool: clean, lowest after `FLAT_FROM` of its steps, lowest after all."""
         rows = self.pgd.robust.nonzero().squeeze(1)
         after = self.signed(self.pgd.logits[rows], rows)
         if not len(rows):

@@ -1,7 +1,7 @@
 """`run_attack`: any attack over any number of images, in batches that shrink when memory runs out.
 
-The runner freezes the detector and restores it, shares the clean pass between budgets, and hands back what the victims
-measured. It never trusts an attack's own word.
+The runner freezes the detector and restores it, shares the clean pass between budgets, and returns what the victims
+measured. It does not rely on what an attack itself claims.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from robustbench_df.models.detector import frozen, margins
 from robustbench_df.models.footprint import fitting_batch
 
 BATCH = 64
-"""Images attacked together. Larger ones hold more activations for the gradient and gain nothing on a CPU."""
+"""Images attacked together. Larger batches hold more activations for the gradient and gain nothing on a CPU."""
 
 _CLASSES = {"real": 0, "fake": 1}
 
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """What an attack did to each of N images.
+    """The result of an attack on each of N images.
 
     Attributes:
         x_adv: ``[N, C, H, W]`` in [0, 1]: the nearest image that fooled the detector, else the one within the budget
             that came closest to it.
-        logits: ``[N, 2]`` of ``x_adv``, as answered during the attack.
+        logits: ``[N, 2]`` of ``x_adv``, as the detector returned them during the attack.
         correct: bool ``[N]``, right on the clean image. Only these are attacked.
         success: bool ``[N]``, right on the clean image and fooled within the budget; ``correct & ~success`` is robust.
-        first_step: int64 ``[N]``, how many images were asked about up to the first success; -1: none.
+        first_step: int64 ``[N]``, number of queries up to and including the first success; -1: no success.
         distance: ``[N]`` from the clean image to ``x_adv``, in the norm of the threat.
-        nearest: ``[N]`` distance of the nearest image that fooled the detector, at any budget; inf: none was met.
+        nearest: ``[N]`` distance of the nearest image that fooled the detector, at any budget; inf: none did.
         forwards, backwards: int64 ``[N]``, passes through the detector.
-        not_finite, zero_gradients: int64 ``[N]``, answers that were no numbers and gradients that were zero.
-        clean_logits: ``[N, 2]``.
+        not_finite, zero_gradients: int64 ``[N]``, number of non-finite answers or gradients, and of zero gradients.
+        clean_logits: ``[N, 2]`` of the clean image.
         by: int64 ``[N]``, which attack of a suite fooled the image, by its position; -1: none.
     """
 
@@ -93,7 +93,7 @@ def run_attack(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> Attacked:
-    """Attack ``detector`` on ``x`` and measure what came of it.
+    """Attack ``detector`` on ``x`` and measure the result.
 
     Args:
         detector: maps ``[N, 3, H, W]`` in [0, 1] to logits ``[N, 2]``; attacked in eval mode with frozen parameters,
@@ -101,19 +101,20 @@ def run_attack(
         x: images ``[N, C, H, W]`` in [0, 1].
         y: labels ``[N]``, 1 = fake.
         spec: the attack, or its name with default settings.
-        ids: int64 ``[N]``, a stable number per image; None: the position. The same image with the same id meets the
-            same randomness alone, in any batch and in any order.
+        ids: int64 ``[N]``, a stable number per image; None: the position. An image with the same id gets the same
+            random numbers alone, in any batch and in any order.
         seed: key of all randomness.
         eps: float ``[N]``, a budget per image instead of the spec's.
-        only_correct: leave images alone that are wrong when clean. False attacks them too, as transfer needs, where
-            another detector may be right on them; ``correct`` is then True throughout.
-        clean: what several calls about the same images share: FGSM at one budget each, PGD.
-        batch_size: images attacked together, on a CPU fewer where they are large, halved while memory runs out.
+        only_correct: do not attack images that are wrong when clean. False attacks them too, which transfer needs,
+            because another detector may be right on them; ``correct`` is then True for all images.
+        clean: stored clean passes that several calls on the same images share, such as FGSM at one budget each, or PGD.
+        batch_size: images attacked together. On a CPU fewer if they are large; halved while memory runs out.
         progress: called with the number of images of each finished batch.
 
     Raises:
-        UsageError: unknown attack, a norm it does not know, images outside [0, 1].
-        ModelError: the detector returns something else than logits ``[N, 2]``.
+        UsageError: the attack is unknown or does not support the norm or a parameter, or ``x`` or ``y`` is refused by
+            `check_inputs`.
+        ModelError: the detector returns something else than logits ``[N, 2]``, or memory runs out with one image.
     """
     spec = AttackSpec(name=spec) if isinstance(spec, str) else spec
     budgets = torch.full((len(x),), spec.eps) if eps is None else eps
@@ -146,16 +147,17 @@ def run_sweep(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> list[Attacked]:
-    """Attack at several budgets in one go; returns one `Attacked` per budget, in the order asked for.
+    """Attack at several budgets in one call; return one `Attacked` per budget, in the order of ``epsilons``.
 
-    ``cumulative``: budgets are taken in rising order, an image fooled at one counts as fooled at every larger one
-    (it lies inside that ball too), and an image still standing sets out from where the former budget left it. Else
-    every budget is attacked by itself, as libraries do; the curve may then rise by chance. Either way the clean pass,
-    and for FGSM the gradient, is computed once: its passes are counted with the smallest budget.
+    With ``cumulative``, budgets are attacked in rising order: an image fooled at one budget counts as fooled at every
+    larger one (the adversarial image lies inside that ball too), and the attack on any other image continues from its
+    worst image at the previous budget. Otherwise every budget is attacked independently, as libraries do, and the
+    accuracy may then rise with the budget by chance. Either way the clean pass, and for FGSM the gradient, is computed
+    once: its passes are counted with the smallest budget.
     """
     order = sorted(range(len(epsilons)), key=lambda k: epsilons[k])
     for value in epsilons:
-        spec.replaced(eps=value)  # refuses a budget that makes no sense
+        spec.replaced(eps=value)  # refuses an invalid budget
     budgets = [torch.full((len(x),), epsilons[k]) for k in order]
     found = _run(
         detector,
@@ -233,7 +235,7 @@ def _run(
 def _attack_batch(
     victim: Victim, attack: Attack, spec: AttackSpec, budgets: list[Tensor], *, cumulative: bool, only_correct: bool
 ) -> list[Attacked]:
-    """Attack one batch, whose clean pass is made, at every budget."""
+    """Attack one batch, whose clean pass has been made, at every budget."""
     if not only_correct:
         victim.correct, victim.alive = torch.ones_like(victim.correct), torch.ones_like(victim.alive)
     chosen = victim.y != (-1 if spec.target is None else _CLASSES[spec.target])
@@ -248,7 +250,7 @@ def _attack_batch(
 
 
 def measured(victim: Victim, spec: AttackSpec) -> Attacked:
-    """Return what the victim has kept of an attack that is over."""
+    """Return the victim's record of a finished attack."""
     x_adv, logits = victim.result()
     if not spec.early_stop:
         x_adv, logits = victim.last, victim.last_logits
@@ -270,10 +272,11 @@ def measured(victim: Victim, spec: AttackSpec) -> Attacked:
 
 
 def check_inputs(x: Tensor, y: Tensor, spec: AttackSpec, attack: Attack) -> None:
-    """Refuse images outside [0, 1], labels that are no classes, and a norm the attack does not know.
+    """Refuse invalid images or labels, and settings that the attack does not support.
 
     Raises:
-        UsageError: see there; the message names the value.
+        UsageError: the attack does not support the norm or a parameter; ``x`` is not a non-empty float tensor
+            ``[N, C, H, W]`` in [0, 1] with N labels; or a label is not 0 or 1. The message names the value.
     """
     attack.check(spec)
     if x.ndim != 4 or not x.is_floating_point() or len(x) != len(y) or not len(x):
@@ -297,10 +300,10 @@ def concatenate(parts: Sequence[Attacked]) -> Attacked:
 
 
 def merge(found: Attacked, more: Attacked, rows: Tensor, number: int) -> Attacked:
-    """Add a further attack, made on the images ``rows`` that ``found`` left standing, as number ``number`` of a suite.
+    """Merge a further attack, number ``number`` of a suite, made on the images ``rows`` not fooled in ``found``.
 
-    Its successes count; of two failures the one that comes nearer to the wrong verdict is the worst case; passes
-    add up.
+    Its successes are taken over. Of two failures, the one whose score is nearer to the wrong verdict is kept as the
+    worst case. Passes are added.
     """
     out = {f.name: getattr(found, f.name).clone() for f in fields(Attacked)}
     towards_wrong = torch.where(margins(more.clean_logits) > 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""What an attack is told (`AttackSpec`) and what is known of it (`Attack`)."""
+"""The settings of an attack (`AttackSpec`) and the record of a registered attack (`Attack`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_df.errors import UsageError, nearest
 from robustbench_df.settings import Settings, validated
 
 Access = Literal["gradient", "score", "decision", "none"]
-"""What an attack sees of the detector: its gradient, its logits, its verdict, nothing."""
+"""What an attack sees of the detector: its gradient, its logits, only its verdict, or nothing."""
 
 
 class AttackSpec(Settings):
@@ -33,18 +33,18 @@ class AttackSpec(Settings):
     momentum: Annotated[float, Field(ge=0, lt=10)] = 0.0
     """Decay of the gradient's running sum (Dong et al. 2018, arXiv:1710.06081); 0 is off."""
     target: Literal["real", "fake"] | None = None
-    """Attack only images of the other class, towards this one; None attacks both ways."""
+    """Attack only images of the other class, towards this one; None attacks both classes."""
     queries: Annotated[int, Field(ge=1)] | None = None
     """Most forwards per image of a black-box attack."""
     eot: Annotated[int, Field(ge=1)] = 1
-    """Forwards over which each answer of a random detector is averaged."""
+    """Number of forwards over which each answer of a random detector is averaged (expectation over transformation)."""
     early_stop: bool = True
-    """Finish an image at its first success. False goes on to the end and hands back the last image, as libraries do."""
+    """Finish an image at its first success. False runs all steps and returns the last image, as libraries do."""
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """What one attack alone understands, and the arguments of a library's attack."""
+    """Parameters of one particular attack, or keyword arguments of a library's attack."""
 
     def model_post_init(self, _: Any) -> None:
-        """Refuse a budget that makes no sense in its norm."""
+        """Refuse a budget that is invalid in its norm."""
         Threat(self.norm, self.eps)
 
     @property
@@ -53,28 +53,27 @@ class AttackSpec(Settings):
         return Threat(self.norm, self.eps)
 
     def replaced(self, **changes: Any) -> AttackSpec:
-        """Return the spec with other values, checked like the first.
+        """Return a copy of the spec with other values, validated again.
 
         Raises:
-            UsageError: a value that makes no sense, or a name that is no setting.
+            UsageError: a value is invalid, or a name is not a setting.
         """
         return validated(AttackSpec, {**self.model_dump(), **changes})
 
 
 OWN_FIELDS = ("steps", "step_size", "restarts", "random_start", "momentum")
-"""Fields that not every attack heeds."""
+"""Fields that not every attack uses."""
 
 
 @dataclass(frozen=True)
 class Attack:
     """A registered attack.
 
-    ``run(victim, spec)`` asks the victim about images until none is alive or its steps are spent; what came of it is
-    kept by the victim. ``params`` are the names it knows beyond the spec's own fields; None: it checks them itself.
-    ``uses`` are those of the spec's own fields that it heeds, beyond the ones that the runner and the victim do.
-    ``minimal``: it seeks the nearest adversarial image rather than one within the budget, and says
-    what it found at any distance. ``from_clean``: it begins with the gradient at the clean image, which then costs no
-    forward of its own.
+    ``run(victim, spec)`` queries the victim until all images are finished or its steps are used up; the victim records
+    the results. ``params`` are the names it accepts in ``spec.params``; None: it checks them itself. ``uses`` are the
+    fields in `OWN_FIELDS` that it uses. ``minimal``: it seeks the nearest adversarial image at any distance rather than
+    one within the budget. ``from_clean``: given the spec, whether it begins with the gradient at the clean image, which
+    then shares the forward of the clean pass.
     """
 
     summary: str
@@ -87,10 +86,10 @@ class Attack:
     from_clean: Callable[[AttackSpec], bool] = lambda _: False
 
     def check(self, spec: AttackSpec) -> None:
-        """Refuse a norm or a parameter that this attack does not know.
+        """Refuse a norm, parameter or setting that this attack does not support.
 
         Raises:
-            UsageError: the message names the choices and the nearest one.
+            UsageError: there is one; the message lists the choices.
         """
         if spec.norm not in self.norms:
             raise UsageError(f"{spec.name} does not attack in {spec.norm}; it knows {', '.join(self.norms)}")

@@ -1,7 +1,7 @@
-"""Square: random search with square windows on the margin alone (Andriushchenko et al. 2020, arXiv:1912.00049).
+"""Square: random search with square windows, using margins only (Andriushchenko et al. 2020, arXiv:1912.00049).
 
-Every step asks about one candidate per image and keeps it if its margin is lower. All images alive take their step
-together, each with windows of its own.
+Every step queries one candidate per image and keeps it if its margin is lower. All unfinished images take each step
+together, each with its own random windows.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ P_INIT = 0.8
 """Share of the image that the first window covers, as in AutoAttack."""
 
 HALVINGS, SCHEDULE = (10, 50, 200, 1000, 2000, 4000, 6000, 8000), 10_000
-"""Where the share is halved in a run of 10 000 steps (the paper); rescaled to the length of a run."""
+"""Steps at which the share is halved in a run of 10 000 steps (the paper); they are scaled to the length of the run."""
 
 L2_SIDE = 2
-"""Least side of a window in L2: two halves of opposite sign need room."""
+"""Smallest side of a window in L2, because it holds two halves of opposite sign."""
 
 TILES = 5
 """The first image in L2 is a grid of 5 × 5 tiles (the paper)."""
 
 _CHUNK = 100
-"""Steps whose windows are drawn together; it spares overhead and changes no number's independence."""
+"""Number of steps whose windows are drawn in one call. This saves overhead; the numbers stay independent."""
 
 
 class _State(NamedTuple):
-    """What is known of the images still attacked, one row each."""
+    """State of the unfinished images, one row each."""
 
     rows: Tensor
     x: Tensor
@@ -50,14 +50,14 @@ class _State(NamedTuple):
 
 
 def square(victim: Victim, spec: AttackSpec) -> None:
-    """Search for the lowest margin at the budget's surface, in L∞ and L2; sees margins only.
+    """Search for the lowest margin on the budget's surface, in L∞ and L2, from margins only.
 
-    ``spec.queries`` (default 5000) bounds the forwards per image, the clean pass and all restarts included: the
-    restarts share them evenly. ``spec.steps`` bounds the images asked about per restart. ``spec.params["p_init"]`` in
-    (0, 1] is the share of the image that the first window covers. The schedule of window sizes spans one restart.
+    ``spec.queries`` (default 5000) bounds the forwards per image, including the clean pass; the restarts share them
+    evenly. ``spec.steps`` bounds the queries per image and restart. ``spec.params["p_init"]`` in (0, 1] (default 0.8)
+    is the share of the image that the first window covers. The schedule of window sizes spans one restart.
 
     Raises:
-        UsageError: ``p_init`` outside (0, 1].
+        UsageError: ``p_init`` is outside (0, 1].
     """
     p_init = _p_init(spec)
     rows = victim.rows()
@@ -78,7 +78,7 @@ def _p_init(spec: AttackSpec) -> float:
 
 
 def _search(victim: Victim, restart: int, steps: int, p_init: float) -> None:
-    """One run of ``steps`` queries per image alive."""
+    """Run one restart of ``steps`` queries per unfinished image."""
     rows = victim.rows()
     if not len(rows):
         return
@@ -95,7 +95,8 @@ def _search(victim: Victim, restart: int, steps: int, p_init: float) -> None:
             return
         chunk, position = divmod(step - 1, _CHUNK)
         if position == 0:
-            # Per step and image: the corners of two windows, one number for the norm's own use, a sign per channel.
+            # Per step and image: the corners of two windows, one number whose use depends on the norm, a sign per
+            # channel.
             shape = (_CHUNK, 5 + victim.x.shape[1])
             draws = rng.uniform(victim.ids, shape, *victim.key, "window", restart, chunk)
         candidate = propose(state, _share(p_init, step, steps), draws[state.rows, position])
@@ -110,7 +111,7 @@ def _share(p_init: float, step: int, steps: int) -> float:
 
 
 def _side(share: float, x: Tensor, least: int) -> int:
-    """Side of a square window that covers ``share`` of the image, at least ``least``, within the image."""
+    """Side of a square window that covers ``share`` of the image; at least ``least``, at most the image's sides."""
     height, width = x.shape[2:]
     return min(max(round(math.sqrt(share * height * width)), least), height, width)
 
@@ -131,9 +132,10 @@ def _signs(u: Tensor) -> Tensor:
 
 
 def _first(victim: Victim, rows: Tensor, restart: int) -> Tensor:
-    """The image a restart sets out from: vertical stripes in L∞, a grid of tiles in L2, both of random sign.
+    """The first image of a restart: vertical stripes in L∞, a grid of tiles in L2, both of random sign.
 
-    With a warm start the first restart takes its perturbation, stretched to the budget, where it has one.
+    The first restart uses the perturbation of the warm start instead, if there is one, scaled to the budget: in L∞ on
+    the pixels that it changes, in L2 as a whole if it is not zero.
     """
     x, eps = victim.x[rows], per_image(victim.eps[rows])
     moved = torch.zeros_like(x) if victim.start is None or restart else victim.start[rows] - x
@@ -154,7 +156,7 @@ def _linf_candidate(state: _State, share: float, draws: Tensor) -> Tensor:
     centre, old = x.flatten(2).gather(2, window), best.flatten(2).gather(2, window)
     eps, signs = state.eps[:, None, None], _signs(draws[:, 5:, None])
     new = (centre + signs * eps).clamp(0, 1)
-    # A draw that changes nothing would waste a query (one in 2^C with windows of one pixel): turn one channel.
+    # A draw that changes nothing would waste a query (one in 2^C for one-pixel windows): flip the sign of one channel.
     idle = (new == old).flatten(1).all(1)
     turned = F.one_hot((draws[:, 4] * channels).long(), channels) * idle[:, None]
     new = (centre + signs * (1 - 2 * turned[:, :, None]) * eps).clamp(0, 1)
@@ -162,12 +164,12 @@ def _linf_candidate(state: _State, share: float, draws: Tensor) -> Tensor:
 
 
 def _l2_candidate(state: _State, share: float, draws: Tensor) -> Tensor:
-    """Take the budget of one window away and spend it, with what is unused, on a bump in another (algorithm 3)."""
+    """Move the budget of one window, together with any unused budget, to a bump in another window (algorithm 3)."""
     x = state.x
     delta = (state.best - x).flatten(2)
     side = _side(share, x, L2_SIDE)
     to, source = _window(x, side, draws[:, :2]), _window(x, side, draws[:, 2:4])
-    # Unclamped: where rounding has gone beyond the budget, the next step takes it back.
+    # Not clamped: where rounding has exceeded the budget, this is negative and the next step corrects it.
     unused = state.eps.square() - delta.flatten(1).square().sum(1)
     here = delta.gather(2, to)
     rest = delta.scatter(2, to, 0.0)
@@ -205,7 +207,7 @@ def _pyramid(height: int, width: int) -> Tensor:
 
 
 def _tiles(victim: Victim, rows: Tensor, restart: int) -> Tensor:
-    """A grid of bumps of random sign per tile and channel, ``[n, C, H, W]``, zero at a rim that is no whole tile."""
+    """A grid of bumps of random sign per tile and channel, ``[n, C, H, W]``, zero in the margin that fills no tile."""
     channels, height, width = victim.x.shape[1:]
     side = max(min(height, width) // TILES, 1)
     down, across = height // side, width // side

@@ -1,6 +1,6 @@
-"""What the figures say of the attacks: are they as strong as they should be, each by itself and held against others?
+"""Checks of the attacks: is each as strong as it should be, by itself and compared with other attacks?
 
-Sources and form are those of `robustbench_df.attacks.judging`.
+Sources and structure are those of `robustbench_df.attacks.judging`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from robustbench_df.attacks.probes import Evidence
 from robustbench_df.attacks.victim import TOLERANCE, reach
 
 FGSM_GAP, FGSM_GAP_FAR = 0.2, 0.3
-"""How far FGSM's accuracy lies above PGD's. In L∞ up to eps 0.12 it was at most 0.19 for small undefended and for
-PGD-trained detectors on the 2,000 images of synergy25, and 0.38 to 0.53 after training on 30% FGSM images."""
+"""Gap between the accuracies under FGSM and under PGD above which a check warns, and fails. In L∞ up to eps 0.12 the
+gap was at most 0.19 for small undefended and for PGD-trained detectors on the 2,000 images of synergy25, and 0.38 to
+0.53 after training on 30% FGSM images."""
 
 STILL_FALLING = 0.05
-"""Share of the whole fall of the loss that may fall into the last tenth of the steps (the released indicator
-'incomplete optimization' of Pintor et al. 2022)."""
+"""Largest share of the margin's total decrease that may happen in the last tenth of the steps (the indicator
+'incomplete optimization' in the code that Pintor et al. 2022 released)."""
 
 
 def bounds(name: str, e: Evidence) -> Check:
-    """Norm, box and verdict of every claimed success, computed anew in float64 and by a plain forward."""
+    """Verify every claimed success: norm and pixel range computed again in float64, the verdict by a plain forward."""
     order = {"linf": math.inf, "l2": 2.0, "l1": 1.0}[e.norm]
     allowed = float(reach(torch.tensor(e.eps, dtype=torch.float64)))
     longest, outside, claimed, unheld = 0.0, 0.0, 0, 0
@@ -50,7 +51,7 @@ def bounds(name: str, e: Evidence) -> Check:
 
 
 def beats_fgsm(name: str, e: Evidence) -> Check:
-    """PGD fools what FGSM does."""
+    """Check that PGD fools the images that FGSM fools."""
     share = share_of(e.fgsm[-1].success & ~e.pgd.success)
     detail = f"FGSM fools {share:.1%} of the images that PGD with {probes.STEPS} steps does not"
     remedy = "give PGD more steps, restarts and a random start; a weaker attack must not win"
@@ -58,10 +59,11 @@ def beats_fgsm(name: str, e: Evidence) -> Check:
 
 
 def overfitting(name: str, e: Evidence) -> Check:
-    """Catastrophic overfitting to one-step attacks (Wong et al. 2020, section 5): only FGSM fails.
+    """Check for catastrophic overfitting to one-step attacks (Wong et al. 2020, section 5): only FGSM fails to fool.
 
-    Its mark are images fooled by a part of the step and right again at the whole (Kim et al. 2021, arXiv:2010.01799,
-    section 3). Where there are none, a gap only warns, and in L1 and L2, where one step is weak anyway, not even that.
+    Its sign is images that a part of the FGSM step fools and the whole step does not (Kim et al. 2021,
+    arXiv:2010.01799, section 3). Unless there are significantly many of them, a gap only warns; in L1 and L2, where one
+    step is weak anyway, it then passes.
     """
     whole, pgd = e.fgsm[-1].robust_accuracy, e.pgd.robust_accuracy
     parts = torch.stack([attacked.success for attacked in e.fgsm[:-1]]).any(0)
@@ -75,7 +77,7 @@ def overfitting(name: str, e: Evidence) -> Check:
 
 
 def beats_black_box(name: str, e: Evidence) -> Check:
-    """Attacks that see gradients fool what those without them do."""
+    """Check that attacks with gradients fool the images that attacks without gradients fool."""
     figures = {attack: share_of(fooled) for attack, fooled in e.black.items()}
     each = ", ".join(f"{attack} {share:.1%}" for attack, share in figures.items())
     missing = "" if "square" in figures else "; square was not run"
@@ -85,7 +87,7 @@ def beats_black_box(name: str, e: Evidence) -> Check:
 
 
 def monotone(name: str, e: Evidence) -> Check:
-    """A larger budget fools at least as many."""
+    """Check that a larger budget fools at least as many images."""
     rates = {eps: share_of(attacked.success) for eps, attacked in e.sweep.items()}
     budgets = list(rates)
     drop = max(rates[low] - rates[high] for k, low in enumerate(budgets) for high in budgets[k + 1 :])
@@ -96,7 +98,7 @@ def monotone(name: str, e: Evidence) -> Check:
 
 
 def chance(name: str, e: Evidence) -> Check:
-    """Nothing withstands the largest budget."""
+    """Check that accuracy at the largest budget is no better than constant guessing."""
     accuracy = e.sweep[e.largest].robust_accuracy
     luck = max(share_of(e.y == 1), share_of(e.y == 0))
     if luck == 1:
@@ -107,7 +109,7 @@ def chance(name: str, e: Evidence) -> Check:
 
 
 def more_steps(name: str, e: Evidence) -> Check:
-    """Twice the steps and restarts change nothing much."""
+    """Check that twice the steps and restarts fool hardly any further images."""
     share = share_of(e.doubled)
     detail = f"twice the steps ({2 * probes.STEPS}) and 2 restarts fool {share:.1%} more of the images"
     remedy = "report an attack with more steps and restarts, until the number stays where it is"
@@ -115,7 +117,7 @@ def more_steps(name: str, e: Evidence) -> Check:
 
 
 def flat_loss(name: str, e: Evidence) -> Check:
-    """The last steps of PGD gain nothing much."""
+    """Check that the last tenth of PGD's steps hardly lowers the margin any further."""
     clean, before, after = (margins.sum() for margins in e.late)
     n, fall = len(e.late[0]), float(clean - after)
     if not n:
@@ -124,5 +126,5 @@ def flat_loss(name: str, e: Evidence) -> Check:
     detail = f"on {n} images left standing, the last tenth of PGD's steps brings {late:.1%} of the margin's fall"
     detail = detail if fall > 0 else f"PGD does not lower the margin of the {n} images left standing at all"
     remedy = "use more steps, or APGD, which adapts them; where nothing moves, look at the gradient checks"
-    # Beyond the warning only a margin that never fell fails: running on cannot make an attack weaker.
+    # Only a margin that did not fall before the last tenth fails; else more steps could only strengthen the attack.
     return graded(name, late, STILL_FALLING, 1 - SAME, detail, {"standing": float(n), "late": late}, remedy)

@@ -1,4 +1,4 @@
-"""Suites: several attacks, each on what the former left standing; the worst case per image is what counts."""
+"""Suites: several attacks, each on the images that the previous ones did not fool; the result is the worst case."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from robustbench_df.errors import UsageError, nearest
 
 SUITES: dict[str, tuple[AttackSpec, ...]] = {
     "quick": (AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=20)),
-    # AutoAttack (Croce & Hein 2020, arXiv:2003.01690) for two classes, where DLR is undefined and the cross-entropy's
-    # gradient is the margin's: APGD on the margin, twice as there are two APGDs there, FAB towards the one other
-    # class, Square; steps and queries as published.
+    # AutoAttack (Croce & Hein 2020, arXiv:2003.01690) for two classes. There DLR is undefined, and the cross-entropy's
+    # gradient has the margin's direction. So: APGD on the margin with two restarts for AutoAttack's two APGDs, FAB
+    # towards the only other class, and Square; steps and queries as published.
     "standard": (
         AttackSpec(name="apgd", steps=100, restarts=2),
         AttackSpec(name="fab", steps=100),
@@ -28,10 +28,10 @@ SUITES: dict[str, tuple[AttackSpec, ...]] = {
 
 
 def suite_specs(name: str, eps: float, norm: str) -> list[AttackSpec]:
-    """Return a suite's attacks at one budget; those that do not know the norm are left out.
+    """Return a suite's attacks at one budget, without those that do not support the norm.
 
     Raises:
-        UsageError: an unknown suite.
+        UsageError: the suite is unknown.
     """
     if name not in SUITES:
         raise UsageError(f"unknown suite '{name}'{nearest(name, SUITES)}; choose from {', '.join(SUITES)}")
@@ -54,8 +54,8 @@ def run_suite(
 ) -> Attacked:
     """Run a suite at one budget and return the worst case per image; arguments as in `run_attack`.
 
-    ``by`` names the attack that fooled an image by its position in `suite_specs`. ``progress`` is told of images that
-    no attack is left for, so that they add up to those of ``x``.
+    ``by`` is the position in `suite_specs` of the attack that fooled an image. ``progress`` is called with the number
+    of images that no further attack will see, so that these numbers add up to ``len(x)``.
     """
     total: Attacked | None = None
     ids = torch.arange(len(x), device=x.device) if ids is None else ids

@@ -1,4 +1,4 @@
-"""From a cell's table to numbers: accuracy under attack, success by class, what it cost. Never imports torch."""
+"""Summarise a cell's table: accuracy under attack, success by class, cost. Never imports torch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def robust(table: pd.DataFrame) -> Any:
 def cumulative(tables: Mapping[float, pd.DataFrame]) -> dict[float, Any]:
     """Robust images bool ``[N]`` per budget, where one fooled at a smaller budget counts as fooled at a larger one.
 
-    An image moved by less lies inside the larger ball too, so this is still a fact, not an estimate. The tables must
-    hold the same images in the same order and be of one norm.
+    The adversarial image found at a smaller budget also lies inside the larger ball, so this is a fact, not an
+    estimate. The tables must hold the same images in the same order and be of one norm.
     """
     standing: Any = True
     out = {}
@@ -36,13 +36,15 @@ def cumulative(tables: Mapping[float, pd.DataFrame]) -> dict[float, Any]:
 def summarise(table: pd.DataFrame, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the numbers of one cell.
 
-    ``accuracy`` and ``clean_accuracy`` are shares of all images, ``fake_to_real`` and ``real_to_fake`` shares of the
-    images of that class that were right when clean. ``auc`` is of the scores after the attack. Intervals are Wilson's
-    and DeLong's, or where there are groups a cluster bootstrap's. ``forwards`` and ``backwards`` are means per image.
+    ``accuracy`` and ``clean_accuracy`` are shares of all images; ``fake_to_real`` and ``real_to_fake`` are shares of
+    the fake and of the real images that the detector got right when clean. ``auc`` is computed from the scores after
+    the attack. Intervals are Wilson's and DeLong's, or a cluster bootstrap's if there are groups. ``forwards`` and
+    ``backwards`` are means per image. ``not_finite`` is the number of images with non-finite answers or gradients.
 
     Args:
         table: a row per image.
-        groups: group of each image id, "" for none; images of one group err together and are drawn together.
+        groups: group of each image id, "" for none. Errors within a group are correlated, so the bootstrap resamples
+            whole groups.
     """
     label = table["label"].to_numpy()
     correct, success = table["correct"].to_numpy(bool), table["success"].to_numpy(bool)
@@ -67,10 +69,10 @@ def summarise(table: pd.DataFrame, groups: Mapping[str, str] | None = None) -> d
 
 
 def _share(hit: NDArray[np.bool_], among: NDArray[np.bool_], label: Ints, groups: Groups | None) -> Interval:
-    """Return which share of the images ``among`` were ``hit``."""
+    """Return the share of the images ``among`` that were ``hit``, with its interval."""
     if groups is None or not among.any():
         return wilson(int((hit & among).sum()), int(among.sum()))
-    # A ratio over draws of all images: they are drawn once for all shares of all cells that show the same images.
+    # A ratio over resamples of all images: the resamples are drawn once for all shares of all cells on the same images.
     drawn = resampled_means(np.stack([hit & among, among], axis=1), label, groups=groups)
     own = Outcomes(hit[among].astype(np.float64), label[among], np.asarray(groups)[among])
     with np.errstate(invalid="ignore"):
@@ -84,5 +86,5 @@ def _auc(margin: Floats, label: Ints, groups: Groups | None) -> Interval:
 
 
 def fooled_by(table: pd.DataFrame, names: Sequence[str]) -> dict[str, int]:
-    """How many images each attack of a suite fooled that the former ones had left standing."""
+    """Number of images that each attack of a suite fooled and the previous ones had not."""
     return {name: int((table["by"] == k).sum()) for k, name in enumerate(names)}

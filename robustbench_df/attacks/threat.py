@@ -1,7 +1,7 @@
-"""What the attacker may do: a norm and a budget, and the geometry of the three norms in one place.
+"""The threat model: a norm and a budget, and the geometry of the three norms in one place.
 
-Every norm supplies the same four functions, so that each attack's loop is written once (the shape is foolbox's). All
-budgets are in pixels of [0, 1] and per image: ``eps`` is ``[N]``; images are ``[N, C, H, W]``.
+Every norm supplies the same four functions, so that each attack's loop is written once (a design taken from foolbox).
+All budgets are in pixels of [0, 1] and per image: ``eps`` is ``[N]``; images are ``[N, C, H, W]``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ L1_SHARE = 0.05
 """Share of the coordinates that one L1 step moves (sparse steps: Tramèr & Boneh 2019, arXiv:1904.13000, section 4)."""
 
 _BISECTIONS = 40
-"""Halvings of the threshold in the L1 projection: beyond float32 resolution."""
+"""Halvings of the threshold in the L1 projection: enough for more than float32 resolution."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def check_norm(norm: str) -> None:
 class Geometry:
     """One norm's functions.
 
-    ``length(delta) -> [N]``; ``project(delta, x, eps)`` returns the ``delta`` within the budget for which ``x + delta``
-    lies in [0, 1]; ``ascent(gradient, x, left) -> delta`` of length one along which the objective rises, where ``left``
-    in (0, 1] is the share of the attack still to come; ``inside(ids, shape, *key)`` draws from the unit ball by `rng`.
+    ``length(delta) -> [N]``. ``project(delta, x, eps)`` brings ``delta`` within the budget and ``x + delta`` into
+    [0, 1]. ``ascent(gradient, x, left)`` returns a ``delta`` of length one along which the objective rises; ``left`` in
+    (0, 1] is the share of the attack that remains. ``inside(ids, shape, *key)`` draws from the unit ball by `rng`.
     """
 
     length: Callable[[Tensor], Tensor]
@@ -117,7 +117,7 @@ def _l2_length(delta: Tensor) -> Tensor:
 
 
 def _l2_project(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-    # Clipping to [0, 1] moves every coordinate towards x, which lies inside: the length can only fall.
+    # Clipping to [0, 1] moves every coordinate towards x, which lies in [0, 1], so the length can only decrease.
     scale = (eps / _l2_length(delta).clamp_min(1e-12)).clamp_max(1)
     return (x + delta * per_image(scale)).clamp(0, 1) - x
 
@@ -142,8 +142,8 @@ def _l1_length(delta: Tensor) -> Tensor:
 def _l1_project(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     """Exact Euclidean projection on the intersection of ball and box (Croce & Hein 2021, arXiv:2103.01208, sec. 3).
 
-    By the optimality conditions it is ``clip(soft(delta, t), -x, 1 - x)`` for the smallest threshold ``t ≥ 0`` within
-    the budget; the length falls with ``t``, so ``t`` is found by bisection.
+    By the optimality conditions it is ``clip(soft(delta, t), -x, 1 - x)`` for the smallest threshold ``t ≥ 0`` that
+    meets the budget. The length decreases with ``t``, so ``t`` is found by bisection.
     """
 
     def shrunk(t: Tensor) -> Tensor:
@@ -163,9 +163,9 @@ def _l1_project(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
 
 def sparse_step(gradient: Tensor, x: Tensor, count: Tensor) -> Tensor:
-    """Move the steepest coordinates that still have room in [0, 1], equally far, 1 in all.
+    """Move the steepest coordinates that still have room in [0, 1] by equal amounts that sum to 1.
 
-    ``count`` is how many, int64 ``[N]``, at least 1.
+    ``count`` is the number of coordinates to move, int64 ``[N]``, at least 1.
     """
     room = torch.where(gradient > 0, x < 1, x > 0)
     slope = torch.where(room, gradient, torch.zeros_like(gradient))
@@ -176,17 +176,17 @@ def sparse_step(gradient: Tensor, x: Tensor, count: Tensor) -> Tensor:
 
 
 def _l1_ascent(gradient: Tensor, x: Tensor, left: float) -> Tensor:
-    """`sparse_step` with fewer coordinates as the attack goes on.
+    """`sparse_step` with fewer and fewer coordinates as the attack proceeds.
 
-    A sparse step is what L1 rewards, and the optimum on a linear detector lies on the very steepest coordinates alone,
-    to which steps of a fixed sparsity never come (Croce & Hein 2021 adapt it, too).
+    L1 favours sparse steps. The optimum on a linear detector uses only the very steepest coordinates, which steps of
+    fixed sparsity never reach (Croce & Hein 2021 adapt the sparsity, too).
     """
     count = max(round(L1_SHARE * left**2 * x.flatten(1).shape[1]), 1)
     return sparse_step(gradient, x, torch.full((len(x),), count, device=x.device))
 
 
 def _l1_inside(ids: Tensor, shape: Sequence[int], *key: rng.Key) -> Tensor:
-    # Laplace coordinates over their sum with one more exponential: uniform in the ball (Barthe et al. 2005).
+    # Laplace coordinates over their L1 length plus one more exponential: uniform in the ball (Barthe et al. 2005).
     u = rng.uniform(ids, shape, *key) * 2 - 1
     laplace = -u.sign() * torch.log1p(-u.abs() * (1 - 2.0**-24))
     more = -torch.log1p(-rng.uniform(ids, (1,), *key, "more").reshape(-1))

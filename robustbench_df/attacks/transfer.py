@@ -27,12 +27,12 @@ def transfer_matrix(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return bool ``[N]`` per crafted-on and scored-on: whether the scored detector is right on the crafted image.
+    """Return bool ``[N]`` by source and target detector: the target is right on the image crafted on the source.
 
-    Images are crafted to the end of the attack (``early_stop=False``): one that stops just across its own detector's
-    boundary fools nobody else. All images are attacked and scored, also those that either detector gets wrong when
-    clean: the row ``(clean)`` is what to compare with. ``progress`` is called with the number of images of each batch
-    that is crafted, N per detector in all.
+    Attacks run to their end (``early_stop=False``), because an image just across the boundary of its source fools no
+    other detector. All images are attacked and scored, including those that either detector gets wrong when clean;
+    compare with the row ``(clean)``. ``progress`` is called with the number of images of each crafted batch, N per
+    detector in all.
     """
     spec = spec.replaced(early_stop=False)
     out: dict[str, dict[str, Tensor]] = {"(clean)": _right(detectors, x, y, batch_size)}
@@ -54,7 +54,7 @@ def transferred(
     seed: int = 0,
     batch_size: int = BATCH,
 ) -> Attacked:
-    """Craft on ``source`` to the end of the attack, then ask ``detector`` once about each image it is right on."""
+    """Craft on ``source`` to the end of the attack, then query ``detector`` once for each image it gets right clean."""
     whole = spec.replaced(early_stop=False)
     crafted = run_attack(source, x, y, whole, ids=ids, seed=seed, only_correct=False, batch_size=batch_size).x_adv
     return judged(detector, x, y, crafted, spec, batch_size=batch_size)
@@ -63,7 +63,7 @@ def transferred(
 def judged(
     detector: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, spec: AttackSpec, *, batch_size: int = BATCH
 ) -> Attacked:
-    """Measure images ``x_adv`` ``[N, C, H, W]`` made elsewhere as `run_attack` does its own, by the spec's threat."""
+    """Measure externally crafted images ``x_adv`` ``[N, C, H, W]`` as `run_attack` does, under the spec's threat."""
 
     def judge(part: Tensor) -> Attacked:
         budgets = torch.full((len(part),), spec.eps, device=x.device)

@@ -1,8 +1,8 @@
-"""`Victim`: a detector and the images it is attacked on. It answers an attack's queries and keeps the score itself.
+"""`Victim`: a detector and the images under attack. It answers an attack's queries and measures the results itself.
 
-An attack only asks (`margin`, `gradient`, `verdict`) and moves; what counts as success, how far an image was moved,
-whether it stayed inside budget and box, when an image is finished and how many passes it cost are measured here, for
-all attacks alike. Any image asked about counts, not only the last.
+An attack only makes queries (`margin`, `gradient`, `verdict`) and moves images. The victim decides, for all attacks
+alike, what counts as success, how far an image was moved, whether it stayed within the budget and in [0, 1], when it is
+finished, and how many passes it cost. Every queried image counts, not only the last.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ class Victim:
         ids: int64 ``[N]``, a stable number per image: the key of all randomness.
         norm: one of ``linf``, ``l2``, ``l1``.
         eps: float ``[N]``, the budget per image.
-        key: what else keys the randomness (seed, attack).
+        key: further parts of the key of all randomness (seed, attack).
         eot: forwards over which each answer is averaged, for detectors that are random themselves (expectation over
             transformation, Athalye et al. 2018, arXiv:1707.07397).
-        limit: most forwards per image; an image that has had them is finished. 0: no limit.
-        stop: an image is finished at its first success. False: the attack goes on, to come nearer.
-        start: images ``[N, C, H, W]`` from which an iterative attack sets out first (a warm start); None: its own.
+        limit: most forwards per image; an image that has used them is finished. 0: no limit.
+        stop: an image is finished at its first success. False: the attack continues, to come nearer.
+        start: warm start ``[N, C, H, W]``: where the first run of an iterative attack begins; None: where it chooses.
 
     ``alive`` ``[N]``: right when clean and not finished. ``closest`` is the nearest image that fooled the detector at
-    any distance, at ``distance`` (inf: none); ``worst`` the lowest margin within the budget, met at ``worst_x``;
-    ``last`` the image asked about last. ``first_step`` counts the images asked about up to the first success, -1: none.
+    any distance, and ``distance`` its distance (inf: none). ``worst`` is the lowest margin within the budget, reached
+    at ``worst_x``. ``last`` is the last image queried. ``first_step`` is the number of queries up to and including the
+    first success, -1: none.
     """
 
     detector: nn.Module
@@ -99,11 +100,11 @@ class Victim:
         return self.correct & (self.distance <= reach(self.eps))
 
     def rows(self) -> Tensor:
-        """Positions that are still to be attacked."""
+        """Positions of the images that are not finished."""
         return self.alive.nonzero().squeeze(1)
 
     def project(self, x_adv: Tensor, rows: Tensor) -> Tensor:
-        """Bring ``x_adv`` back into budget and box of its rows."""
+        """Project ``x_adv``, images of ``rows``, into their budget and into [0, 1]."""
         x = self.x[rows]
         return x + self.geometry.project(x_adv - x, x, self.eps[rows])
 
@@ -118,23 +119,23 @@ class Victim:
         self.not_finite += (~torch.isfinite(self.worst)).long()
 
     def reopen(self, logits: Tensor, gradient: Tensor | None) -> None:
-        """Begin with what `open` has shown of the same images at another budget: no pass is made, none is counted."""
+        """Begin with the clean logits and gradient of an earlier `open` on the same images; costs no pass."""
         self.clean_gradient = gradient
         self._begin(logits)
 
     def _begin(self, logits: Tensor) -> None:
-        """Set out from the answers ``[N, 2]`` to the clean images."""
+        """Initialise the state from the logits ``[N, 2]`` of the clean images."""
         self.clean_logits, self.worst_logits, self.last_logits = logits, logits.clone(), logits.clone()
         self.worst = self.signed(logits, self.rows_all())
-        # A margin that is not a number is no right answer; at a tie the verdict is fake, as `Decision.apply` says.
+        # A NaN margin counts as a wrong answer; at a tie the verdict is fake, as in `Decision.apply`.
         self.correct = (self.worst > 0) | ((self.worst == 0) & (self.y == 1))
         self.alive = self.correct.clone()
 
     def resume(self, eps: Tensor, *, carry: bool) -> Victim:
-        """Return the same images under another budget, their clean pass done; pass counts begin at that pass.
+        """Return a victim for the same images under another budget, with the clean pass reused and not counted again.
 
-        With ``carry``, images that the former budget's attack fooled within the new one are finished, and the others
-        set out from the worst image met so far.
+        With ``carry``, images that the previous attack fooled within the new budget are finished, and the others have
+        the worst image so far as their warm start.
         """
         fields = ("detector", "x", "y", "ids", "norm", "key", "eot", "limit", "stop")
         other = Victim(eps=eps, **{name: getattr(self, name) for name in fields})
@@ -154,19 +155,20 @@ class Victim:
     def margin(self, x_adv: Tensor, rows: Tensor) -> Tensor:
         """Return ``logit_true - logit_wrong`` ``[n]`` of ``x_adv`` ``[n, C, H, W]``, the images of ``rows``.
 
-        At or below zero the detector is fooled: a tie goes to the attacker.
+        A margin at or below zero means that the detector is fooled: a tie counts for the attacker.
         """
         return self._score(x_adv, self._ask(x_adv, rows), rows)
 
     def verdict(self, x_adv: Tensor, rows: Tensor) -> Tensor:
-        """Return bool ``[n]``, whether the detector is fooled: all that a decision-only attack may see."""
+        """Return bool ``[n]``, whether the detector is fooled; a decision-based attack may see nothing else."""
         return self.margin(x_adv, rows) <= 0
 
     def gradient(self, x_adv: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the margin ``[n]`` and the gradient ``[n, C, H, W]`` of ``-margin``: where the detector errs.
+        """Return the margin ``[n]`` and the gradient ``[n, C, H, W]`` of ``-margin``, which points towards an error.
 
-        No backward is run when the forward shows that all are fooled already; the gradient is then zero. With two
-        classes the gradient of the cross-entropy is a positive multiple of this one, which cannot saturate.
+        With ``stop`` and without `eot`, no backward runs if the forward shows that all images are fooled already; the
+        gradient is then zero. With two classes the gradient of the cross-entropy is a positive multiple of this one,
+        which cannot saturate.
         """
         logits, gradient = self._slope(x_adv, rows)
         return self._score(x_adv, logits, rows), gradient
@@ -182,7 +184,7 @@ class Victim:
                 margin = self.signed(seen, rows)
                 if self.eot == 1 and self.stop and not bool((margin > 0).any()):
                     return seen.detach(), gradient
-                if seen.requires_grad:  # else nothing in the detector depends smoothly on the pixels
+                if seen.requires_grad:  # otherwise the logits are not differentiable in the pixels
                     gradient += torch.autograd.grad(-margin.sum(), leaf)[0]
                 passes += 1
             logits += seen.detach()
@@ -202,20 +204,20 @@ class Victim:
         return logits / self.eot
 
     def _forward(self, x_adv: Tensor, rows: Tensor) -> Tensor:
-        if isinstance(self.detector, Detector):  # its convolutions follow: most are 15 to 20% faster on a CPU
+        if isinstance(self.detector, Detector):  # its convolutions keep this layout: most are 15 to 20% faster on a CPU
             x_adv = x_adv.contiguous(memory_format=torch.channels_last)
         logits = check_logits(self.detector(x_adv), len(x_adv))
         self.forwards[rows] += 1
         return logits
 
     def signed(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Return ``logit_true - logit_wrong`` ``[n]`` of answers about ``rows``."""
+        """Return ``logit_true - logit_wrong`` ``[n]`` of the logits of ``rows``."""
         score = margins(logits)
         return torch.where(self.y[rows] == 1, score, -score)
 
     @torch.no_grad()
     def _score(self, x_adv: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        """Keep what the answer shows of each image; returns the margins."""
+        """Record what the logits show about each image; return the margins."""
         x_adv, margin = x_adv.detach(), self.signed(logits, rows)
         self.queries[rows] += 1
         self.not_finite[rows] += (~torch.isfinite(margin)).long()
@@ -241,7 +243,7 @@ class Victim:
         return margin
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return images and logits to hand back: the nearest that fooled, else the one that came closest to it."""
+        """Return the resulting images and their logits: the nearest success, else the image with the lowest margin."""
         won = self.success
         logits = torch.where(won[:, None], self.closest_logits, self.worst_logits)
         return torch.where(per_image(won), self.closest, self.worst_x), logits
@@ -253,10 +255,11 @@ def reach(eps: Tensor) -> Tensor:
 
 
 def check_logits(logits: object, n: int) -> Tensor:
-    """Return ``[n, 2]`` logits as float32, refuse anything else.
+    """Return ``[n, 2]`` logits as float32; refuse anything else.
 
     Raises:
-        ModelError: it is something else; the message says what a detector must return and how to wrap another.
+        ModelError: ``logits`` is not a tensor ``[n, 2]``; the message says what a detector must return and how to wrap
+            a one-logit network.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape != (n, 2):
         seen = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -1,6 +1,6 @@
-"""The command line ``rdf``: parse, call one function, print. A file per group of commands.
+"""The command line ``rdf``: every command parses, calls one function and prints; each group of commands has a file.
 
-Nothing heavy is imported here or at the top of a command file: ``rdf --help`` answers at once.
+Nothing heavy is imported here or at the top of a command file, so that ``rdf --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; an error the user can mend is one line on stderr and its exit code."""
+    """Run the command line; an error that the user can fix becomes one line on stderr and an exit code."""
     try:
         app()
     except RdfError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        # A full disk, a folder without permission: the system's own words name the file.
+        # Such as a full disk or a folder without permission; the system's message and the file name say enough.
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         from robustbench_df.memory import is_out_of_memory

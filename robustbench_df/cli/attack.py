@@ -91,7 +91,7 @@ def attack(
         opened = open_latest(run, reporter)
         cells = attack_run(opened, plan, reporter)
         if not as_json:
-            print_attacks(opened, cells)  # at once: whatever comes after, the numbers are there
+            print_attacks(opened, cells)  # print now, so that a later failure does not lose the numbers
         from robustbench_df import scrutiny
 
         findings = scrutiny.examine(opened, cells, plan, checks, reporter)
@@ -112,7 +112,10 @@ def attack(
 def _attacks(
     names: list[str] | None, suite: str | None, params: list[str], queries: int | None, *, outside: bool
 ) -> tuple[Any, ...]:
-    """FGSM and the suite; or what is named. ``outside``: a black box, for which nothing named means Square."""
+    """Return the attacks to run: those named and the suite; by default FGSM and the suite ``quick``.
+
+    ``outside``: the target is a black box. Without names the result is then empty, which means Square.
+    """
     from robustbench_df.attacks.catalogue import attack_named
     from robustbench_df.attacks.spec import AttackSpec
     from robustbench_df.attacks.suite import SUITES
@@ -129,7 +132,7 @@ def _attacks(
         raise UsageError("a suite needs gradients, which --detector does not give; name --attack square or hopskipjump")
     asked: list[Any] = []
     for name in names or []:
-        attack_named(name)  # a misspelt name fails before anything is loaded
+        attack_named(name)  # so that a misspelt name fails before anything is loaded
         asked.append(validated(AttackSpec, {"name": name, **_settings(params, queries)}))
     if not names and not outside:
         asked.append(AttackSpec(name="fgsm"))

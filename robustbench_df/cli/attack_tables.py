@@ -18,7 +18,7 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "pass": "green", "not run": "di
 
 
 def rows_json(run: Run, cells: list[Cell]) -> list[dict[str, Any]]:
-    """One entry per cell, for `console.print_json`."""
+    """Return one entry per cell, for `console.print_json`."""
 
     rows = []
     for cell in cells:
@@ -99,7 +99,7 @@ def print_attacks(run: Run, cells: list[Cell]) -> None:
 
 
 def print_transfer(matrix: dict[str, Any]) -> None:
-    """Print accuracy by crafted on × scored on."""
+    """Print accuracy by detector that images were crafted on × detector that they were scored on."""
     names = list(matrix["scored_on"])
     table = Table(
         title=f"Transfer, {matrix['threat']}: accuracy of the column on {matrix['n']} images crafted on the row",

@@ -45,7 +45,7 @@ def audit(
         if source is None and opened is not None:
             images = opened.images()
         else:
-            # An audit must not be refused for what it would tell, such as a missing class.
+            # Do not refuse the images for problems that the audit itself reports, such as a missing class.
             images = load_images(
                 source,
                 layout=layout,

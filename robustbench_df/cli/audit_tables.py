@@ -16,19 +16,19 @@ _EXAMPLES = 3
 
 
 def worst_first(audit: Audit) -> list[AuditFinding]:
-    """Return the findings by severity, those of one severity in the order in which they were looked for."""
+    """Return the findings by severity, worst first; those of one severity are in the order of the audit."""
     return sorted(audit.findings, key=lambda finding: WORST_FIRST.index(finding.severity))
 
 
 def audit_json(audit: Audit) -> dict[str, Any]:
-    """Return what `Audit.from_json` reads, worst finding first, for `console.print_json`."""
+    """Return the audit in the form that `Audit.from_json` reads, worst finding first, for `console.print_json`."""
     raw = audit.to_json()
     raw["findings"] = sorted(raw["findings"], key=lambda finding: WORST_FIRST.index(finding["severity"]))
     return raw
 
 
 def print_audit(audit: Audit) -> None:
-    """Print every finding, worst first, with what to do and a few images."""
+    """Print every finding, worst first, with its remedy and a few images."""
     against = f" against {audit.against}" if audit.against else ""
     title = f"{audit.origin or 'images'}{against}: {audit.images:,} images, fingerprint {audit.fingerprint}"
     table = Table(title=Text(title), title_justify="left", show_lines=False)
@@ -43,7 +43,7 @@ def print_audit(audit: Audit) -> None:
 
 
 def print_allowed(run: Run) -> None:
-    """Say under a run's numbers which failing findings it was trained in spite of; nothing where there are none."""
+    """Print, below a run's numbers, the failing findings in spite of which it was trained, if there are any."""
     for name in run.allowed_findings:
         said = f"Trained in spite of a failing audit ({name}): these numbers are not to be trusted, see"
         out.print(Text(f"{said} {run.file('audit.json')}", style=_STYLES["fail"]))

@@ -1,6 +1,6 @@
-"""What the user sees while work goes on: Rich bars on a terminal, plain lines elsewhere, nothing with ``--quiet``.
+"""Progress output: Rich bars on a terminal, plain lines elsewhere, only warnings with ``--quiet``.
 
-Progress goes to stderr, results to stdout, so that ``--json`` can be piped.
+Progress goes to stderr and results go to stdout, so that ``--json`` can be piped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from robustbench_df.wording import duration
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-# A file or a pipe has no width of its own: wide enough that no table row is folded.
+# A file or a pipe has no width, so use one at which no table row is wrapped.
 if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
     out = Console(highlight=False, width=160)
 
@@ -35,7 +35,7 @@ if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
 PLAIN_EVERY = 10.0
 """Seconds between plain lines about epochs or a download."""
 PLAIN_SILENCE = 60.0
-"""Seconds after which a stage that has nothing else to tell says how far it is."""
+"""Seconds without output after which a stage reports its progress."""
 
 
 def print_json(value: Any) -> None:
@@ -44,7 +44,7 @@ def print_json(value: Any) -> None:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """One line about a finished epoch."""
+    """Return one line about a finished epoch."""
     parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}"]
     for key, label in (
         ("val_auc", "val AUC"),
@@ -58,14 +58,18 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def describe_bytes(done: int, total: int | None, rate: float | None) -> str:
-    """``12.3 MB of 104.9 MB, 1.2 MB/s``; the total and the rate (bytes per second) as far as they are known."""
+    """Return ``12.3 MB of 104.9 MB, 1.2 MB/s``; the total, or the rate (bytes per second), is left out if unknown."""
     of = "so far" if total is None else f"of {decimal(total)}"
     return f"{decimal(done)} {of}" + (f", {decimal(int(rate))}/s" if rate and rate > 0 else "")
 
 
 @dataclass
 class _Stage:
-    """A stage under way: units done before it began, now and in all (None: not known); when it began and last spoke."""
+    """A running stage.
+
+    ``before``, ``done`` and ``total`` are the units done before it began, those done now, and all of them (None:
+    unknown). ``began`` and ``told`` are the times of its start and of its last line.
+    """
 
     title: str
     unit: str
@@ -87,38 +91,38 @@ class _Stage:
 
 
 class PlainReporter(Reporter):
-    """A line at the start and end of each stage, and between them a few that say how far it is."""
+    """Reporter that prints a line at the start of each stage, some lines about its progress, and its last epoch."""
 
     def __init__(self) -> None:
         self._stage = _Stage("", "", 0, 0, None, 0.0, 0.0)
         self._row = ""
 
     def beside(self) -> PlainReporter:
-        """Return one that keeps its own stage and time."""
+        """Return another reporter with its own stage and times."""
         return PlainReporter()
 
     def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
-        """Name the stage."""
+        """Begin a stage and print its title."""
         now = time.monotonic()
         self._stage, self._row = _Stage(title, unit, done, done, steps, now, now), ""
         resumed = f", {done} behind us" if done else ""
         self._tell(str(self._stage) if unit == BYTES else f"{title}: {steps} {unit}{resumed}")
 
     def advance(self, images: int) -> None:
-        """Say how far the stage is when the last line is old enough."""
+        """Print the progress of the stage if the last line is old enough."""
         self._stage.done += images
         if self._silent_for(PLAIN_EVERY if self._stage.unit == BYTES else PLAIN_SILENCE):
             self._tell(str(self._stage))
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Print the epoch when the last line is old enough."""
+        """Print the epoch if the last line is old enough."""
         self._row = f"{self._stage.title}: {describe(row)}"
         if self._silent_for(PLAIN_EVERY):
             self._tell(self._row)
             self._row = ""
 
     def finish(self) -> None:
-        """Print the last epoch if it has not been."""
+        """Print the last epoch if it has not been printed."""
         if self._row:
             self._tell(self._row)
 
@@ -139,7 +143,7 @@ class PlainReporter(Reporter):
 
 
 class QuietReporter(Reporter):
-    """Warnings only."""
+    """Reporter that prints warnings only."""
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -147,7 +151,7 @@ class QuietReporter(Reporter):
 
 
 class _Count(MofNCompleteColumn):
-    """How far a stage is: images as 12/345, a download in megabytes and with its rate."""
+    """Column with the progress of a stage: images as 12/345, a download in megabytes with its rate."""
 
     def render(self, task: Task) -> Text:
         """Draw the count of one bar."""
@@ -158,18 +162,18 @@ class _Count(MofNCompleteColumn):
 
 
 class RichReporter(Reporter):
-    """A bar for the stage under way, with rate, time left and the last val numbers."""
+    """Reporter with a bar for the running stage: count, time left and the last val numbers; a download has its rate."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: Any = None
 
     def beside(self) -> RichReporter:
-        """Return one that has a bar of its own below this one's."""
+        """Return another reporter with its own bar below this one's."""
         return RichReporter(self._progress)
 
     def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
-        """Open a bar; one that only moves where nobody knows how long it is."""
+        """Open a bar; it is only animated if the number of steps is unknown."""
         total, numbers = None if steps is None else max(steps, 1), "" if unit in ("images", BYTES) else unit
         self._task = self._progress.add_task(title, total=total, completed=done, numbers=numbers, unit=unit)
 
@@ -182,9 +186,9 @@ class RichReporter(Reporter):
         self._progress.update(self._task, numbers=describe(row))
 
     def finish(self) -> None:
-        """Complete the bar (early stopping leaves it short)."""
+        """Fill the bar, which early stopping leaves incomplete, and replace it by a line."""
         task = next(t for t in self._progress.tasks if t.id == self._task)
-        # Gone from the live display, which a long run would outgrow; its last line stays above.
+        # Hide the bar, because a long run would have too many bars for the live display; its last line stays above.
         self._progress.update(self._task, completed=task.total, visible=False)
         self._progress.console.print(Text(f"{task.description}  {task.fields['numbers']}", style="dim"))
 
@@ -199,7 +203,7 @@ class RichReporter(Reporter):
 
 @contextmanager
 def reporting(quiet: bool) -> Iterator[Reporter]:
-    """Yield the reporter that fits where stderr goes; library warnings become single lines through it."""
+    """Yield the reporter that suits stderr (terminal or not); user warnings are printed by it as single lines."""
     reporter: Reporter
     if quiet or not err.is_terminal:
         reporter = QuietReporter() if quiet else PlainReporter()
@@ -222,7 +226,7 @@ def reporting(quiet: bool) -> Iterator[Reporter]:
 @contextmanager
 def _warnings_to(reporter: Reporter) -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        # Only our own warnings speak to the user; a library's deprecation notice is the developers' business.
+        # Only plain UserWarnings, as ours are, concern the user; a library's deprecation notice concerns developers.
         if category is UserWarning:
             reporter.warn(" ".join(str(message).split()))
 

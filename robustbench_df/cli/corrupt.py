@@ -56,11 +56,11 @@ def corrupt(
         opened = open_latest(run, reporter)
         wanted = list(chosen(models)) or [*opened.models, "ensemble"]
         if reference is not None:
-            wanted.append(reference)  # needed whether asked for or not, and a misspelt one is refused before any work
+            wanted.append(reference)  # it is always needed, and a misspelt name is then refused before any work
         plan = validated(
             CorruptionPlan,
             {
-                # A chain alone asks for nothing else.
+                # With only --chain, no single corruption is run.
                 "corruptions": tuple(corruption or (() if chain else ("all",))),
                 **({"severities": tuple(severity)} if severity else {}),
                 "chains": tuple(chain or ()),

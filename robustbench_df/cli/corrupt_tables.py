@@ -22,7 +22,7 @@ from robustbench_df.wording import figure, interval
 
 @dataclass(frozen=True)
 class Read:
-    """What a table says of a cell: its score, how it was made, and the part its images are of."""
+    """A cell's content for the tables: its score, how it was made, and the part that its images are of."""
 
     score: Score
     notes: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Read:
 
 
 def read_cells(run: Run, cells: Sequence[CorruptionCell]) -> dict[CorruptionCell, Read]:
-    """Read and score every cell, once; the clean one of each detector must be among them."""
+    """Read and score every cell once; the clean cell of each detector must be among them."""
     pairs = {cell.pair: cell for cell in cells if cell.damage.name == CLEAN}
     clean = {pair: cell.load(run).table for pair, cell in pairs.items()}
     alpha = run.config.ensemble.alpha
@@ -49,10 +49,9 @@ def _key(cell: CorruptionCell) -> Key:
 
 
 def reference_of(scores: dict[Key, Score], named: str | None) -> tuple[str, str]:
-    """Find the reference's phase; without a name the first detector is the reference.
+    """Return the reference detector and its phase; without a name it is the first detector.
 
-    Raises:
-        UsageError: no such detector was run.
+    A name that was not run is returned with the first detector's phase; `corruption_summary.errors` then refuses it.
     """
     pairs = summary.detectors(scores)
     if named is None:
@@ -61,11 +60,11 @@ def reference_of(scores: dict[Key, Score], named: str | None) -> tuple[str, str]
 
 
 _NOTES = ("constants", "seconds", "corrupting_seconds", "precision", "choice")
-"""What a cell's file says of how it was made."""
+"""The notes in a cell's file that say how it was made."""
 
 
 def facts_json(run: Run, cells: Sequence[CorruptionCell], reference: str | None) -> dict[str, Any]:
-    """Everything the tables show, and every cell, for `console.print_json`."""
+    """Return everything that the tables show, and every cell, for `console.print_json`."""
     read = read_cells(run, cells)
     scores = {_key(cell): found.score for cell, found in read.items()}
     rows = [
@@ -174,7 +173,7 @@ def _percent(value: float) -> str:
 
 
 def _made(read: Mapping[CorruptionCell, Read]) -> list[str]:
-    """Say with what the cells were made, in which precision, and what that took."""
+    """Say with which constants and in which precision the cells were made, and how long that took."""
     notes = {cell: own.notes for cell, own in read.items()}
     found: dict[str, list[str]] = {}
     for pair in dict.fromkeys(cell.pair for cell in notes):

@@ -1,4 +1,4 @@
-"""``rdf data``: look at a source, fetch a public one."""
+"""``rdf data``: inspect a source, or fetch a public data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a 
 
 
 COMMON_SIDE = 64
-"""Images of different sizes are brought to this side, in pixels, to look for duplicates."""
+"""Images of different sizes are resized to this side, in pixels, to look for duplicates."""
 
 
 @app.command("info")
@@ -35,7 +35,7 @@ def info(
     from robustbench_df.data.sources import image_sizes, load_images
 
     sizes = image_sizes(source, layout=layout, fake_is=fake_is)
-    # Information must not be refused for what it would tell: mixed sizes, one class only, many bad files.
+    # Do not refuse the images for what the command itself reports: mixed sizes, one class only, many bad files.
     side = size or (COMMON_SIDE if len(sizes) > 1 else None)
     images = load_images(
         source,
@@ -75,7 +75,7 @@ def fetch(
 
 
 class DownloadProgress:
-    """Translate ``(bytes so far, bytes in all)`` to a reporter's start and advance."""
+    """Translate ``(bytes so far, total bytes)`` into calls of a reporter's start and advance."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter, self._done = reporter, -1

@@ -1,4 +1,4 @@
-"""``rdf demo``: the whole way from images to the report, on a set made on the spot."""
+"""``rdf demo``: all steps from images to the report, on a generated data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robustbench_df.train.report import Reporter
 
 CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "jpeg_compression", "brightness")
-"""One of each family, so that the page shows what a corruption report looks like."""
+"""Corruptions of four different families, so that the page shows what a corruption report looks like."""
 
 
 def demo(
@@ -33,7 +33,7 @@ def demo(
     with reporting(quiet or as_json) as reporter:
         trained = train_all(load_config("quick", seed=seed, data={"source": "demo"}), run, reporter=reporter)
         if not as_json:
-            print_summary(trained)  # at once: whatever comes after, the numbers are there
+            print_summary(trained)  # print now, so that a later failure does not lose the numbers
         _examine(trained, reporter)
         document = document_of(trained.path)
         page = write_report(document, report_folder([trained.path]))
@@ -44,7 +44,7 @@ def demo(
 
 
 def _examine(run: Run, reporter: Reporter) -> None:
-    """Attack, corrupt and explain on few images: enough to see what the report holds, not to believe the numbers."""
+    """Attack, corrupt and explain on few images: enough to show what a report contains, too few to trust numbers."""
     from robustbench_df.attack_plan import AttackPlan
     from robustbench_df.attacks.spec import AttackSpec
     from robustbench_df.corruption_grid import corrupt_run

@@ -61,7 +61,7 @@ def experiment(
 
 
 def experiment_main(script: str) -> None:
-    """Do what ``rdf experiment`` does with the folder of ``script``: the last line of a ``run.py``."""
+    """Run ``rdf experiment`` with the folder of ``script``; a ``run.py`` calls this in its last line."""
     from robustbench_df.cli import main
 
     sys.argv[1:] = ["experiment", str(Path(script).parent), *sys.argv[1:]]

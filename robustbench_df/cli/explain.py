@@ -67,7 +67,7 @@ def explain(
 
 
 def _print(run: Run, explained: dict[str, Any]) -> None:
-    """Print what the maps are worth, and where they are."""
+    """Print how far the maps can be trusted, and where they are."""
     from rich.table import Table
     from rich.text import Text
 

@@ -11,7 +11,7 @@ from robustbench_df.cli.options import AsJson, Phase, Quiet, RunPath, open_lates
 from robustbench_df.wording import interval
 
 MOST_LOST = 0.005
-"""Accuracy that int8 may cost before it is a warning."""
+"""Largest loss of accuracy by int8 that is not yet a warning."""
 
 
 def export(

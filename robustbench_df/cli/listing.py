@@ -1,4 +1,4 @@
-"""``rdf list``: what can be chosen from."""
+"""``rdf list``: list the detectors, attacks, corruptions, presets and runs to choose from."""
 
 from __future__ import annotations
 

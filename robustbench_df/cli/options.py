@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is made of them before the work begins."""
+"""Options that several commands share, and functions that interpret them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def one_of(*choices: str) -> Callable[[typer.CallbackParam, str | None], str | None]:
-    """Return the check of an option that takes one of these words: a miss is one line, as for all other settings."""
+    """Return a callback that checks that an option is one of these words; a wrong one is an error of one line."""
 
     def check(param: typer.CallbackParam, value: str | None) -> str | None:
         if value is not None and value not in choices:
@@ -76,15 +76,15 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def chosen(models: Sequence[str] | None) -> tuple[str, ...]:
-    """Return what ``--model`` names, each once; empty, which plans take for all, where nothing or ``all`` is named."""
+    """Return the names given with ``--model``, each once; empty, which means all, if none or ``all`` was given."""
     return () if "all" in (models or ()) else tuple(dict.fromkeys(models or ()))
 
 
 def find_latest(run: Path | None, reporter: Reporter) -> RunDir:
-    """Return the run that ``--run`` names; without it the latest, finished ones first, and say which that is.
+    """Return the run that ``--run`` names; without it, choose the latest (a finished one if possible) and report it.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such run, or no run at all.
     """
     from robustbench_df.rundir import find_run
 
@@ -95,7 +95,7 @@ def find_latest(run: Path | None, reporter: Reporter) -> RunDir:
 
 
 def open_latest(run: Path | None, reporter: Reporter) -> Run:
-    """Open what `find_latest` returns.
+    """Open the run that `find_latest` returns.
 
     Raises:
         RunError: there is no such run, or it was written by a version with another schema.

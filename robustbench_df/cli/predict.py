@@ -78,7 +78,7 @@ def predict(
 
 
 def _print(made: Predicted, *, plain: bool) -> None:
-    """Print the counts and where the files are; ``plain``: neither views were averaged nor refits asked."""
+    """Print the counts and where the files are; ``plain``: without --tta and without --refit."""
     said, band = made.verdicts, made.band
     n, fakes = len(said.ids), said.fakes
     typer.echo(f"{n} images: {fakes} fake, {n - fakes} real")

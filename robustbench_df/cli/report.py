@@ -89,7 +89,7 @@ def print_report(document: Document, page: Path) -> None:
 
 
 def facts_json(document: Document, page: Path) -> dict[str, Any]:
-    """Return where the page is and its headline: verdict, alerts, and the first table's rows."""
+    """Return the page's path and size, and its main content: verdict, alerts, and the first table's rows."""
     from robustbench_df.report.document import Table, as_json
 
     sections = as_json(document)["sections"]

@@ -28,7 +28,7 @@ def score(
     from robustbench_df.cli.console import print_json, reporting
     from robustbench_df.scoring import score_file
 
-    with reporting(quiet=True) as reporter:  # nothing to wait for, but warnings are said
+    with reporting(quiet=True) as reporter:  # no progress is needed, but warnings are printed
         scored = score_file(predictions, truth, fake_is)
         for line in scored.warnings():
             reporter.warn(line)
@@ -39,7 +39,7 @@ def score(
 
 
 def print_scores(scored: Scored, title: str) -> None:
-    """Print the table of scores and the confusion."""
+    """Print the table of scores and the confusion matrix."""
     from rich.table import Table
     from rich.text import Text
 

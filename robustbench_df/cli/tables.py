@@ -32,7 +32,7 @@ def _share(result: Result | None) -> str:
 
 
 def summary_rows(run: Run) -> list[dict[str, Any]]:
-    """One entry per detector and phase, then per ensemble: what the summary table and ``--json`` show."""
+    """Return the rows of the summary table and of ``--json``: one per detector and phase, then one per ensemble."""
     results = run.results()
     part = judged_part({r.part for r in results})
     kind_shipped, phase_shipped = run.shipped["kind"], run.shipped["phase"]
@@ -73,12 +73,12 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _best_member(run: Run) -> str:
-    """The best member of the shipped phase."""
+    """Return the best member of the shipped phase."""
     return best_member({name: run.predictions(name, run.shipped["phase"]) for name in run.models})
 
 
 def summary_json(run: Run) -> dict[str, Any]:
-    """The summary, for `console.print_json`."""
+    """Return the summary, for `console.print_json`."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Result):
@@ -108,7 +108,7 @@ def print_summary(run: Run) -> None:
     table.add_column("detector", no_wrap=True)
     table.add_column("phase")
     without = next((row["deduplicated"].n for row in rows if row.get("deduplicated")), None)
-    # The attack is tried on a part of the images (attack_images).
+    # The attack runs on a part of the images only (attack_images).
     attacked = next((f", n={row['attacked'].n}" for row in rows if row["attacked"]), "")
     headings = ["weight", "accuracy", "AUC", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}{attacked}"]
     if without is not None:
@@ -207,7 +207,7 @@ def print_data_info(facts: dict[str, Any]) -> None:
 
 
 def _agreement(said: dict[str, Any]) -> str:
-    """One line on the black-box predictions (`robustbench_df.data.info.agreement`)."""
+    """Return one line about the black-box predictions (`robustbench_df.data.info.agreement`)."""
     classes = [f"{name} {c['agree']} of {c['n']}" for name, c in said["classes"].items()]
     without = f"; {said['without']} images have none" if said["without"] else ""
     return (

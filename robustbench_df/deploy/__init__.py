@@ -1,1 +1,1 @@
-"""Detectors as files that run elsewhere: ONNX, torch's exported program, and static int8. The extra ``export``."""
+"""Detectors as files that run without this package: ONNX, torch's exported program, static int8 (extra ``export``)."""

@@ -1,4 +1,4 @@
-"""What int8 costs: accuracy and accuracy under attack, float32 against int8, on images that neither has seen."""
+"""The cost of int8: clean accuracy and accuracy under attack of float32 and int8, on images that neither has seen."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ from robustbench_df.settings import Count, Settings
 from robustbench_df.train.report import Reporter
 
 ATTACKS = (AttackSpec(name="fgsm", eps=2 / 255), AttackSpec(name="pgd", steps=10, eps=2 / 255))
-"""At 2/255 detectors trained on clean images are hurt but not yet at zero, where nothing could be compared."""
+"""At 2/255 detectors trained on clean images lose accuracy, but are not yet at 0, where nothing could be compared."""
 
 
 class FidelityPlan(Settings):
-    """On how much int8 is judged."""
+    """How many images, attacks and folds int8 is judged on."""
 
     images: Count = 500
-    """Most images, evenly spaced; 0 takes all of the part."""
+    """Most images, evenly spaced; 0 takes all images of the part."""
     attacked: Count = 100
-    """How many of them are also attacked; 0: none."""
+    """Number of them that are also attacked; 0: none."""
     attacks: tuple[AttackSpec, ...] = ATTACKS
     folds: Count = 0
-    """Of a run with folds, how many are judged; 0: all. Each takes an int8 of its own, which is what costs time."""
+    """Number of folds that are judged in a run with folds; 0: all. Each needs its own int8 model, which takes time."""
     seed: int = 0
 
 
 def fidelity(
     run: Run, model: str, phase: str, images: ImageSet, plan: FidelityPlan, reporter: Reporter
 ) -> dict[str, Any]:
-    """Return accuracy before and after, clean and under attack, each with its interval and the paired difference.
+    """Return accuracy of float32 and int8, clean and under attack, with intervals and the paired difference.
 
-    Judged as deployed, with the run's decision. With folds every fold's detector gets an int8 of its own, calibrated on
-    its own train images, and answers about its held-out ones. int8 has no gradient: the attacked images are crafted on
-    the float32 detector and shown to both, which is transfer to a near copy, not a white-box attack on int8.
+    Both are judged as deployed, with the run's decision. With folds, every fold's detector gets its own int8 model,
+    calibrated on the fold's train images and judged on its held-out images. int8 has no gradient, so the attacked
+    images are crafted on the float32 detector and shown to both: this is transfer to a near copy, not a white-box
+    attack on int8.
     """
     part = choose_part(run, "auto")
     work = works(run, model, phase, images, part, AttackPlan(images=plan.images, seed=plan.seed, device="cpu"))
@@ -65,7 +66,7 @@ def fidelity(
         share = -(-plan.attacked // len(work))
         x, y, ids = tensors(images, thin(some.index, share, images.labels), AttackPlan(device="cpu"))
         for spec in plan.attacks if plan.attacked else ():
-            own = spec.replaced(early_stop=False)  # one that stops at its own boundary fools nobody else
+            own = spec.replaced(early_stop=False)  # an image just across its source's boundary fools no other detector
             crafted = run_attack(float32, x, y, own, ids=ids, seed=plan.seed, only_correct=False).x_adv
             conditions.setdefault(f"{spec.name} {spec.threat}", []).append(
                 (right_on(float32, crafted, y), right_on(int8, crafted, y))
@@ -88,7 +89,7 @@ def _int8_of(run: Run, some: Work, model: str, phase: str, images: ImageSet) -> 
 
 
 def _compared(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """Return both accuracies and int8 minus float32, from who was right in each group of images."""
+    """Return both accuracies and int8 minus float32; a pair is which images float32 and int8 get right, bool."""
     before, after = (torch.cat(side).numpy() for side in zip(*pairs, strict=True))
     return {
         "float32": asdict(wilson(int(before.sum()), len(before))),

@@ -1,4 +1,4 @@
-"""A detector as a graph that needs none of this package: `torch.export`, and ONNX made of it."""
+"""A detector as a graph that runs without this package: a `torch.export` program, or ONNX made from it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from robustbench_df.errors import ModelError, first_line
 from robustbench_df.models.detector import Detector, frozen
 
 FORMATS = {"onnx": ".onnx", "exported-program": ".pt2"}
-"""What can be written, and under which suffix."""
+"""The formats that can be written, and their file suffixes."""
 
 MOST_IMAGES = 65536
-"""Upper bound of the dynamic batch: the exporter wants one. Memory ends long before it."""
+"""Upper bound of the dynamic batch size, which the exporter requires; memory runs out long before it."""
 
 
 def traced(detector: Detector, size: tuple[int, int]) -> ExportedProgram:
     """Return the detector in eval mode as a graph over ``x``, float32 ``[1..MOST_IMAGES, 3, *size]`` in [0, 1].
 
     Raises:
-        ModelError: its forward depends on the pixels in a way that no graph holds.
+        ModelError: torch.export cannot trace it, for example because its control flow depends on the pixels.
     """
     device = detector.mean.device
     x = torch.zeros(2, 3, *size, device=device)
@@ -68,13 +68,13 @@ def save_graph(detector: Detector, size: tuple[int, int], form: str, path: Path)
         UsageError: ONNX is not installed.
     """
     if form == "onnx":
-        onnx_runtime()  # told before a long trace
+        onnx_runtime()  # report a missing package before a long trace
     program = traced(detector, size)
     (save_onnx if form == "onnx" else save_program)(program, path)
 
 
 def open_graph(path: Path, form: str) -> Callable[[Tensor], Tensor]:
-    """Read what `save_graph` wrote."""
+    """Read a file that `save_graph` wrote."""
     if form == "onnx":
         return OnnxDetector(path)
     with _hushed():
@@ -84,7 +84,7 @@ def open_graph(path: Path, form: str) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep the exporters' notes to their own developers from the user."""
+    """Hide the exporters' warnings, which are meant for their own developers, from the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Static int8 for ONNX Runtime: weights per channel, activations on ranges measured on training images."""
+"""Static int8 for ONNX Runtime: weights quantised per channel, activations with ranges measured on train images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from robustbench_df.robustness import tensors, thin
 from robustbench_df.run import Run
 
 CALIBRATION, CALIBRATION_BATCH = 256, 32
-"""Images on which ranges are measured, and how many at a time."""
+"""Number of images on which activation ranges are measured, and the batch size."""
 
 INTEGER = ("Conv", "Gemm", "MatMul")
-"""Operators computed in int8: where the time goes. The cheap ones between them stay in float32."""
+"""Operators computed in int8: they take most of the time. The cheap operators between them stay in float32."""
 
 FRONT_END = "residuals.kernels"
-"""End of the name of the weights of `robustbench_df.models.frontend`. What it computes are differences of a few grey
-levels, which a step of 1/255 of the range would round away."""
+"""Suffix of the name of the weights of `robustbench_df.models.frontend`. The front-end computes differences of a few
+grey levels, which a quantisation step of 1/255 of the range would round away."""
 
 
 def calibration_images(run: Run, images: ImageSet, fold: int = 0) -> Tensor:
-    """Return up to `CALIBRATION` train images (of one fold), float ``[N, 3, H, W]`` in [0, 1]: never a held-out one."""
+    """Return up to `CALIBRATION` train images (of one fold), float ``[N, 3, H, W]`` in [0, 1]; none is held-out."""
     table = run.split
     rows = table[(table["part"] == "train") & table["fold"].isin([-1, fold])]
     index = np.flatnonzero(np.isin(images.ids.astype(str), rows["image_id"].astype(str)))
@@ -38,16 +38,16 @@ def calibration_images(run: Run, images: ImageSet, fold: int = 0) -> Tensor:
 
 
 def quantise(source: Path, target: Path, x: Tensor) -> dict[str, Any]:
-    """Make an int8 file of a float32 one (QDQ format); returns how it was made.
+    """Make an int8 file from a float32 one (QDQ format); return how it was made.
 
-    Weights are symmetric int8 per output channel, activations uint8: the form that ONNX Runtime's documentation advises
-    for x86 with VNNI instructions; older processors may saturate in it. An activation's range is the mean of the
-    extremes of the batches of ``x``: with the extremes of all images EfficientNet-B0 lost 3 points of accuracy, with
-    their mean and the operators of `kept_in_float32` less than one (`experiments/bench_inference`).
+    Weights are symmetric int8 per output channel, activations uint8. ONNX Runtime's documentation recommends this for
+    x86 with VNNI instructions; on older processors it may saturate. An activation's range is the mean, over the batches
+    of ``x``, of the batch's extremes. With the extremes over all images EfficientNet-B0 lost 3 points of accuracy; with
+    the mean, and with the operators of `kept_in_float32` left out, less than one (`experiments/bench_inference`).
 
     Args:
         source: an ONNX file that `robustbench_df.deploy.graphs` wrote.
-        target: where to write.
+        target: the int8 file to write.
         x: train images ``[N, 3, H, W]`` in [0, 1].
     """
     onnx_runtime()
@@ -77,7 +77,7 @@ def quantise(source: Path, target: Path, x: Tensor) -> dict[str, Any]:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=kept,
-            extra_options={"CalibMovingAverage": True},  # in this version the plain mean over the batches
+            extra_options={"CalibMovingAverage": True},  # in this version, this is the plain mean over the batches
         )
     return {
         "operators": list(INTEGER),
@@ -89,13 +89,14 @@ def quantise(source: Path, target: Path, x: Tensor) -> dict[str, Any]:
 
 
 def kept_in_float32(nodes: Sequence[Any]) -> list[str]:
-    """Name the operators of `INTEGER` that lose more by rounding than they save.
+    """Name the operators of `INTEGER` for which rounding costs more than int8 saves.
 
-    The residual front-end, the first and the last layer of every member, and depthwise convolutions, whose few values
-    per channel spread widely (Krishnamoorthi 2018, arXiv:1806.08342, and Nagel et al. 2021, arXiv:2106.08295, say why).
+    These are the residual front-end, the first and the last layer of every member, and depthwise convolutions, whose
+    few values per channel have widely different ranges (reasons: Krishnamoorthi 2018, arXiv:1806.08342, and Nagel et
+    al. 2021, arXiv:2106.08295).
 
     Args:
-        nodes: of an ONNX graph, in topological order, as the format demands.
+        nodes: the nodes of an ONNX graph in topological order, as the format requires.
     """
     integer = [node.op_type in INTEGER and not _front_end(node) for node in nodes]
     before = _depths(nodes, integer, lambda node: node.input, lambda node: node.output)
@@ -107,7 +108,7 @@ def kept_in_float32(nodes: Sequence[Any]) -> list[str]:
 def _depths(
     nodes: Sequence[Any], integer: Sequence[bool], taken: Callable[[Any], Any], given: Callable[[Any], Any]
 ) -> list[int]:
-    """Return for each node how many integer operators lie, at most, between an end of the graph and it."""
+    """Return for each node the largest number of integer operators on a path between one end of the graph and it."""
     reached: dict[str, int] = {}
     depths = []
     for node, own in zip(nodes, integer, strict=True):
@@ -127,7 +128,7 @@ def _grouped(node: Any) -> bool:
 
 @contextmanager
 def _errors_only() -> Iterator[None]:
-    """Keep the quantiser's advice to its own users from ours: it speaks through the root logger."""
+    """Hide the quantiser's advice, which it gives through the root logger, from our users."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

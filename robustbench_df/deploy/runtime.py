@@ -1,4 +1,4 @@
-"""ONNX Runtime, and an ONNX file behind the face of a `Detector`."""
+"""ONNX Runtime, and a `Detector` that runs an ONNX file with it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ERRORS_ONLY = 3
 
 
 def onnx_runtime() -> Any:
-    """Import ONNX Runtime with its telemetry off, which its Linux wheels read from the environment at import.
+    """Import ONNX Runtime with its telemetry off; its Linux wheels read that setting from the environment at import.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: onnxruntime, onnx or onnxscript is not installed.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
-        import onnx  # noqa: F401  (quantisation and export need it as well: better told now)
+        import onnx  # noqa: F401  (quantisation and export need it as well, so report its absence now)
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -39,7 +39,7 @@ def onnx_runtime() -> Any:
 
 
 def runtime_version() -> str | None:
-    """Version of ONNX Runtime; None where it is not installed."""
+    """Version of ONNX Runtime; None if it is not installed."""
     try:
         return metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:
@@ -51,9 +51,9 @@ class OnnxDetector(Detector):
 
     Args:
         path: the file, with input `INPUT` and output `OUTPUT`.
-        provider: where ONNX Runtime computes; tensors are handed over and come back through the CPU's memory.
+        provider: ONNX Runtime's execution provider; inputs and outputs are always passed through CPU memory.
 
-    As many threads are used as torch has when the file is opened.
+    The number of threads is that of torch when the file is opened.
 
     Raises:
         ModelError: ONNX Runtime cannot read the file.
@@ -68,7 +68,7 @@ class OnnxDetector(Detector):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = _ERRORS_ONLY
-        # Threads that go on spinning after a call take the processor from whoever computes next.
+        # Threads that keep spinning after a call would take CPU time from whatever computes next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=[provider])

@@ -1,4 +1,4 @@
-"""Ways of computing the same thing, timed in turn: what disturbs the machine disturbs all of them alike."""
+"""Time several ways of the same computation in turn, so that disturbances of the machine affect all of them alike."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 Call = Callable[[], object]
 
 ROUNDS = (3, 30)
-"""Fewest and most visits to each way: a median wants three, and thirty tell no more."""
+"""Fewest and most rounds; each way is visited once per round. A median needs three; more than thirty add nothing."""
 VISIT, CALLS = 0.1, 20
-"""Aim of seconds, and most calls, of one visit."""
+"""Target duration of one visit in seconds, and the most calls in it."""
 TAIL_CALLS = 20
-"""A 95th percentile of fewer calls would be their maximum."""
+"""Fewest calls for a 95th percentile; that of fewer calls would be their maximum."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds per call of one way, one list per round."""
+    """Seconds per call of one way of computing, one list per round."""
 
     rounds: list[list[float]]
 
@@ -42,11 +42,11 @@ class Timed:
 
     @property
     def calls(self) -> int:
-        """How many calls were timed."""
+        """Number of timed calls."""
         return len(self._all())
 
     def times_faster_than(self, other: Timed) -> float:
-        """Return the median over the rounds of ``other``'s time over this one's, each the median of its visit."""
+        """Return the median over the rounds of the ratio of ``other``'s to this one's median time in the round."""
         pairs = zip(other.rounds, self.rounds, strict=True)
         return statistics.median(statistics.median(theirs) / statistics.median(own) for theirs, own in pairs)
 
@@ -55,16 +55,16 @@ class Timed:
 
 
 def time_in_turn(calls: Mapping[str, Call], seconds: float) -> dict[str, Timed] | float:
-    """Time every way in turn, round after round in rotating order, for about ``seconds`` in all.
+    """Time every way in turn, round after round in rotating order, for about ``seconds`` in total.
 
-    A visit of short calls begins with one that is not timed: it refills the caches that the way before has emptied.
+    A visit with short calls begins with an untimed call, which refills the caches that the previous way has evicted.
 
-    Returns the times, or, where not even the fewest rounds would fit, the seconds that they would take.
+    Returns the times or, if not even the fewest rounds would fit, the total seconds that these would need.
     """
     names = list(calls)
     started = time.perf_counter()
     for name in names:
-        calls[name]()  # the first call allocates and chooses kernels: with many networks that is most of it
+        calls[name]()  # the first call also allocates memory and chooses kernels, which can take most of its time
     once = {name: _seconds(calls[name]) for name in names}
     repeats = {name: max(1, min(CALLS, int(VISIT / once[name]))) for name in names}
     untimed = {name: int(once[name] < VISIT) for name in names}
@@ -88,10 +88,11 @@ def _seconds(call: Call) -> float:
 
 
 def working_memory(call: Call, device: torch.device) -> int | None:
-    """Return the bytes that ``call`` needs at its peak, beyond what was held before; None where it cannot be told.
+    """Return the peak memory of ``call`` in bytes beyond what was in use before; None if it cannot be measured.
 
-    On a GPU the peak of torch's allocator; on Linux the peak of the resident memory (``VmHWM``), which is reset first,
-    with freed memory handed back to the system. Use a way's first call of this size: some keep what they took.
+    On a GPU it is the peak of torch's allocator. On Linux it is the peak resident memory (``VmHWM``), which is reset
+    first, after freed memory was returned to the system. Measure the first call of this size, because some ways keep
+    the memory that they allocated.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

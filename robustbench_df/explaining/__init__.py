@@ -1,1 +1,1 @@
-"""Where detectors look: CAMs, what they are worth, and the pictures that a report shows."""
+"""Where detectors look: CAMs, how far they can be trusted, and the pictures that a report shows."""

@@ -1,7 +1,7 @@
 """Class activation maps through the grad-cam library (Gildenblat et al., pytorch-grad-cam), batched.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weighs the channels of a feature map by the gradient of a verdict.
-The verdict here is the logit margin towards one class, one target per image.
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) weights the channels of a feature map by the gradient of a score.
+The score here is the logit margin towards one class, chosen per image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from robustbench_df.models.layers import FeatureMap, feature_map
 Maps = NDArray[np.float32]
 M = TypeVar("M", bound=nn.Module)
 Judge = Callable[[Tensor], Tensor]
-"""Logits ``[N, 2]`` to verdicts int64 ``[N]``, 1 = fake."""
+"""A function from logits ``[N, 2]`` to verdicts int64 ``[N]``, 1 = fake."""
 
 CAMS = {
     "gradcam": "GradCAM",
@@ -39,12 +39,12 @@ CAMS = {
     "eigencam": "EigenCAM",
     "eigengradcam": "EigenGradCAM",
 }
-"""Our name -> the library's class: those that need one pass and draw nothing at random."""
+"""Our name -> the library's class; only methods that need a single pass and no random numbers."""
 
 
 @dataclass(frozen=True)
 class MarginTarget:
-    """What a map explains: ``sign · (logit_fake − logit_real)`` of one image's logits ``[2]``."""
+    """The score that a map explains: ``sign · (logit_fake − logit_real)`` of one image's logits ``[2]``."""
 
     sign: float
 
@@ -55,7 +55,7 @@ class MarginTarget:
 
 @dataclass(frozen=True)
 class VerdictTarget:
-    """The margin towards the detector's own verdict."""
+    """The score that a map explains: the margin towards the detector's own verdict."""
 
     judge: Judge
 
@@ -84,20 +84,20 @@ def check_cam(name: str) -> None:
 
 
 def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam") -> Maps:
-    """Return maps float32 ``[N, H, W]`` of the images' size, each from 0 to 1; a blank one is 0 everywhere.
+    """Return maps float32 ``[N, H, W]`` of the images' size, each scaled to [0, 1]; a blank map is 0 everywhere.
 
-    The map of an `Ensemble` is the mean of its members' maps for the same class, each by what the member adds to the
-    ensemble's verdict (`voices`).
+    The map of an `Ensemble` is the mean of its members' maps for the same class, weighted by the members'
+    contributions to the ensemble's verdict (`voices`) and scaled to [0, 1].
 
     Args:
-        detector: its modes, flags and gradients are as before afterwards.
+        detector: its modes, flags and gradients are restored afterwards.
         x: images ``[N, 3, H, W]`` in [0, 1].
         target: ``[N]``, the class that is explained, 1 = fake.
         cam: one of `CAMS`.
 
     Raises:
-        UsageError: unknown cam.
-        ModelError: a network without a usable feature map.
+        UsageError: ``cam`` is unknown.
+        ModelError: a network has no usable feature map.
     """
     check_cam(cam)
     if isinstance(detector, Ensemble):
@@ -106,11 +106,12 @@ def cam_maps(detector: Detector, x: Tensor, target: Tensor, cam: str = "gradcam"
 
 
 def verdict_maps(detector: Detector, x: Tensor, judge: Judge, cam: str, known: Mapping[nn.Module, Seen]) -> Seen:
-    """Map a detector's own verdicts, as `cam_maps` does, in a single forward.
+    """Compute the maps of a detector's own verdicts, as `cam_maps` does, with a single forward.
 
     Args:
-        judge: makes verdicts of the detector's logits.
-        known: what was seen of this very batch; an ensemble asks members that are there only where they disagree.
+        judge: turns the detector's logits into verdicts.
+        known: earlier results on the same batch, by network. An ensemble reuses those of its members, and computes new
+            maps only for images on which the member's verdict differs from the ensemble's.
     """
     check_cam(cam)
     if not isinstance(detector, Ensemble):
@@ -143,14 +144,15 @@ def _mean(
 
 
 def heard(ensemble: Ensemble) -> list[Detector]:
-    """Return the members that have a weight."""
+    """Return the members with a non-zero weight."""
     return [cast(Detector, ensemble.members[k]) for k in ensemble.used]
 
 
 def voices(ensemble: Ensemble, logits: Tensor, target: Tensor) -> NDArray[np.float32]:
-    """How much each heard member says for the target, float32 ``[members, N]``, from logits ``[members, N, 2]``.
+    """Contribution of each `heard` member to the target, float32 ``[members, N]``, from logits ``[members, N, 2]``.
 
-    Weight times probability of the class; of a stacked ensemble the member's term of the margin, where it is positive.
+    It is the member's weight times its probability of the class; in a stacked ensemble, the positive part of the
+    member's term of the margin.
     """
     weights = ensemble.member_weights[ensemble.used][:, None]
     if ensemble.stacked:
@@ -163,16 +165,16 @@ def voices(ensemble: Ensemble, logits: Tensor, target: Tensor) -> NDArray[np.flo
 
 
 def blank(maps: Maps) -> NDArray[np.bool_]:
-    """Which maps are zero everywhere: nothing in the layer speaks for the class. bool ``[N]``."""
+    """Which maps are zero everywhere, because nothing in the layer supports the class; bool ``[N]``."""
     lit: NDArray[np.bool_] = np.any(maps, axis=(1, 2))
     return ~lit
 
 
 def layers_of(detector: Detector, image_size: tuple[int, int]) -> list[FeatureMap]:
-    """Return the layers that a detector's map is made of: one, or those of an ensemble's members that are heard.
+    """Return the layers that a detector's map is computed from: one, or those of an ensemble's `heard` members.
 
     Raises:
-        ModelError: a network without a usable feature map.
+        ModelError: a network has no usable feature map.
     """
     if not isinstance(detector, Ensemble):
         return [feature_map(detector, image_size)]
@@ -180,10 +182,11 @@ def layers_of(detector: Detector, image_size: tuple[int, int]) -> list[FeatureMa
 
 
 def randomised(module: M, seed: int, draw: int = 0) -> M:
-    """Return a copy whose weights are drawn anew, with mean and spread of each tensor as trained.
+    """Return a copy with random weights that keep the mean and standard deviation of each trained tensor.
 
-    All matrices and kernels at once, the end of the cascade of Adebayo et al. 2018 (arXiv:1810.03292, section 4).
-    Norms and biases stay: without them activations would grow or die from layer to layer, and the maps be blank.
+    All matrices and kernels are randomised at once, which is the last stage of the cascade of Adebayo et al. 2018
+    (arXiv:1810.03292, section 4). Normalisation parameters and biases stay as trained: otherwise activations would grow
+    or vanish from layer to layer, and the maps would be blank.
     """
     twin = copy.deepcopy(module)
     with torch.no_grad():
@@ -198,7 +201,7 @@ def randomised(module: M, seed: int, draw: int = 0) -> M:
 def _single(
     detector: Detector, x: Tensor, targets: Sequence[Callable[[Tensor], Tensor]], cam: str
 ) -> tuple[Tensor, Maps]:
-    """Logits ``[N, 2]`` and maps of one network, of as many images at a time as the memory holds."""
+    """Logits ``[N, 2]`` and maps of one network, computed in batches that fit into memory."""
 
     def maps(few: int) -> tuple[Tensor, Maps]:
         begins = range(0, len(x), few)
@@ -217,7 +220,7 @@ def _library(
     with _untouched(detector), _cut(layer.module), torch.enable_grad():
         maker = getattr(pytorch_grad_cam, CAMS[cam])(detector, [layer.module], reshape_transform=layer.reshape)
         try:
-            with np.errstate(all="ignore"):  # what is not finite becomes a blank map below
+            with np.errstate(all="ignore"):  # maps that are not finite become blank below
                 found = np.asarray(maker(x, targets=list(targets)), np.float32)
         finally:
             maker.activations_and_grads.release()
@@ -227,7 +230,7 @@ def _library(
 
 
 def _to_one(maps: Maps) -> Maps:
-    """Scale every map to a largest value of 1; a blank one stays."""
+    """Scale every map to a maximum of 1; a blank map stays 0."""
     top = maps.max(axis=(1, 2), keepdims=True)
     scaled: Maps = np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
     return scaled
@@ -235,7 +238,7 @@ def _to_one(maps: Maps) -> Maps:
 
 @contextmanager
 def _untouched(detector: nn.Module) -> Iterator[None]:
-    """Freeze the detector and give back what the library sets without asking: modes, flags, and ``.grad``."""
+    """Freeze the detector, and restore what the library changes: modes, flags, and ``.grad``."""
     gradients = [(p, p.grad) for p in detector.parameters()]
     with frozen(detector):
         try:
@@ -247,9 +250,9 @@ def _untouched(detector: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _cut(module: nn.Module) -> Iterator[None]:
-    """Let the graph begin behind ``module``: no gradient is asked for in front of it, nor of any weight.
+    """Start the autograd graph at the output of ``module``, so that no gradient is computed before it or of a weight.
 
-    Must be entered before the library hooks the same layer, for it must see what this hook returns.
+    Enter this before the library hooks the same layer, because the library's hook must see this hook's output.
     """
 
     def begin(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

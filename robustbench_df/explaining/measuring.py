@@ -1,4 +1,4 @@
-"""What is known of one detector's maps over all images: does the map pass, and how sure is that?"""
+"""Checks of one detector's maps over all images: do they pass, and with what uncertainty?"""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.layers import FeatureMap
 
 DRAWS, COMPARED = 2, 16
-"""Randomised networks per fold, for one may by chance look where the trained one does, and images for each of them."""
+"""Randomised networks per fold, and images on which each is compared. One network alone could by chance look where the
+trained one does."""
 
 
 @dataclass(eq=False)
 class Gathered:
-    """What is known of one detector's maps, fold after fold."""
+    """Measurements of one detector's maps, collected fold by fold."""
 
     layers: list[FeatureMap]
     maps: int = 0
@@ -34,7 +35,7 @@ class Gathered:
     drops: list[Floats] = field(default_factory=list)
 
     def count(self, maps: Maps) -> NDArray[np.bool_]:
-        """Count maps in and return which are blank."""
+        """Add maps to the counts and return which are blank."""
         mute = blank(maps)
         self.maps, self.blank = self.maps + len(maps), self.blank + int(mute.sum())
         return mute
@@ -51,14 +52,14 @@ def measure(
     fold: int = -1,
     batch: int = 64,
 ) -> None:
-    """Check maps: by painting over what is hot, and against those of randomised networks.
+    """Check maps in two ways: by painting over their hottest pixels, and by comparison with randomised networks.
 
     Args:
         team: detectors as deployed; each map explains its detector's verdict.
-        gathered: which of them are measured, and where the findings are added.
+        gathered: the detectors to measure; the measurements are added to their records.
         pixels: uint8 ``[N, 3, H, W]``.
         ids: int64 ``[N]``, keys of the images' own randomness.
-        fold: whose detectors they are; each fold's are compared with randomised networks of its own.
+        fold: the fold of these detectors, -1: the deployed ones. Each fold has its own randomised networks.
     """
     for begin in range(0, len(pixels), batch):
         x, keys = as_input(pixels[begin : begin + batch]), ids[begin : begin + batch]
@@ -71,7 +72,8 @@ def measure(
         some = as_input(pixels[np.linspace(0, len(pixels) - 1, min(COMPARED, len(pixels))).round().astype(np.intp)])
         trained = looks(team, gathered, some, cam)
         for draw in range((fold + 1) * DRAWS, (fold + 2) * DRAWS):
-            twins = randomised(nn.ModuleList(team.values()), seed, draw)  # copied together they share their members
+            # One copy of all, so that the randomised ensemble shares the randomised members.
+            twins = randomised(nn.ModuleList(team.values()), seed, draw)
             other = looks(dict(zip(team, cast(Iterable[Deployed], twins), strict=True)), gathered, some, cam)
             for name, into in gathered.items():
                 into.correlations.append(trust.rank_correlation(trained[name].maps, other[name].maps))
@@ -83,7 +85,7 @@ def _drop(detector: Deployed, seed: int, x: Tensor, maps: Maps, verdict: Tensor,
 
 
 def summary(name: str, phase: str, found: Gathered, seed: int) -> dict[str, Any]:
-    """One detector's entry in ``explain.json``; what is undefined is NaN, which JSON has as null."""
+    """Return one detector's entry in ``explain.json``; undefined values are NaN, which become null in JSON."""
     layers = list(dict.fromkeys(layer.name for layer in found.layers))
     if found.blank == found.maps:
         raise ModelError(

@@ -1,4 +1,7 @@
-"""Pictures of a run: PNGs named by what they show, so that equal ones are kept once and no file name gets through."""
+"""Pictures of a run: PNGs named by a digest of their pixels.
+
+Equal pictures are thus stored once, and no file name of an image becomes part of a path.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ from robustbench_df.rundir import write_atomic
 Pixels = NDArray[np.uint8]
 
 LARGEST = 128
-"""Longest side of a picture in pixels; larger images are reduced, for a page holds some two hundred of them."""
+"""Longest side of a picture in pixels; larger images are downscaled, because a page holds about 200 of them."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-"""ITU-R BT.601."""
+"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
 
 
 def keep_picture(folder: Path, pixels: Pixels) -> str:
@@ -37,9 +40,9 @@ def keep_picture(folder: Path, pixels: Pixels) -> str:
 
 
 def overlay(pixels: Pixels, cam: NDArray[np.float32]) -> Pixels:
-    """Lay a map ``[H, W]`` in [0, 1] over an image uint8 ``[3, H, W]``: grey where it is cold, inferno where it is hot.
+    """Overlay a map ``[H, W]`` in [0, 1] on an image uint8 ``[3, H, W]``: grey where cold, inferno where hot.
 
-    The image loses its colours, so that a colour always means heat; a blank map leaves it grey.
+    The image itself is shown in grey, so that colour always means heat.
     """
     from matplotlib import colormaps
 
@@ -51,7 +54,7 @@ def overlay(pixels: Pixels, cam: NDArray[np.float32]) -> Pixels:
 
 
 def keys_in(value: Any) -> Iterable[str]:
-    """Every picture that a JSON value names."""
+    """Yield the key of every picture that a JSON value refers to."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "picture":
@@ -64,7 +67,7 @@ def keys_in(value: Any) -> Iterable[str]:
 
 
 def drop_unnamed(folder: Path, *values: Any) -> None:
-    """Remove the pictures that no JSON names any more."""
+    """Remove the pictures that none of the JSON values refers to."""
     named = set(keys_in(list(values)))
     for path in folder.glob("*.png"):
         if path.stem not in named:

@@ -1,6 +1,7 @@
-"""Images to look at beside the numbers: examples, the hardest, the most disputed, every corruption, attacks by eps.
+"""Images that illustrate the numbers: examples, the hardest, the most disputed, every corruption, attacks by eps.
 
-Each function returns the entries of one list in ``specimens.json``; their pictures are kept in the run.
+`described`, `corrupted` and `attacked` return entries of lists in ``specimens.json``; their pictures are stored in the
+run.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from robustbench_df.run import Run
 
 Entries = list[dict[str, Any]]
 Keep = Callable[[Tensor], list[str]]
-"""Keeps uint8 images ``[N, 3, H, W]`` and returns their keys."""
+"""A function that stores uint8 images ``[N, 3, H, W]`` and returns their keys."""
 
 EPSILONS = (0.0, 0.02, 0.03, 0.05, 0.08)
-"""Clean, and the budgets of phase 2's recipe, L∞ in pixels of [0, 1]."""
+"""0 (clean) and the budgets of phase 2's recipe, L∞ in pixels of [0, 1]."""
 
 SEVERITIES = (1, 3, 5)
 
 MOST_ATTACKED = 80
-"""Pictures of the attacked grid at most: with many detectors, fewer images."""
+"""Most pictures in the attacked grid; with many detectors it has fewer images."""
 
 
 def telling(judged: Clean, count: int) -> dict[str, Index]:
-    """Rows of at most ``count`` images each by list: what the data look like, the hardest, and the most disputed.
+    """Rows of at most ``count`` images per list: examples of the data, the hardest, and the most disputed.
 
-    The ensemble has no say in what is hard: it is made of the detectors.
+    The ensemble does not count in what is hard or disputed, because it consists of the detectors.
     """
     p_fake, verdict = judged.p_fake[:-1], judged.verdict[:-1]
     return {
@@ -50,7 +51,7 @@ def telling(judged: Clean, count: int) -> dict[str, Index]:
 
 
 def described(judged: Clean, rows: Index, keys: Sequence[str]) -> Entries:
-    """Entries with the detectors that err, the ensemble among them, and every P(fake)."""
+    """Return entries with the detectors that err, including the ensemble, and the P(fake) of each."""
     return [
         {
             "image_id": str(judged.ids[row]),
@@ -64,7 +65,7 @@ def described(judged: Clean, rows: Index, keys: Sequence[str]) -> Entries:
 
 
 def corruptions_of(run: Run) -> list[str]:
-    """Names of the corruptions that the run was judged under, in the catalogue's order; the benchmark's 19 if none."""
+    """Names of the corruptions that the run was judged under, in the catalogue's order; if none, the benchmark's 19."""
     found = set()
     for path in run.path.glob("corruptions/*.parquet"):
         notes = (pq.read_schema(path).metadata or {}).get(b"rdf_notes", b"{}")
@@ -84,7 +85,7 @@ def corrupted(names: Sequence[str], image_id: str, pixels: Tensor, ids: Tensor, 
 
 
 def attacked_rows(clean: Clean, detectors: int, count: int) -> Index:
-    """Rows for the attacked grid: right by every detector where there are such, else by as many as possible."""
+    """Rows for the attacked grid, among the images that the most detectors get right (all of them, if possible)."""
     count = max(min(count, MOST_ATTACKED // (1 + (len(EPSILONS) - 1) * detectors)), 1) if count else 0
     votes = clean.right.sum(0)
     best = np.flatnonzero(votes == votes.max(initial=0))
@@ -94,11 +95,11 @@ def attacked_rows(clean: Clean, detectors: int, count: int) -> Index:
 def attacked(
     team: Mapping[str, Deployed], phase: str, image_ids: Sequence[str], pixels: Tensor, y: Tensor, keep: Keep
 ) -> Entries:
-    """Images uint8 ``[N, 3, H, W]`` under FGSM of each detector at `EPSILONS`, with the P(fake) of what is shown."""
+    """Images uint8 ``[N, 3, H, W]`` under FGSM on each detector at `EPSILONS`, with P(fake) of the images as shown."""
     x, entries = as_input(pixels), []
     for name, detector in team.items():
         with frozen(detector):
-            direction = input_gradient(detector, x, y).sign()  # FGSM's, which does not depend on eps
+            direction = input_gradient(detector, x, y).sign()  # the FGSM direction does not depend on eps
         for eps in EPSILONS:
             shown = as_pixels(x + eps * direction)
             for image_id, label, p, key in zip(

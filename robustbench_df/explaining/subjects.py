@@ -1,4 +1,4 @@
-"""Which images are looked at, and by whom: chosen from a run's predictions, shown to detectors new to them."""
+"""Choose the images to explain from a run's predictions, and load the detectors that have not seen them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from robustbench_df.run import Run
 from robustbench_df.summary import Judged, judge, judge_unseen
 
 STATES = ("right", "wrong", "attacked", "corrupted")
-"""What an image is shown as: as it is and rightly judged by the ensemble, wrongly, and with something done to it."""
+"""The state in which an image is shown: clean and judged rightly by the ensemble, clean and judged wrongly, attacked,
+or corrupted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clean:
-    """What a run says of the clean images of one part, N of them; the D detectors come first, then the ensemble.
+    """A run's answers on the N clean images of one part; the D detectors come first, then the ensemble.
 
     ``ids``, ``labels`` and ``fold`` (-1: the deployed detectors) are ``[N]``; ``p_fake`` (calibrated) and ``verdict``
     (1 = fake) are ``[D + 1, N]``.
@@ -43,13 +44,13 @@ class Clean:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """bool ``[D + 1, N]``."""
+        """bool ``[D + 1, N]``: the verdict is right."""
         right: NDArray[np.bool_] = self.verdict == self.labels
         return right
 
 
 def clean_answers(run: Run, phase: str, part: str) -> Clean:
-    """Read what every detector, and the shipped kind of ensemble, says of the images of ``part`` as deployed.
+    """Read the answers of every detector, and of the shipped kind of ensemble, as deployed, to the images of ``part``.
 
     Raises:
         RunError: predictions are missing or damaged.
@@ -62,9 +63,9 @@ def clean_answers(run: Run, phase: str, part: str) -> Clean:
 
 
 def judged_answers(run: Run, phase: str, part: str) -> Clean:
-    """Read the same by weights and decisions that have not seen the image, as ``results.json`` and the report count it.
+    """Read the same answers with weights and decisions not fitted on the image, as in ``results.json`` and the report.
 
-    It differs out of fold alone, where what is shipped was fitted on every image.
+    They differ from `clean_answers` only out of fold, where what is shipped was fitted on every image.
     """
     votes = _votes(run, phase, part)
     logits = [*votes.logits, votes.unseen(run.weights(phase=phase))]
@@ -97,16 +98,16 @@ def _answers(names: tuple[str, ...], phase: str, votes: Votes, judged: Sequence[
 
 @dataclass(frozen=True)
 class Subject:
-    """One image to be explained: its row among the clean answers, and as what it is shown (`STATES`)."""
+    """One image to explain: its row among the clean answers, and its state (one of `STATES`)."""
 
     row: int
     state: str
 
 
 def choose(clean: Clean, count: int) -> list[Subject]:
-    """Choose ``count`` pictures, a quarter of each of `STATES`, classes in proportion; fewer where there are fewer.
+    """Choose ``count`` pictures, a quarter in each of `STATES`, with classes in proportion; fewer if there are too few.
 
-    Those attacked and corrupted are among those that are right as they are, so that a reader sees the map move.
+    The attacked and corrupted images are also among those shown as right, so that a reader sees how the map moves.
     """
     quarter = count // 4
     right = clean.right[-1]
@@ -124,10 +125,10 @@ def some(rows: Index, count: int, labels: NDArray[np.int8]) -> Index:
 
 
 def load_team(run: Run, phase: str, fold: int, device: str) -> dict[str, Deployed]:
-    """Return every detector and the ensemble by name, each with its decision; the members are loaded once.
+    """Return every detector and the ensemble by name, each with its decision; the members are loaded only once.
 
     Args:
-        fold: whose detectors; -1 for those that are deployed.
+        fold: the fold whose detectors to load; -1 for the deployed ones.
     """
     whole = cast(Deployed, deployed(run, "ensemble", phase, None if fold < 0 else fold).to(device))
     members = cast(Ensemble, whole.net).members
@@ -150,12 +151,12 @@ def answers(detector: Deployed, x: Tensor) -> Floats:
 
 
 def _p_fake(detector: Deployed, shifted: Tensor) -> Floats:
-    """P(fake) from deployed logits ``[N, 2]``: without their shift by the threshold."""
+    """P(fake) from deployed logits ``[N, 2]``, after undoing their shift by the threshold."""
     return probability(margins(shifted.cpu().numpy()) + detector.offset)
 
 
 def _said(shifted: Tensor) -> Tensor:
-    """Verdicts that users see, int64 ``[N]``, from deployed logits ``[N, 2]``."""
+    """Verdicts as users see them, int64 ``[N]``, from deployed logits ``[N, 2]``."""
     return (shifted[:, 1] >= shifted[:, 0]).long()
 
 
@@ -165,7 +166,7 @@ def _judge(detector: Deployed) -> Judge:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one detector says of N images and where it looks for it: P(fake), verdict ``[N]`` and maps ``[N, H, W]``."""
+    """One detector's answers on N images with their maps: P(fake) and verdict ``[N]``, maps ``[N, H, W]``."""
 
     p_fake: Floats
     verdict: Tensor
@@ -194,10 +195,10 @@ def load_pixels(images: ImageSet, ids: NDArray[np.str_], device: str) -> tuple[T
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """Return uint8 images as a detector takes them, in the layout that is faster for convolutions in fp32."""
+    """Return uint8 images as detector input in [0, 1], in the layout in which fp32 convolutions are faster."""
     return pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def as_pixels(x: Tensor) -> Tensor:
-    """Round images in [0, 1] to uint8, as a file must be; what is shown and judged is then the same."""
+    """Round images in [0, 1] to uint8, as in a file, so that the shown and the judged image are the same."""
     return (x * 255).round().clamp(0, 255).to(torch.uint8)

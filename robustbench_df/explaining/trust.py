@@ -1,4 +1,4 @@
-"""What a map is worth: does it depend on what was learnt, and does it mark what the verdict rests on?"""
+"""Tests of a map: does it depend on the learnt weights, and does it mark the pixels that the verdict rests on?"""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from robustbench_df.explaining.cams import Maps
 from robustbench_df.metrics.scores import Floats, midranks
 
 SANE = 0.5
-"""Mean rank correlation with a randomised network's maps from which on a map fails: it is then more alike than unlike
-the map of one that has learnt nothing. Our choice: Adebayo et al. 2018 (arXiv:1810.03292) plot it and draw no line."""
+"""A map fails from this mean rank correlation with a randomised network's maps on: it is then more similar than
+dissimilar to the map of a network that has learnt nothing. The threshold is ours: Adebayo et al. 2018
+(arXiv:1810.03292) plot the correlation without one."""
 
 REMOVED = 0.2
 """Share of the pixels that are painted over."""
 
 MOVES = 2
-"""Other places for the same shape, per image."""
+"""Number of control placements of the same shape per image."""
 
 NAME = "extra drop without the hottest 20%"
 MEANING = (
@@ -32,7 +33,7 @@ MEANING = (
 
 
 def rank_correlation(a: Maps, b: Maps) -> Floats:
-    """Spearman's rank correlation of each pair of maps ``[N, H, W]``, float64 ``[N]``; nan where one is constant."""
+    """Spearman's rank correlation of each pair of maps ``[N, H, W]``, float64 ``[N]``; NaN where one is constant."""
     out = np.full(len(a), np.nan)
     for k, (one, other) in enumerate(zip(a.reshape(len(a), -1), b.reshape(len(b), -1), strict=True)):
         if np.ptp(one) > 0 and np.ptp(other) > 0:
@@ -41,7 +42,7 @@ def rank_correlation(a: Maps, b: Maps) -> Floats:
 
 
 def hottest(maps: Maps, ids: Tensor, seed: int = 0, share: float = REMOVED) -> Tensor:
-    """Return the ``share`` of hottest pixels, bool ``[N, H, W]``; ties are drawn, keyed by the image."""
+    """Mark the ``share`` of hottest pixels, bool ``[N, H, W]``; ties are broken at random, keyed by the image."""
     n, height, width = maps.shape
     noise = rng.uniform(ids.cpu(), (height, width), seed, "ties") * 1e-6
     values = (torch.from_numpy(maps) + noise).flatten(1)
@@ -51,9 +52,9 @@ def hottest(maps: Maps, ids: Tensor, seed: int = 0, share: float = REMOVED) -> T
 
 
 def moved(mask: Tensor, ids: Tensor, *key: rng.Key) -> Tensor:
-    """Move each mask ``[N, H, W]`` by an offset drawn per image; what leaves on one side comes in on the other.
+    """Shift each mask ``[N, H, W]`` by a random offset per image, with wrap-around at the borders.
 
-    Random pixels would be no fair rival: scattered holes hurt a network more than one hole of the same area.
+    Random pixels would not be a fair control: scattered holes hurt a network more than one hole of the same area.
     """
     n, height, width = mask.shape
     draw = rng.uniform(ids.cpu(), (2,), *key)
@@ -63,22 +64,22 @@ def moved(mask: Tensor, ids: Tensor, *key: rng.Key) -> Tensor:
 
 
 def painted(x: Tensor, mask: Tensor) -> Tensor:
-    """Return images ``[N, 3, H, W]`` with the masked pixels ``[N, H, W]`` in each image's own mean colour."""
+    """Return images ``[N, 3, H, W]`` with the masked pixels ``[N, H, W]`` set to each image's own mean colour."""
     return torch.where(mask[:, None].to(x.device), x.mean((2, 3), keepdim=True), x)
 
 
 def extra_drop(
     p_fake: Callable[[Tensor], Floats], x: Tensor, maps: Maps, verdict: NDArray[np.int8], ids: Tensor, seed: int = 0
 ) -> Floats:
-    """Return per image what `MEANING` says, float64 ``[N]`` in [-1, 1].
+    """Return the measure that `MEANING` describes, per image, float64 ``[N]`` in [-1, 1].
 
-    A form of pixel flipping (Samek et al. 2017, arXiv:1509.06321) with one step and a control of the same shape.
+    This is pixel flipping (Samek et al. 2017, arXiv:1509.06321) with one step and a control of the same shape.
 
     Args:
-        p_fake: answers images ``[N, 3, H, W]`` with P(fake) ``[N]``.
+        p_fake: returns P(fake) ``[N]`` for images ``[N, 3, H, W]``.
         x: images in [0, 1].
         maps: their maps; must not be blank.
-        verdict: ``[N]``, 1 = fake: whose probability is watched.
+        verdict: ``[N]``, 1 = fake: the class whose probability is measured.
         ids: int64 ``[N]``, keys of the images' own randomness.
     """
 

@@ -1,1 +1,1 @@
-"""The page that people hand on: files of a run in, one self-contained HTML page out. Nothing here imports torch."""
+"""The report: it reads the files of a run and writes one self-contained HTML page. Nothing here imports torch."""

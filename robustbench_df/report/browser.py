@@ -1,4 +1,4 @@
-"""Print a page to PDF with the Chromium of the machine, where there is one."""
+"""Print a page to PDF with the machine's Chromium or Chrome, if there is one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from robustbench_df.rundir import write_atomic
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE = 120
-"""Seconds after which a browser that prints nothing is given up."""
+"""Timeout in seconds for the browser to print the page."""
 
 
 def find_browser() -> str | None:
-    """Return the path of a Chromium, or None."""
+    """Return the path of a Chromium or Chrome, or None if there is none."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def arguments(profile: str | Path) -> list[str]:
-    """Return the options for a headless browser that keeps nothing and reaches no network."""
-    # Chromium refuses to start its sandbox as root; the page is our own and may load nothing.
+    """Return the options for a headless browser with a temporary profile and no access to the network."""
+    # Chromium cannot start its sandbox as root; this is safe because the page is ours and its policy allows no loading.
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     return [
         "--headless",
@@ -38,10 +38,10 @@ def arguments(profile: str | Path) -> list[str]:
 
 
 def print_pdf(page: Path, pdf: Path) -> Path:
-    """Print a page to ``pdf``, whole or not at all, and return its path.
+    """Print a page to ``pdf`` by an atomic write and return its path.
 
     Raises:
-        RunError: there is no Chromium, or it failed.
+        RunError: there is no Chromium or Chrome, it failed, or it took longer than `PATIENCE`.
     """
     browser = find_browser()
     if browser is None:

@@ -1,4 +1,4 @@
-"""Write a report: the page, `results.json` and every table as CSV, from the files of a run alone."""
+"""Write a report from the files of a run: the page, `results.json`, and every table as CSV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORTS = Path("reports")
 PAGE, RESULTS, TABLES = "index.html", "results.json", "tables"
 
 LARGE = 10_000_000
-"""Bytes from which a page is slow to open and refused by many mail servers."""
+"""Size of a page in bytes from which it opens slowly and many mail servers refuse it."""
 
 
 def build_report(run: Path | str, out: Path | None = None) -> Path:
@@ -26,10 +26,10 @@ def build_report(run: Path | str, out: Path | None = None) -> Path:
     Args:
         run: a run folder, its name under ``runs/``, or ``runs/latest``.
         out: folder to write into; ``reports/<run name>`` when not given. The page is ``index.html`` in it, beside
-            ``results.json`` and ``tables/<id>.csv``. Each file is written whole or not at all, the page last.
+            ``results.json`` and ``tables/<id>.csv``. Every file is written atomically, the page last.
 
     Raises:
-        RunError: no such run, or one whose files do not belong together.
+        RunError: there is no such run, or its files do not belong together.
     """
     from robustbench_df.report.content import document_of
 
@@ -38,11 +38,11 @@ def build_report(run: Path | str, out: Path | None = None) -> Path:
 
 
 def report_folder(runs: Sequence[Path]) -> Path:
-    """Return where the report of a run, or the comparison of several, goes by default."""
+    """Return the default folder for the report of a run, or for the comparison of several runs."""
     names = [slug(run.resolve().name) for run in runs]
     if len(names) == 1:
         return REPORTS / names[0]
-    # Many long names would not be a file name; the first two tell what it is.
+    # Many long names would exceed the length of a file name; the first two identify the comparison.
     more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
     return REPORTS / f"compare-{names[0][:80]}-{names[1][:80]}{more}"
 
@@ -50,8 +50,8 @@ def report_folder(runs: Sequence[Path]) -> Path:
 def write_report(document: Document, folder: Path) -> Path:
     """Write a document as a page with its tables and numbers beside it, and return the page's path.
 
-    The same document gives the same bytes. CSV files of a former report in the folder that this one has not are
-    removed: they would be read as belonging to it.
+    The same document gives the same bytes. CSV files of an earlier report in the folder are removed if this report does
+    not have them, because readers would think that they belong to it.
 
     Raises:
         RunError: the folder is a file.
@@ -82,7 +82,7 @@ def write_report(document: Document, folder: Path) -> Path:
 
 
 def _former_tables(folder: Path) -> set[str]:
-    """Return the CSV names of the report that is in a folder; none where its `results.json` is not one of ours."""
+    """Return the CSV names of the report already in a folder; none if its `results.json` is missing or not ours."""
     try:
         former = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         blocks = [block for section in former["sections"] for block in section["blocks"]]

@@ -1,7 +1,7 @@
-"""What a report says, apart from how it looks: sections of tables, figures, pictures and alerts, all plain data.
+"""The content of a report, without its layout: sections of tables, figures, pictures and alerts, all plain data.
 
 The builders in `content` fill these records from the files of a run; `page` turns them into HTML, `figures` into
-drawings, and `as_json` into the `results.json` beside the page. A number that is not in here is not on the page.
+drawings, and `as_json` into the `results.json` beside the page. The page has no number that is not in these records.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 SCHEMA = 1
-"""Version of `results.json`; a reader refuses what it does not know."""
+"""Version of `results.json`; a reader refuses versions that it does not know."""
 
 Severity = Literal["fail", "warn", "info"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured figure with its 95% interval. A `value` of None is undefined (as AUC with one class), not missing."""
+    """A measured figure with its 95% interval; a `value` of None is undefined (AUC with one class), not missing."""
 
     value: float | None
     low: float | None = None
@@ -29,18 +29,18 @@ class Estimate:
 
 
 Cell = str | int | float | bool | Estimate | None
-"""What stands in a table. None reads "not run": the measurement is missing, which is never 0."""
+"""The content of a table's cell. None is shown as "not run": the measurement is missing, which is never shown as 0."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: `key` in the rows, `label` in the head, and how its values are written."""
+    """A column of a table: `key` in the rows, `label` in the header, and the format of its values (`kind`)."""
 
     key: str
     label: str
     kind: Literal["text", "percent", "number", "count", "seconds", "bytes", "verdict"] = "text"
     hint: str = ""
-    """What the column means, in a sentence: shown with the head."""
+    """The meaning of the column in one sentence, shown with the header."""
     better: Literal["higher", "lower", ""] = ""
 
 
@@ -54,7 +54,7 @@ class Table:
     rows: Sequence[Mapping[str, Cell]]
     note: str = ""
     group: str = ""
-    """Key of the column whose values may be filtered by, if any."""
+    """Key of the column by whose values the reader may filter the rows, if any."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Curves:
     series: Sequence[Series]
     x_scale: Literal["linear", "log"] = "linear"
     diagonal: bool = False
-    """Draw y = x: chance of a ROC, the ideal of a reliability diagram."""
+    """Draw y = x: chance in a ROC, perfect calibration in a reliability diagram."""
     percent: bool = False
-    """y is a share of 1, labelled in percent."""
+    """y is a share in [0, 1], labelled in percent."""
     note: str = ""
 
 
@@ -131,7 +131,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Points:
-    """Named points with intervals: a Pareto front. `front` names those that no other beats on both axes."""
+    """Named points with intervals, and their Pareto front: `front` names those that no other beats on both axes."""
 
     id: str
     title: str
@@ -148,7 +148,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a gallery: the key of its PNG in `Document.pictures`, and what is to be said about it."""
+    """One image of a gallery: the key of its PNG in `Document.pictures`, its caption, alternative text and tone."""
 
     key: str
     caption: str
@@ -163,25 +163,25 @@ class Gallery:
     id: str
     title: str
     head: Sequence[str]
-    """One label per column, or empty."""
+    """One label per column, or empty for no labels."""
     rows: Sequence[tuple[str, Sequence[Picture | None]]]
-    """(label, pictures) of each row."""
+    """A pair (label, pictures) per row."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. `id` only where it is linked to."""
+    """A paragraph; `id` is set only if the page links to it."""
 
     text: str
     id: str = ""
     head: bool = False
-    """A heading over the blocks that follow it: figures below one begin a row of their own."""
+    """The text is a heading of the blocks after it, so figures below it begin a new row."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """Something the reader must know before quoting a number. `section` is the id of where the evidence stands."""
+    """Something the reader must know before quoting a number; `section` is the id of the part with the evidence."""
 
     severity: Severity
     title: str
@@ -197,7 +197,8 @@ Block = Table | Figure | Gallery | Text
 class Section:
     """A part of the page: an anchor, a title, a sentence that says what it shows, and its blocks in order.
 
-    `tabs` groups blocks: (label, number of blocks); blocks beyond their sum follow untabbed. Empty: no tabs.
+    `tabs` groups the blocks in order: (label, number of blocks). Any remaining blocks follow without a tab. Empty: no
+    tabs.
     """
 
     id: str
@@ -209,25 +210,25 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `pictures` (PNG bytes by key) is all that is not in `results.json`."""
+    """A whole report; only the `pictures` (PNG bytes by key) are not in `results.json`."""
 
     title: str
     subtitle: str
     verdict: Sequence[str]
     """Three sentences: what to ship, how far to trust it, what to beware of."""
     alerts: Sequence[Alert]
-    """Worst first."""
+    """The alerts, worst first."""
     sections: Sequence[Section]
     pictures: Mapping[str, bytes]
     provenance: Mapping[str, Any]
     exports: Mapping[str, Sequence[str]]
     """File name of a composed figure -> ids of the blocks drawn in it, side by side (`rdf report --figures`)."""
     exhibits: Sequence[Block] = ()
-    """Blocks that only composed figures show: on the page others say the same."""
+    """Blocks for composed figures only; the page shows the same content in other blocks."""
 
 
 def as_json(document: Document) -> dict[str, Any]:
-    """The document without its pictures' bytes, as plain JSON; every record says its `type`. NaN becomes null."""
+    """Return the document as plain JSON, without the pictures' bytes; every record has its `type`, NaN becomes null."""
     return {"schema": SCHEMA, **_plain(document), "pictures": sorted(document.pictures)}
 
 

@@ -1,4 +1,4 @@
-"""Figures as files: each composed figure of a document as PNG and SVG, under the names its readers know."""
+"""Figures as files: each composed figure of a document as PNG and SVG, under the names known from the recipe."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 TITLE, GAP = 30, 24
-"""Pixels of a block's title, and between blocks."""
+"""Height of a block's title, and the gap between blocks, in pixels."""
 
 ACROSS = 3
-"""Most blocks side by side; more go below, and four make a square."""
+"""Most blocks side by side; further blocks go into the next row, and four blocks make two rows of two."""
 
 DPI, CAPTION_SIZE, HEAD_SIZE = 200, 7.5, 8.5
 
 THUMBNAIL, CAPTION, LABEL, HEAD = 84, 30, 110, 32
-"""Pixels of a gallery: a picture, the caption below it, the label left of a row, the labels above the columns."""
+"""Sizes in a gallery in pixels: a picture's side, the caption's height below it, the width of a row's label, and the
+height of the labels above the columns."""
 
 
 def draw_exports(document: Document, directory: Path) -> list[Path]:
-    """Draw every figure that the document names in ``exports`` into ``directory`` and return the files."""
+    """Write every figure that the document names in ``exports`` to ``directory`` and return the files."""
     return [
         path
         for name, blocks in document.exports.items()
@@ -45,7 +46,7 @@ def draw_export(document: Document, name: str, blocks: Sequence[str], directory:
 
     Raises:
         UsageError: the directory is a file.
-        ValueError: an id that is not in the document, or a block that is no picture and no drawing.
+        ValueError: an id is not in the document, or its block is neither a figure nor a gallery.
     """
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"--figures '{directory}' is a file; name a folder")

@@ -1,4 +1,4 @@
-"""The drawn figures of a report as inline SVG. Each kind is drawn in `drawing`; `export` writes them as files."""
+"""The figures of a report as inline SVG; `drawing` has the code for each kind, `export` writes them as files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ CHANCE = 0.5
 
 
 def look_of(document: Document) -> Look:
-    """Return what all figures of a document share.
+    """Return the colours and axis limits that all figures of a document share.
 
-    A name of a series has one colour everywhere, and not its neighbours' in any figure where that can be; with more
-    names in a figure than colours they repeat, and markers tell them apart. Figures of one section with the same axes
-    share the lower end of shares: chance, or 0 where any falls below chance.
+    A series name has the same colour in every figure, and, as far as possible, a different one from the other series of
+    the figure. If a figure has more series than there are colours, colours repeat and markers distinguish the series.
+    Figures of one section with the same axis labels share the lower end of shares: chance, or 0 if any value is below
+    chance.
     """
     colours: dict[str, str] = {}
     floors: dict[str, float] = {}
@@ -45,7 +46,7 @@ def look_of(document: Document) -> Look:
 
 
 def _colour(names: Sequence[str], chosen: dict[str, str]) -> None:
-    """Give each name that has no colour one that is free among these names."""
+    """Give each name without a colour one that none of these names has, while there are such colours."""
     taken = {chosen[name] for name in names if name in chosen}
     free = [colour for colour in COLOURS if colour not in taken]
     for name in names:
@@ -73,7 +74,7 @@ def size(figure: Figure) -> tuple[float, float]:
 
 
 def draw(figure: Figure, canvas: Canvas, look: Look) -> None:
-    """Draw one figure into a rectangle of its own `size`."""
+    """Draw one figure into a rectangle of the figure's own `size`."""
     if isinstance(figure, Heat):
         grids.draw_heat(figure, canvas)
     elif isinstance(figure, Confusion):

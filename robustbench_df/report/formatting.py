@@ -1,4 +1,4 @@
-"""How values are written: on the page, in CSV files, in file names and anchors. Plain text in, plain text out."""
+"""Format values as plain text: on the page, in CSV files, in file names and anchors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from robustbench_df.wording import duration
 NOT_RUN, UNDEFINED = "not run", "undefined"
 
 _JOINERS = "\u200c\u200d"
-"""Zero-width (non-)joiner: invisible too, but Persian and emoji are misspelt without them."""
+"""Zero-width non-joiner and joiner: invisible too, but Persian text and emoji are wrong without them."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that make a spreadsheet run a cell (OWASP, "CSV Injection")."""
+"""First characters that make a spreadsheet execute a cell as a formula (OWASP, "CSV Injection")."""
 
 
 def visible(text: str) -> str:
-    r"""Return ``text`` with everything that hides or reorders its neighbours spelt out, as ``\u202e`` or ``\n``.
+    r"""Return ``text`` with invisible and reordering characters escaped, as ``\u202e`` or ``\n``.
 
-    These are the Unicode categories Cc (controls), Cf (format, with the bidirectional ones), Cs (lone surrogates: file
-    names that are no UTF-8), Zl and Zp (line and paragraph separators).
+    These are the Unicode categories Cc (controls), Cf (format, including the bidirectional ones), Cs (lone surrogates,
+    from file names that are not UTF-8), Zl and Zp (line and paragraph separators).
     """
     if text.isascii() and text.isprintable():
         return text
@@ -35,14 +35,14 @@ def visible(text: str) -> str:
 
 
 def slug(name: str) -> str:
-    """Return ``name`` as an anchor and file name: letters, digits, ``_``, ``.`` and ``-`` alone, never hidden."""
+    """Return ``name`` as an anchor and file name: only letters, digits, ``_``, ``.`` and ``-``, with no leading dot."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip(".-") or "unnamed"
 
 
 def parts(value: Cell, kind: str) -> tuple[str, str]:
-    """Return (figure, interval) as text: ``("92.7%", "[91.5, 93.8]")``; no interval is an empty string.
+    """Return (figure, interval) as text: ``("92.7%", "[91.5, 93.8]")``; without an interval the second is empty.
 
-    ``None`` reads "not run"; an `Estimate` without value, and NaN, read "undefined".
+    ``None`` becomes "not run"; an `Estimate` without a value, and NaN, become "undefined".
     """
     if isinstance(value, Estimate):
         if value.value is None or value.value != value.value:
@@ -61,7 +61,7 @@ def parts(value: Cell, kind: str) -> tuple[str, str]:
 
 
 def _figure(value: float, kind: str, whole: bool = False) -> str:
-    """Write one number; with ``whole`` always in plain decimals, as the ends of an interval must look alike."""
+    """Format one number; ``whole`` forces plain decimals, so that both ends of an interval have the same format."""
     if value in (float("inf"), float("-inf")):
         return "∞" if value > 0 else "−∞"
     if kind == "percent":
@@ -87,7 +87,7 @@ def _size(count: float) -> str:
 
 
 def sort_key(value: Cell) -> float | None:
-    """Return the number a cell is sorted by; None for text and for what has no value (always last)."""
+    """Return the number that a cell is sorted by; None for text and for cells without a value (always last)."""
     if isinstance(value, Estimate):
         value = value.value
     if value is None or isinstance(value, str) or value != value:
@@ -98,8 +98,8 @@ def sort_key(value: Cell) -> float | None:
 def csv_of(table: Table) -> str:
     """Return a table as CSV with raw numbers; an estimate takes four columns: value, ``_low``, ``_high``, ``_n``.
 
-    A missing cell is ``not run``, an undefined one ``undefined``. Text that a spreadsheet would run as a formula gets
-    an apostrophe in front.
+    A missing cell is ``not run``, an undefined one ``undefined``. Text that a spreadsheet would execute as a formula
+    gets an apostrophe in front.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,7 @@
-"""Turn a `Document` into one self-contained HTML page: no request, no style or script that its policy does not name."""
+"""Turn a `Document` into one self-contained HTML page.
+
+The page makes no request, and its content security policy allows only its own style and script, by their hashes.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ WIDE = 420
 """A drawing wider than this, in pixels, takes a whole row of the grid."""
 
 TALL, DENSE, LONG = 24, 8, 28
-"""A table of more rows scrolls in its own box; one of more columns writes intervals below their figures; a column with
-more letters in a cell is broken into lines."""
+"""A table with more than `TALL` rows scrolls in its own box. One with more than `DENSE` columns shows intervals below
+their figures. A column in which a text has more than `LONG` characters wraps its lines."""
 
 RESERVED = ("verdict", "alerts", "content", "theme", "zoom", "zoom-title")
-"""Anchors of the page itself."""
+"""Anchors that the page itself uses."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -50,7 +53,7 @@ def render(document: Document) -> str:
     """Return the whole page. The same document gives the same bytes.
 
     Raises:
-        ValueError: two sections, blocks or tabs share an id, a picture that is shown is missing, or is no PNG.
+        ValueError: two sections, blocks or tabs share an anchor, or a shown picture is missing or not a PNG.
     """
     known = _checked_anchors(document)
     style, script = _asset("style.css"), _asset("page.js")
@@ -66,7 +69,8 @@ def render(document: Document) -> str:
             sections=[(section, list(_panels(section))) for section in document.sections],
             drawings=_drawings(document),
             pictures=_pictures(document),
-            # Compressed, it is an eighth as large; without the clock, so that the same document gives the same bytes.
+            # Compression makes it eight times smaller. mtime=0 leaves the time out of the gzip header, so that the same
+            # document gives the same bytes.
             results=_data_uri("application/gzip", gzip.compress(results_json(document), mtime=0)),
             facts=list(_flat(document.provenance)),
         )
@@ -74,7 +78,7 @@ def render(document: Document) -> str:
 
 
 def results_json(document: Document) -> bytes:
-    """Return `results.json`: everything the page says. A lone surrogate in a file name becomes its JSON escape."""
+    """Return `results.json`, all content of the page; a lone surrogate in a file name becomes its JSON escape."""
     text = json.dumps(as_json(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
 
@@ -128,7 +132,7 @@ def _drawings(document: Document) -> dict[str, str]:
 
 
 def _pictures(document: Document) -> dict[str, dict[str, Any]]:
-    """Return what the page needs of each picture that is shown: its anchor, size and data URI, once each."""
+    """Return the anchor, size and data URI of each shown picture by key; each picture is included once."""
     shown = (
         picture.key
         for section in document.sections
@@ -218,14 +222,14 @@ def _environment() -> Environment:
 
 
 def _prose(text: str) -> Markup:
-    """Return a sentence whose options (``--run``) no line break takes apart: browsers break behind the dashes."""
+    """Return a sentence as markup that prevents line breaks within options (``--run``): browsers break after dashes."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<!\S)(--[\w-]+)", r'<span class="option">\1</span>', str(escape(visible(text)))))
 
 
 def _cell(row: dict[str, Any], column: Column) -> dict[str, Any]:
-    """Return what the template needs of one cell."""
+    """Return the values that the template needs for one cell."""
     value = row.get(column.key)
     figure, interval = parts(value, column.kind)
     n = getattr(value, "n", None)
@@ -250,7 +254,7 @@ def _long_columns(table: Table) -> set[str]:
 
 
 def _group_values(table: Table) -> list[str]:
-    """Return the values a table may be filtered by, in order of appearance."""
+    """Return the values by which a table may be filtered, in order of appearance."""
     if not table.group:
         return []
     return list(dict.fromkeys(parts(row.get(table.group), "text")[0] for row in table.rows))

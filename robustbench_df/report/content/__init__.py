@@ -1,4 +1,4 @@
-"""From the files of a run to a `Document`: reads them, never the images they are about, and never imports torch."""
+"""Build a `Document` from the files of a run; this package never reads the run's images and never imports torch."""
 
 from __future__ import annotations
 

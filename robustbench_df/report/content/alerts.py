@@ -15,11 +15,11 @@ from robustbench_df.wording import counted, listed
 ORDER = ("fail", "warn", "info")
 
 FEW = 200
-"""Images below which a share of about 90% is not known to within ± 4 points (Wilson)."""
+"""With fewer images than this, the interval of a share of about 90% is wider than ± 4 points (Wilson)."""
 
 
 def alerts_of(facts: Facts) -> list[Alert]:
-    """Collect all alerts; those of one severity in the order of the page."""
+    """Collect all alerts, worst first; those of one severity are in the order of the page."""
     found = [*_unfinished(facts), *_audit(facts), *_files(facts), *_numbers(facts), *_checks(facts), *_missing(facts)]
     return sorted(found, key=lambda alert: ORDER.index(alert.severity))
 
@@ -50,7 +50,7 @@ def _audit(facts: Facts) -> Iterator[Alert]:
             severity: Severity = "info" if cured else finding.severity
             taken = "The run's own split takes care of it" if cured else finding.remedy
             text = f"{_ended(finding.detail)} {_ended(taken)}"
-            # Not its title, which says what should hold: beside "Fails" it would read as if it did.
+            # Not the finding's title: it says what should hold, and beside "Fails" one would read that it does hold.
             yield Alert(severity, f"Audit: {finding.id.replace('-', ' ')}", text, "audit-table")
     if facts.material.findings:
         count = len(facts.material.findings)
@@ -86,7 +86,10 @@ def _files(facts: Facts) -> Iterator[Alert]:
 
 
 def _checks(facts: Facts) -> Iterator[Alert]:
-    """Failed and warned checks, those of what ships first; of one kind together, saying what the first one's saw."""
+    """Yield one alert per kind of failed or warned check, those that concern the shipped ensemble first.
+
+    An alert has the detail of its first detector, the shipped ensemble if possible, and names the others.
+    """
     shipped = f"ensemble · {facts.shipped.phase}" if facts.shipped else ""
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     for name, checks in facts.material.checks.items():
@@ -126,7 +129,7 @@ def _numbers(facts: Facts) -> Iterator[Alert]:
 
 
 def _maps(facts: Facts) -> Iterator[Alert]:
-    """Say which maps must not be read as reasons."""
+    """Yield the alerts about maps that must not be read as reasons for a verdict."""
     detectors = (facts.material.explained or {}).get("detectors", ())
     insane = [str(d["model"]) for d in detectors if not d["sanity"]["passed"]]
     if insane:
@@ -140,7 +143,7 @@ def _maps(facts: Facts) -> Iterator[Alert]:
 
 
 def _missing(facts: Facts) -> Iterator[Alert]:
-    """What has not been run, and the command that runs it."""
+    """Yield an alert for everything that has not been run, with the command that runs it."""
     material = facts.material
     if not material.run.finished:
         return

@@ -1,4 +1,4 @@
-"""What stands beside the numbers of attacks: do they carry over, can they be believed, and black boxes."""
+"""The blocks that complement the numbers of attacks: transfer, the checks of the attacks, and black boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_df.wording import counted
 
 
 def transfer(facts: Facts) -> list[Block]:
-    """Return the matrix of `rdf attack --transfer`: crafted on a detector, scored on another."""
+    """Return the matrix of `rdf attack --transfer`: images crafted on one detector, scored on another."""
     matrix = facts.material.transfer
     if matrix is None:
         return [Text(f"Transfer between detectors: not run. {facts.material.command('attack --transfer')}")]
@@ -70,7 +70,7 @@ def checks(facts: Facts) -> list[Block]:
 
 
 def black_boxes(facts: Facts) -> list[Block]:
-    """Results of `rdf attack --detector`: somebody else's detector, asked from outside."""
+    """Return the results of `rdf attack --detector`: attacks on an external black-box detector."""
     rows: list[Mapping[str, Cell]] = []
     for path in sorted(facts.material.run.path.glob("attacks/blackbox-*/result.json")):
         try:

@@ -15,11 +15,11 @@ from robustbench_df.report.content.words import LABELS, label_of
 from robustbench_df.report.document import Gallery
 
 EXAMPLES = 8
-"""Images of `rdf attack --save-images` that are shown."""
+"""Most images of `rdf attack --save-images` that are shown."""
 
 
 def attacked(facts: Facts, shelf: Shelf) -> list[tuple[Pair, Gallery]]:
-    """Images × ε for each detector, from `rdf explain`."""
+    """Return a gallery of images × ε for each detector, from `rdf explain`."""
     entries = (facts.material.specimens or {}).get("attacked", ())
     folder = facts.material.run.file("explain", "pictures")
     pairs = list(dict.fromkeys((str(e["model"]), str(e["phase"])) for e in entries))
@@ -56,7 +56,7 @@ def _shot(facts: Facts, folder: Path, entry: Mapping[str, Any]) -> Shot:
 
 
 def saved(facts: Facts, shelf: Shelf) -> list[Gallery]:
-    """Examples of `rdf attack --save-images`: clean, attacked, and the amplified difference."""
+    """Return the examples of `rdf attack --save-images`: clean, attacked, and the amplified difference."""
     found = []
     for number, path in enumerate(sorted(facts.material.run.path.glob("attacks/examples-*/examples.json"))):
         try:

@@ -1,4 +1,4 @@
-"""Section 3: what is left of the accuracy under attack, before and after adversarial fine-tuning."""
+"""Section 3: the accuracy that is left under attack, before and after adversarial fine-tuning."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def attacks_section(facts: Facts) -> Piece:
 
 
 _WHEN = {"base": "BEFORE", "final": "AFTER"}
-"""The recipe's words for the phases."""
+"""The recipe's names of the phases."""
 
 
 def worst_at_least_budget(facts: Facts) -> AttackRow | None:
-    """The worst attack on what ships, at the smallest budget that was tried; L∞ where it was."""
+    """The worst attack on the shipped ensemble at the smallest budget that was tried; in L∞ if any was."""
     if facts.shipped is None:
         return None
     own = [row for row in facts.attacks if row.pair == ("ensemble", facts.shipped.phase) and row.cell.eps > 0]
@@ -72,12 +72,12 @@ def worst_at_least_budget(facts: Facts) -> AttackRow | None:
 
 
 def _strength(row: AttackRow) -> tuple[float, bool]:
-    """Sort by what is left; among equals one step says least."""
+    """Sort key: by the accuracy that is left; among equal ones FGSM comes last, because it says least."""
     return row.accuracy.value or 0.0, row.cell.attack == "fgsm"
 
 
 def _overview(facts: Facts) -> list[Heat]:
-    """Everything at a glance: detector × attack and budget."""
+    """Heat maps of all results: detector × attack and budget."""
     if not facts.attacks:
         return []
     pairs = list(dict.fromkeys(row.pair for row in facts.attacks))
@@ -112,7 +112,7 @@ def _kind(row: AttackRow) -> tuple[str, str, float]:
 
 
 def _curves(facts: Facts) -> list[tuple[Pair, Curves]]:
-    """One figure per detector and phase, before beside after; a line per attack, beginning at no attack."""
+    """One figure per detector and phase, with a line per attack that begins at the clean accuracy."""
     found = []
     norms = list(dict.fromkeys(row.cell.norm for row in facts.attacks))
     for model in dict.fromkeys(row.cell.model for row in facts.attacks):
@@ -126,7 +126,7 @@ def _curves(facts: Facts) -> list[tuple[Pair, Curves]]:
 
 
 def _by_detector(curves: Sequence[tuple[Pair, Curves]]) -> list[Block]:
-    """Put each detector's figures under its name, so that before stands beside after."""
+    """Put each detector's figures under its name, so that before and after are side by side."""
     found: list[Block] = []
     for model in dict.fromkeys(model for (model, _), _ in curves):
         found += [Text(model, head=True), *(curve for pair, curve in curves if pair[0] == model)]
@@ -139,7 +139,7 @@ def _curve(id: str, model: str, phase: str, norm: str, rows: Sequence[AttackRow]
         own = sorted((row for row in rows if row.cell.attack == attack), key=lambda row: row.cell.eps)
         points = [(row.cell.eps, row.accuracy) for row in own]
         if points[0][0] > 0:
-            points.insert(0, (0.0, own[0].clean))  # no budget, no attack: the clean accuracy on the same images
+            points.insert(0, (0.0, own[0].clean))  # at ε = 0: the clean accuracy on the same images
         known = [estimate for _, estimate in points]
         series.append(
             Series(
@@ -210,7 +210,7 @@ def _table(facts: Facts) -> Table:
 
 
 def _parts(facts: Facts) -> list[Block]:
-    """Which attack of a suite fooled what the former ones had left standing."""
+    """Number of images that each attack of a suite fooled and the previous ones had not."""
     rows: list[Mapping[str, Cell]] = []
     suites: dict[str, None] = {}
     for row in facts.attacks:
@@ -241,7 +241,7 @@ def _parts(facts: Facts) -> list[Block]:
 
 
 def after_one_step(facts: Facts, pair: Pair) -> dict[str, Estimate] | None:
-    """Numbers of a detector under FGSM as `train_all` tried it, with its decision; None where it did not."""
+    """A detector's numbers under the FGSM that `train_all` runs, with its decision; None if it was not run."""
     predictions, subject = facts.material.stepped.get(pair), facts.subjects.get(pair)
     if predictions is None or subject is None:
         return None
@@ -253,7 +253,7 @@ def after_one_step(facts: Facts, pair: Pair) -> dict[str, Estimate] | None:
 
 
 def _one_step(facts: Facts) -> list[Block]:
-    """FGSM as `train_all` tried it on every detector: one gradient step at the strength that chose checkpoints."""
+    """The FGSM that `train_all` runs on every detector: one gradient step with the ε that also chose checkpoints."""
     found = {pair: after_one_step(facts, pair) for pair in facts.material.stepped}
     rows: list[Mapping[str, Cell]] = [
         {

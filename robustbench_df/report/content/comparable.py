@@ -1,4 +1,4 @@
-"""What several runs have in common: images, attacks and corruptions, on which alone they can be compared."""
+"""What several runs have in common: they can only be compared on the same images, attacks and corruptions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from robustbench_df.report.content.words import estimate, threat
 from robustbench_df.report.document import Estimate
 
 ALPHA = 0.05
-"""A difference with a larger p is not told apart from chance."""
+"""A difference with a p-value of at least this is not significant."""
 
 Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One run under the name it goes by here, and its shipped ensemble measured as all the others are.
+    """One run under its name in the comparison, with its shipped ensemble measured in the same way as all others.
 
-    ``attacked`` is accuracy under the worst of the attacks that all runs met at one budget, ``corrupted`` the mean over
-    the corruption cells that all have; None where there is no such thing.
+    ``attacked`` is the accuracy under the worst of the attacks that all runs have at the common budget. ``corrupted``
+    is the mean over the corruption cells that all runs have. Each is None if there is nothing in common.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Entry:
 
 
 Common = tuple[str, float, tuple[str, ...]]
-"""Norm, budget, and the attacks that all runs met at it."""
+"""Norm, budget, and the attacks that all runs have at this budget."""
 
 
 def attacks_on(facts: Facts) -> dict[tuple[str, float, str], AttackRow]:
-    """Return the attacks on what a run ships, by norm, budget and name."""
+    """Return the attacks on a run's shipped ensemble, by norm, budget and name."""
     if facts.shipped is None:
         return {}
     own = [row for row in facts.attacks if row.pair == ("ensemble", facts.shipped.phase) and row.cell.eps > 0]
@@ -54,7 +54,7 @@ def attacks_on(facts: Facts) -> dict[tuple[str, float, str], AttackRow]:
 
 
 def common_attacks(all_facts: Sequence[Facts]) -> Common | None:
-    """The smallest budget that all runs met, L∞ before other norms, and the attacks that all met at it."""
+    """Find the smallest budget that all runs have (in L∞ if possible), and the attacks that all have at it."""
     if not all_facts:
         return None
     shared = set.intersection(*(set(attacks_on(facts)) for facts in all_facts))
@@ -75,7 +75,7 @@ def common_cells(all_facts: Sequence[Facts]) -> frozenset[tuple[str, int]]:
 
 
 def worst_of(facts: Facts, common: Common | None) -> AttackRow | None:
-    """Return the worst of the common attacks on what a run ships."""
+    """Return the worst of the common attacks on a run's shipped ensemble."""
     if common is None:
         return None
     norm, eps, attacks = common
@@ -84,7 +84,7 @@ def worst_of(facts: Facts, common: Common | None) -> AttackRow | None:
 
 
 def entry_of(name: str, facts: Facts, common: Common | None, cells: frozenset[tuple[str, int]]) -> Entry:
-    """Measure what a run ships on what all runs have in common."""
+    """Measure a run's shipped ensemble on what all runs have in common."""
     whole = facts.shipped
     assert whole is not None
     worst = worst_of(facts, common)
@@ -106,7 +106,7 @@ def entry_of(name: str, facts: Facts, common: Common | None, cells: frozenset[tu
 
 
 def rank(entry: Entry) -> tuple[float, float, float, str]:
-    """Under attack first, then under corruptions, then clean; what was not run counts last."""
+    """Sort key: accuracy under attack, then under corruptions, then clean; what was not run comes last."""
 
     def last(value: Estimate | None) -> float:
         return -value.value if value is not None and value.value is not None else 1.0
@@ -120,7 +120,7 @@ def under(common: Common | None) -> str:
 
 
 def aligned(here: Sequence[str], there: Sequence[str]) -> tuple[Rows, Rows]:
-    """Rows of the images that both lists name, in the order of the first."""
+    """Row numbers, in either list, of the images that both lists contain, in the order of the first."""
     place = {name: k for k, name in enumerate(there)}
     pairs = [(k, place[name]) for k, name in enumerate(here) if name in place]
     rows = np.array(pairs, dtype=np.intp).reshape(-1, 2)
@@ -128,7 +128,7 @@ def aligned(here: Sequence[str], there: Sequence[str]) -> tuple[Rows, Rows]:
 
 
 def judged_out(a: Entry, b: Entry) -> Comparison | None:
-    """Compare two runs by clean accuracy on the images that both were judged on; None without any."""
+    """Compare two runs by clean accuracy on the images that both were judged on; None if there are none."""
     here, there = aligned(a.whole.ids, b.whole.ids)
     if not (len(here) and same_images(a, b)):
         return None
@@ -136,12 +136,12 @@ def judged_out(a: Entry, b: Entry) -> Comparison | None:
 
 
 def same_images(a: Entry, b: Entry) -> bool:
-    """Say whether two runs are about the same images."""
+    """Whether two runs are about the same set of images."""
     return a.facts.material.fingerprint == b.facts.material.fingerprint
 
 
 def fought_out(a: Entry, b: Entry, common: Common | None) -> Comparison | None:
-    """Compare two runs under the worst common attack on the images that both were attacked on; None without any."""
+    """Compare two runs, each under its worst common attack, on the images attacked in both; None if there are none."""
     first, second = worst_of(a.facts, common), worst_of(b.facts, common)
     if first is None or second is None or not same_images(a, b):
         return None

@@ -1,4 +1,4 @@
-"""The same page for several runs: paired tests on common images, a leaderboard, and what costs what."""
+"""The page that compares several runs: paired tests on common images, a leaderboard, and trade-offs with cost."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from robustbench_df.wording import counted, listed
 
 
 def compare_of(runs: Sequence[Path]) -> Document:
-    """Read several runs and return one page that compares what they ship.
+    """Read several runs and return one page that compares their shipped ensembles.
 
-    Paired tests are made between runs about the same images, on the images that both were judged on; each was judged
-    there by detectors that had not seen them.
+    Paired tests compare runs about the same set of images, on the images that both were judged on, in each case by
+    detectors that had not seen them.
 
     Raises:
-        UsageError: fewer than two runs.
-        RunError: see `front.document_of`.
+        UsageError: there are fewer than two runs.
+        RunError: a folder is no run, or one of its files is damaged, of another version or about other images.
     """
     if len(runs) < 2:
         raise UsageError(f"{counted(len(runs), 'run')} cannot be compared; name two or more")
@@ -66,7 +66,7 @@ def compare_of(runs: Sequence[Path]) -> Document:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Name runs by their folders; two of one name are told apart by a number."""
+    """Name runs by their folders; equal names get a number to distinguish them."""
     found: list[str] = []
     for run in runs:
         name, number = run.resolve().name, 2
@@ -125,7 +125,7 @@ def _verdict(entries: Sequence[Entry], common: Common | None, alerts: Sequence[A
 
 
 def _unsure(tests: Mapping[str, Comparison | None]) -> str:
-    """Say of the first what its lead over the others is not worth; empty where it is ahead of them all."""
+    """Say over which runs the first one's lead is not significant or not tested; empty if there are none."""
     equal = [name for name, test in tests.items() if test is not None and test.p_value >= ALPHA]
     untested = [name for name, test in tests.items() if test is None]
     words = [f"not told apart from {listed(equal)}"] if equal else []

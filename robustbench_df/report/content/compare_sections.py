@@ -37,7 +37,7 @@ from robustbench_df.wording import counted
 
 
 def leaderboard(entries: Sequence[Entry], common: Common | None, cells: frozenset[tuple[str, int]]) -> Section:
-    """Build the section of the leaderboard; the entries are in its order."""
+    """Build the section of the leaderboard; the entries are already ranked."""
     rows: list[Mapping[str, Cell]] = [
         {
             "rank": k + 1,
@@ -77,7 +77,7 @@ def leaderboard(entries: Sequence[Entry], common: Common | None, cells: frozense
 
 
 def tests_of(entries: Sequence[Entry], common: Common | None) -> list[Section]:
-    """Every two runs about the same images, on the images both were judged on."""
+    """Test every pair of runs about the same set of images, on the images that both were judged on."""
     clean: list[tuple[Entry, Entry, Comparison, Comparison | None]] = []
     attacked: list[tuple[Entry, Entry, Comparison, Comparison | None]] = []
     for a, b in combinations(entries, 2):
@@ -186,7 +186,7 @@ def _points(
 
 
 def _over_eps(entries: Sequence[Entry], common: Common | None) -> list[Curves]:
-    """Accuracy over the budget under each attack that all runs met."""
+    """Accuracy over the budget under each attack that all runs have."""
     if common is None:
         return []
     norm, _, attacks = common
@@ -215,7 +215,7 @@ def _over_eps(entries: Sequence[Entry], common: Common | None) -> list[Curves]:
 
 
 def differ(all_facts: Mapping[str, Facts]) -> Section:
-    """Commands, and settings that are not the same in all runs."""
+    """Build the section with the commands, and the settings that differ between the runs."""
     keys = keys_of(all_facts)
     settings = {name: dict(settings_of(facts.material.config)) for name, facts in all_facts.items()}
     default = default_settings()

@@ -1,4 +1,4 @@
-"""Section 4: what is left under corruptions, and whether the ranking or the threshold fails."""
+"""Section 4: the accuracy that is left under corruptions, and whether the ranking or the threshold fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustbench_df.report.document import Block, Cell, Column, Estimate, Heat, 
 from robustbench_df.wording import counted
 
 MOST_MAPS = 4
-"""Detectors whose severities are mapped one by one: two maps of some 150 cells each."""
+"""Most detectors that get heat maps of their own: two maps with some 150 cells each."""
 
 
 def corruptions_section(facts: Facts) -> Piece:
@@ -52,7 +52,7 @@ def corruptions_section(facts: Facts) -> Piece:
 
 
 def _mapped(facts: Facts, pairs: Sequence[Pair]) -> list[Pair]:
-    """The detectors that get a map of their own: the ensemble, and the best when clean; in the run's order."""
+    """The detectors that get their own heat maps: the ensemble and those best on clean images, in the run's order."""
 
     def place(pair: Pair) -> tuple[bool, float]:
         subject = facts.subjects.get(pair)
@@ -100,7 +100,7 @@ def _overview(facts: Facts, rows: Sequence[Row], pairs: Sequence[Pair]) -> list[
 
 
 def _heats(facts: Facts, pair: Pair) -> list[Heat]:
-    """Corruption × severity of one detector, for accuracy and AUC; chains have no severity and stand in the table."""
+    """Heat maps of a detector's accuracy and AUC by corruption × severity; chains have no severity, so no cell."""
     cells = {key[2:]: score for key, score in facts.scores.items() if key[:2] == pair and key.severity}
     severities = sorted({severity for _, severity in cells})
     names = [name for name in _names(facts) if any((name, s) in cells for s in severities)]
@@ -251,7 +251,7 @@ def _table(facts: Facts, found: Sequence[Row]) -> Table:
 
 
 def _gallery(facts: Facts, shelf: Shelf) -> list[Block]:
-    """Every corruption on one image, from `rdf explain`: at all its severities, or where that is too much at one."""
+    """Every corruption on one image, from `rdf explain`: at all severities, or at one if there is no room for all."""
     entries = (facts.material.specimens or {}).get("corruptions", ())
     if not entries:
         return [Text(f"Examples: not run. Make them with: {facts.material.command('explain')}")]

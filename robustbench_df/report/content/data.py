@@ -1,4 +1,4 @@
-"""Section 6: the images, what the audit says of them, and those that detectors get wrong or disagree on."""
+"""Section 6: the images, the audit's findings, and the images that detectors get wrong or disagree on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from robustbench_df.report.document import Block, Cell, Column, Table, Text
 from robustbench_df.wording import counted, listed
 
 MOST = 24
-"""Rows of the tables of single images, and pictures of a gallery."""
+"""Most rows in the tables of single images, and most pictures in a gallery."""
 
 MOST_FINDINGS = 50
-"""Bad images that are named; their number is always said."""
+"""Most bad images that are listed by name; their total number is always given."""
 
 
 def data_section(facts: Facts) -> Piece:
@@ -73,7 +73,7 @@ def _audit(facts: Facts) -> list[Block]:
 
 
 def _settled(audit: Audit) -> str:
-    """Say which failing findings the run was made in spite of, and which it takes care of."""
+    """Say which failing findings the run's own split removes, and in spite of which the run was trained."""
     words = []
     if audit.cured:
         words.append(f"The run's own split takes care of {', '.join(audit.cured)}.")
@@ -87,7 +87,7 @@ def _example(image: Example) -> str:
 
 
 def _counts(facts: Facts) -> list[Block]:
-    """Images by part and class; with folds, each part of the first fold, since all look alike."""
+    """Numbers of images by part and class; with folds, those of the first fold, because all folds are similar."""
     split, labels = facts.material.split, _labels(facts)
     if split is None:
         return [Text(f"Counts: not run. {facts.material.command('train-all --resume')}")]
@@ -106,11 +106,11 @@ def _counts(facts: Facts) -> list[Block]:
 
 
 def _labels(facts: Facts) -> dict[str, int]:
-    """Label of every image that the run knows one of."""
+    """Labels by image, for every image whose label the run recorded."""
     images = facts.material.images
     if images is not None:
         return {str(name): int(label) for name, label in zip(images["image_id"], images["label"], strict=True)}
-    # Runs from before `images.parquet`: every labelled image is judged out of fold, else only those held out.
+    # Older runs have no `images.parquet`: out of fold every labelled image is judged, otherwise only held-out images.
     tables = [predictions.table for predictions in facts.material.clean.values()]
     known = {str(name): int(v) for t in tables for name, v in zip(t["image_id"], t["label"], strict=True)}
     split = facts.material.split
@@ -135,14 +135,14 @@ def _bad(facts: Facts) -> list[Block]:
 
 
 def _members(facts: Facts) -> list[Subject]:
-    """The detectors of the shipped phase; before weights were fitted, of the later phase that was judged."""
+    """The detectors of the shipped phase; before weights are fitted, those of the latest judged phase."""
     phases = [phase for _, phase in facts.subjects]
     phase = facts.shipped.phase if facts.shipped else ("final" if "final" in phases else "base")
     return [s for (model, own), s in facts.subjects.items() if own == phase and model != "ensemble"]
 
 
 Ranked = Mapping[str, Sequence[int]]
-"""Rows of the judged images, the most telling first, by the name of their list in ``specimens.json``."""
+"""Rows of the judged images, the most informative first, by the name of their list in ``specimens.json``."""
 
 
 def _ranked(members: Sequence[Subject]) -> Ranked:
@@ -201,7 +201,7 @@ def _table(name: str, title: str, members: Sequence[Subject], ranked: Ranked, no
 
 
 def _pictures(facts: Facts, shelf: Shelf, members: Sequence[Subject], ranked: Ranked) -> dict[str, list[Block]]:
-    """Examples, and the ranked images as far as `rdf explain` has kept them: by the name of their list."""
+    """Examples, and those ranked images of which `rdf explain` stored a picture, by the name of their list."""
     found, command = facts.material.specimens, facts.material.command("explain")
     if found is None:
         return {"examples": [Text(f"Not run. Make them with: {command}")]}
@@ -222,7 +222,7 @@ def _pictures(facts: Facts, shelf: Shelf, members: Sequence[Subject], ranked: Ra
 def _kept(
     facts: Facts, members: Sequence[Subject], entries: Sequence[Mapping[str, Any]], ranked: Sequence[int]
 ) -> list[Shot]:
-    """Pictures of a table's rows, in its order and with its numbers: what they were chosen by may be older."""
+    """Pictures of a table's rows, in the table's order and with its numbers; `rdf explain` may have used older ones."""
     by_id = {str(entry["image_id"]): entry for entry in entries}
     shots = []
     for row in ranked[:MOST]:

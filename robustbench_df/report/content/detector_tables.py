@@ -1,4 +1,4 @@
-"""Beside the table of the detectors: ways of weighing, paired tests, calibration, and leave to abstain."""
+"""The tables beside that of the detectors: kinds of weighting, paired tests, calibration, and abstention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PHASE_COLUMN = Column("phase", "Phase", hint=PHASE_HINT)
 
 
 def ensembles(facts: Facts) -> list[Table]:
-    """Every kind of weighting in the shipped phase."""
+    """Return the table of all kinds of weighting in the shipped phase."""
     shipped = facts.material.shipped
     if shipped is None or len(facts.models) < 2:
         return []
@@ -52,7 +52,7 @@ def ensembles(facts: Facts) -> list[Table]:
 
 
 def paired(facts: Facts) -> list[Table]:
-    """The shipped ensemble against each member of its phase, on the same images."""
+    """Return the paired comparison of the shipped ensemble with each member of its phase, on the same images."""
     whole = facts.shipped
     if whole is None or len(facts.models) < 2:
         return []
@@ -88,7 +88,7 @@ def paired(facts: Facts) -> list[Table]:
 
 
 def calibration(facts: Facts) -> Table:
-    """Every detector before and after temperature and threshold."""
+    """Return the table of every detector before and after calibration (temperature and threshold)."""
     rows: list[Mapping[str, Cell]] = []
     for (model, phase), subject in facts.subjects.items():
         fitted, decision = subject.fitted, subject.decision
@@ -130,7 +130,7 @@ def calibration(facts: Facts) -> Table:
 
 
 def abstention(facts: Facts) -> list[Table]:
-    """What the abstention band does on the judged images, where it was not fitted on them."""
+    """Return the results of the abstention band on the judged images, for bands that were not fitted on them."""
     rows: list[Mapping[str, Cell]] = []
     for (model, phase), subject in facts.subjects.items():
         scored = _banded(facts, subject)
@@ -160,7 +160,7 @@ def abstention(facts: Facts) -> list[Table]:
 
 
 def _banded(facts: Facts, subject: Subject) -> BandScores | None:
-    """Score the kept band; out of fold, where it has seen every image, a band of the other folds for each."""
+    """Score the stored band; out of fold, where that was fitted on every image, score bands cross-fitted by fold."""
     band = facts.material.run.band(subject.model, subject.phase) if subject.decision is not None else None
     if band is None:
         return None
@@ -171,5 +171,5 @@ def _banded(facts: Facts, subject: Subject) -> BandScores | None:
     known = subject.margin, subject.labels, subject.table["fold"].to_numpy()
     try:
         return score_cross_fitted(*known, *known, facts.material.config.ensemble.alpha)
-    except DataError:  # a handful of images: the other folds hold one class only
+    except DataError:  # too few images: the other folds have only one class
         return None

@@ -35,7 +35,7 @@ from robustbench_df.wording import counted
 BUFFERS = re.compile(
     r"(^|\.)(running_mean|running_var|num_batches_tracked)$|^(mean|std)$|^net\.scale\.|^net\.kernels\."
 )
-"""Tensors of a checkpoint that are not learnt: batch statistics, the normalisation of a `Detector`, fixed kernels."""
+"""Tensors of a checkpoint that are not learnt: batch statistics, a `Detector`'s normalisation, fixed kernels."""
 
 
 def detectors_section(facts: Facts) -> Piece:
@@ -132,12 +132,12 @@ def _twins(facts: Facts, subject: Subject) -> frozenset[str]:
 
 
 def milliseconds_of(facts: Facts, model: str, phase: str) -> float | None:
-    """Time of one image in a forward pass; an ensemble's is the sum of its members'. None where not recorded."""
+    """Time per image of a forward pass; an ensemble's is the sum over its members. None if it was not recorded."""
     return _total([_milliseconds(facts, name, phase) for name in _networks_of(facts, model)])
 
 
 def parameters_of(facts: Facts, model: str, phase: str) -> int | None:
-    """Learnt numbers of one network, an ensemble's those of its members; None where a checkpoint is missing."""
+    """Number of learnt parameters, summed over members for an ensemble; None if a checkpoint is missing."""
     found = _total([_size(facts, name, phase)[0] for name in _networks_of(facts, model)])
     return None if found is None else int(found)
 
@@ -160,7 +160,7 @@ def _weight(facts: Facts, model: str, phase: str) -> Cell:
 
 
 def _milliseconds(facts: Facts, model: str, phase: str) -> float | None:
-    """Time of one image in a forward pass, as recorded with the predictions, or else by `rdf corrupt`."""
+    """Time per image of a forward pass, as recorded with the predictions, or else by `rdf corrupt`."""
     predictions = facts.material.clean.get((model, phase))
     subject = facts.subjects.get((model, phase))
     if predictions is not None and subject is not None:
@@ -183,7 +183,7 @@ def _networks(facts: Facts) -> int:
 
 
 def _size(facts: Facts, model: str, phase: str) -> tuple[int | None, int | None]:
-    """(learnt numbers of one network, bytes of its checkpoints over all folds); None where a file is missing."""
+    """(learnt parameters of one network, bytes of its checkpoints over all folds); None where a file is missing."""
     run = facts.material.run
     folds = _networks(facts)
     paths = [run.model_dir(model, k if folds > 1 else None) / f"{phase}.safetensors" for k in range(folds)]
@@ -193,7 +193,7 @@ def _size(facts: Facts, model: str, phase: str) -> tuple[int | None, int | None]
 
 
 def _parameters(path: Path) -> int:
-    """Count learnt numbers from a safetensors header (8 bytes of length, then JSON), without reading the weights."""
+    """Count learnt parameters from a safetensors header (8 bytes of length, then JSON), without reading the weights."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))

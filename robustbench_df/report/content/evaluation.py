@@ -18,15 +18,15 @@ from robustbench_df.report.content.words import LABELS, PHASE, estimate, label_o
 from robustbench_df.report.document import Block, Cell, Column, Confusion, Curves, Histogram, Series, Table, Text
 
 POINTS = 200
-"""Points of a curve at most; more could not be told apart on a page."""
+"""Most points of a curve; more could not be distinguished on a page."""
 
 BINS = 20
-"""Bins of a histogram of P(fake)."""
+"""Number of bins in a histogram of P(fake)."""
 
 RELIABILITY_BINS = 10
 
 SOURCES = 30
-"""Sources that are told apart at most, the largest first."""
+"""Most sources that are listed separately, the largest first."""
 
 Exports = dict[str, list[str]]
 
@@ -40,7 +40,7 @@ def evaluation(facts: Facts) -> tuple[list[Tab], Exports]:
         own = {phase: facts.subjects[model, phase] for phase in PHASES if (model, phase) in facts.subjects}
         key = facts.keys[model]
         both = {label_of(model, phase): subject for phase, subject in own.items()}
-        # Before beside after: the verdicts in the row of the ROC, the scores below them.
+        # Before and after side by side: the verdicts in the row of the ROC, the scores below them.
         each += [Text(model, head=True), roc_of(f"roc-{key}", f"ROC of {model}", both)]
         each += [_confusion(f"confusion-{key}-{phase}", subject) for phase, subject in own.items()]
         each += [_histogram(f"scores-{key}-{phase}", subject) for phase, subject in own.items()]
@@ -107,9 +107,9 @@ def roc_of(id: str, title: str, subjects: Mapping[str, Subject]) -> Curves:
 
 
 def thinned(x: Floats, y: Floats, most: int = POINTS) -> tuple[list[float], list[float | None]]:
-    """Drop what lies inside a straight run of a staircase, then evenly by rank to ``most`` points; the ends stay.
+    """Drop points inside straight runs of a step curve, then thin evenly by rank to ``most`` points; keep the ends.
 
-    Non-finite curves (a class is missing) come back empty.
+    A curve with non-finite values (one class is missing) becomes empty.
     """
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return [], []
@@ -122,7 +122,7 @@ def thinned(x: Floats, y: Floats, most: int = POINTS) -> tuple[list[float], list
 
 
 def _from_first_alarm(series: Series, lowest: float) -> Series:
-    """Cut a ROC below the smallest rate that there can be: what was reached without an alarm stands there."""
+    """Start a ROC at the smallest possible false-alarm rate, for a log axis; its first y is that at zero alarms."""
     reached = [y for x, y in zip(series.x, series.y, strict=True) if x == 0]
     later = [(x, y) for x, y in zip(series.x, series.y, strict=True) if x > 0]
     points = [(round(lowest, 6), reached[-1] if reached else 0.0), *(p for p in later if p[0] >= lowest)]
@@ -205,7 +205,7 @@ def _classes(facts: Facts) -> Table:
 
 
 def _sources(facts: Facts) -> list[Block]:
-    """Accuracy by where the images come from, as the data set says; classes apart, as a source may have one only."""
+    """Accuracy by the images' source as the data set gives it; per class, because a source may have only one class."""
     source_of = about(facts.material, "source")
     if not any(source_of.values()):
         text = "Accuracy by source: the data set names none."

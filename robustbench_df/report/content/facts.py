@@ -1,4 +1,4 @@
-"""The numbers behind a report, computed once from the files, so that sections and sentences show the same ones."""
+"""The numbers of a report, computed once from the files, so that all sections and sentences show the same values."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from robustbench_df.summary import best_member, judged_part
 AnyCell = TypeVar("AnyCell", AttackCell, CorruptionCell)
 
 SAME = 0.01
-"""Relative difference of clean margins up to which a cell was made with the run's present detector and decision:
-devices and batch sizes move a margin by less."""
+"""Largest relative difference of clean margins at which a cell counts as made with the run's current detector and
+decision: different devices and batch sizes change a margin by less."""
 
 VOTES = ("vote", "vote-surrogate")
-"""Attackable as `robustbench_df.attack_plan.VOTES`; their margins are no one detector's."""
+"""The names in `robustbench_df.attack_plan.VOTES`: they can be attacked, but have no single detector's margins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +53,19 @@ class AttackRow:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """Everything that sections and sentences are made of. ``stale`` are cells made with what is no longer deployed."""
+    """All facts that sections and sentences are made from; ``stale`` are cells of detectors no longer deployed."""
 
     material: Material
     subjects: Mapping[Pair, Subject]
     shipped: Subject | None
     best: Subject | None
-    """The best single member, chosen where weights are chosen; None with fewer than two."""
+    """The best single member, chosen on the data on which weights are chosen; None with fewer than two members."""
     attacks: Sequence[AttackRow]
     scores: Mapping[Key, Score]
     damaged: Mapping[Key, CorruptionCell]
     stale: Sequence[Path]
     superseded: Sequence[Path]
-    """Cells left out: others of the same kind are of a better part, judged more images, or fit the rest."""
+    """Cells left out because others of the same kind are of a better part, have more images, or fit the rest."""
     keys: Mapping[str, str]
     """Id of each detector, for anchors and file names."""
 
@@ -76,10 +76,10 @@ class Facts:
 
 
 def facts_of(path: Path) -> Facts:
-    """Read a run and compute what its report says.
+    """Read a run and compute the facts of its report.
 
     Raises:
-        RunError: see `reading.read_run`.
+        RunError: it is no run, or a file is damaged, of another version or about other images.
     """
     material = read_run(path)
     subjects = subjects_of(material)
@@ -105,7 +105,7 @@ def facts_of(path: Path) -> Facts:
 
 
 def _strangers(material: Material) -> list[str]:
-    """Names in the run's files that its settings do not know."""
+    """Names of detectors in the files of `rdf explain`, sorted; the run's settings may not have them."""
     names: set[str] = set()
     for found in (material.explained, material.specimens):
         names |= {str(entry["model"]) for name in ("detectors", "attacked") for entry in (found or {}).get(name, ())}
@@ -113,7 +113,7 @@ def _strangers(material: Material) -> list[str]:
 
 
 class _Fresh:
-    """Tells cells made with the run's present detectors, weights and decisions from those made with former ones."""
+    """Separates cells made with the run's current detectors, weights and decisions from stale ones."""
 
     def __init__(self, material: Material) -> None:
         self._material = material
@@ -125,7 +125,7 @@ class _Fresh:
             self._known[pair] = deployed_margins(self._material, *pair) if pair[0] not in VOTES else None
         known = self._known[pair]
         if known is None:
-            return pair[0] in VOTES  # else a detector that the run does not know, or has not judged
+            return pair[0] in VOTES  # otherwise it is a detector that the run does not have, or has not judged
         here = (table[f"{prefix}logit_fake"] - table[f"{prefix}logit_real"]).to_numpy(np.float64)
         expected = np.array([known.get(str(name), np.nan) for name in table["image_id"]])
         with np.errstate(invalid="ignore"):
@@ -135,16 +135,16 @@ class _Fresh:
         return bool(np.nanmedian(apart) <= SAME * (1 + np.nanmedian(np.abs(expected))))
 
     def attack(self, cell: AttackCell) -> bool:
-        """Say whether an attack met the detector that is deployed now: its clean margins are the predictions'."""
+        """Whether a cell attacked the detector deployed now: its clean margins are those of the predictions."""
         good = self._matches((cell.model, cell.phase), cell.table, "clean_")
         if not good:
             self.stale.append(cell.path)
         return good
 
     def corruptions(self) -> list[CorruptionCell]:
-        """Return the corruption cells of images whose clean cell matches the predictions.
+        """Return the corruption cells that have a clean cell on the same images which matches the predictions.
 
-        Cells without a clean one on the same images say nothing of what was lost, and are stale too.
+        Cells without a clean cell on the same images cannot show what was lost, so they count as stale too.
         """
         clean = {}
         for cell in self._material.corruptions:
@@ -160,7 +160,7 @@ class _Fresh:
 
 
 def _ordered(cells: Iterable[AttackCell], material: Material) -> list[AttackCell]:
-    """Sort cells by detector as the run names them, phase, norm, attack and budget."""
+    """Sort cells by detector (in the run's order), phase, norm, attack (FGSM first) and budget."""
     names = [*material.config.models, "ensemble", *VOTES]
     place = {name: k for k, name in enumerate(names)}
     phases = {"base": 0, "final": 1}
@@ -173,15 +173,15 @@ def _ordered(cells: Iterable[AttackCell], material: Material) -> list[AttackCell
 
 
 def _of_one_part(cells: Sequence[AnyCell]) -> tuple[list[AnyCell], list[Path]]:
-    """Keep the cells of the part that counts most: what stands side by side must be about the same images."""
+    """Keep the cells of the part that counts most, because results shown together must be about the same images."""
     part = judged_part({cell.part for cell in cells}) if cells else ""
     return [cell for cell in cells if cell.part == part], [cell.path for cell in cells if cell.part != part]
 
 
 def _chosen_attacks(cells: Sequence[AttackCell]) -> tuple[list[AttackCell], list[Path]]:
-    """Keep cells of one part, and one of each kind: that of the most images.
+    """Keep the cells of one part, and of each kind only the one with the most images.
 
-    Among equals it is that of the lowest accuracy, which is the truer one.
+    Among equal ones, keep that with the lowest accuracy, which is nearer to the truth.
     """
     own, dropped = _of_one_part(cells)
     best: dict[tuple[Any, ...], AttackCell] = {}
@@ -201,9 +201,10 @@ def _trust(cell: AttackCell) -> tuple[Any, ...]:
 
 
 def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, CorruptionCell], list[Path]]:
-    """Keep cells of one part; of it one set of images for each detector, the one with the most cells; one of each kind.
+    """Keep the cells of one part and, for each detector, of one set of images: the set with the most cells.
 
-    Where a corruption was made with several sets of constants, the one that most cells were made with is kept.
+    Of each kind one cell is kept. If a corruption was made with several sets of constants, it is that with the set that
+    most cells have.
     """
     own, _ = _of_one_part(cells)
     sets = Counter((cell.key[:2], cell.ids) for cell in own)
@@ -241,7 +242,7 @@ def _attack_row(cell: AttackCell, groups: Mapping[str, str]) -> AttackRow:
 
 
 def _scores(material: Material, damaged: Mapping[Key, CorruptionCell]) -> dict[Key, Score]:
-    """Score every corruption cell; detectors in the run's order, so that the first is the reference of mCE."""
+    """Score every corruption cell, with detectors in the run's order, because the first is the reference of mCE."""
     names = [*material.config.models, "ensemble"]
     place = {name: k for k, name in enumerate(names)}
     clean = {key[:2]: cell.table for key, cell in damaged.items() if key.corruption == CLEAN}
@@ -256,7 +257,10 @@ def _scores(material: Material, damaged: Mapping[Key, CorruptionCell]) -> dict[K
 
 
 def _grouped(score: Score, groups: Sequence[str]) -> Score:
-    """Let means over cells draw whole groups; a cell alone is shown without its interval and needs no bootstrap."""
+    """Add groups to a score, so that the bootstrap of means over cells resamples whole groups.
+
+    Single cells are shown without an interval and need no bootstrap.
+    """
     if score.outcomes is None or not any(groups):
         return score
     return replace(score, outcomes=replace(score.outcomes, groups=groups))

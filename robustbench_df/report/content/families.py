@@ -1,4 +1,4 @@
-"""Corruptions by what they do to an image, and how a detector bears each family."""
+"""Families of corruptions by their effect on an image, and a detector's accuracy under each."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     ),
     "overlay": ("text_overlay",),
 }
-"""Corruptions by what they do to an image. The catalogue groups them by where they were published."""
+"""Families of corruptions by their effect on an image. The catalogue groups them by where they were published."""
 
 CHAINS = "chains"
 
 
 def family_of(corruption: str) -> str:
-    """Name the family of a corruption; a chain of several is one of its own."""
+    """Name the family of a corruption; chains of several corruptions form a family of their own."""
     if corruption.startswith("chain "):
         return CHAINS
     return next((family for family, names in FAMILIES.items() if corruption in names), "other")
@@ -50,7 +50,7 @@ class Family:
 
 
 def families(facts: Facts, pair: Pair) -> list[Family]:
-    """Average a detector over each family, the worst first; the interval is that of the number of images."""
+    """Average a detector's accuracy over each family, the worst first; the interval is for the number of images."""
     found: dict[str, dict[str, list[float]]] = {}
     for key, score in facts.scores.items():
         if key[:2] == pair and key.corruption != CLEAN:
@@ -61,7 +61,7 @@ def families(facts: Facts, pair: Pair) -> list[Family]:
     for name, by_corruption in found.items():
         means = [sum(values) / len(values) for values in by_corruption.values()]
         mean = sum(means) / len(means)
-        # Every cell shows the same images: the mean of shares varies per image by no more than one verdict would.
+        # All cells are on the same images, so the mean of several verdicts on an image varies no more than one verdict.
         ends = estimate(wilson(round(mean * n), n))
         out.append(Family(name, Estimate(mean, ends.low, ends.high, n), tuple(by_corruption)))
     return sorted(out, key=lambda family: (family.accuracy.value or 0.0, family.name))

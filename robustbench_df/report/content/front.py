@@ -1,4 +1,4 @@
-"""The report of one run, put together."""
+"""Assemble the report of one run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ PARTS_OF_PAGE = (
 def document_of(run: Path) -> Document:
     """Read a run folder and return its report: the same files give the same document.
 
-    Only files of the run are read, never the images it is about, and nothing is computed that needs a detector. A run
-    that is not finished gives a report of what there is.
+    Only files of the run are read, never its images, and no detector is needed. The report of an unfinished run shows
+    what exists so far.
 
     Args:
         run: the run's folder.
@@ -71,9 +71,9 @@ def _subtitle(facts: Facts) -> str:
 
 
 def composed(facts: Facts, pieces: Sequence[Piece]) -> Mapping[str, Sequence[str]]:
-    """File names of the composed figures that people know from the recipe, and the blocks they are made of.
+    """File names of the composed figures, as known from the recipe, and the blocks they consist of.
 
-    Of each detector also ``{model}_comparison``: before and after fine-tuning, clean and under attack.
+    Each detector also gets ``{model}_comparison``: before and after fine-tuning, clean and under attack.
     """
     found: dict[str, Sequence[str]] = {}
     for piece in pieces:

@@ -27,9 +27,8 @@ from robustbench_df.summary import Judged, judge, judge_unseen, judged_part, mea
 class Subject:
     """One detector or ensemble, judged on the N images of one part.
 
-    ``table`` holds the image, label, part and fold of each row; ``margin`` is ``[N]`` as the network gives it;
-    ``deployed`` is that of the shipped decision (and, for an ensemble, the shipped weights) with its threshold at 0.
-    ``raw`` are the verdicts before calibration, ``fitted`` those after, None where no decision was fitted yet.
+    ``table`` holds the image, label, part and fold of each row; ``margin`` is the uncalibrated margin ``[N]``. ``raw``
+    are the verdicts before calibration; ``fitted`` are those after it, None if no decision has been fitted yet.
     """
 
     model: str
@@ -44,7 +43,7 @@ class Subject:
 
     @property
     def judged(self) -> Judged:
-        """The verdicts that count: after calibration, before it where there is none."""
+        """The verdicts that count: those after calibration, or those before it if there is no calibration."""
         return self.fitted or self.raw
 
     @property
@@ -59,7 +58,7 @@ class Subject:
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
-        """Which images are called rightly, bool ``[N]``."""
+        """Which images are classified correctly, bool ``[N]``."""
         return np.asarray(self.judged.verdict == self.labels, dtype=bool)
 
     @cached_property
@@ -69,12 +68,12 @@ class Subject:
 
     @cached_property
     def before(self) -> dict[str, Estimate]:
-        """The same before calibration, without the bootstrap."""
+        """The same metrics before calibration, without bootstrap intervals."""
         return measured(self.raw, self.labels, self.groups)
 
 
 def measured(judged: Judged, labels: NDArray[np.int8], groups: NDArray[np.str_] | None = None) -> dict[str, Estimate]:
-    """Return every metric of `summary.measure` as an estimate; intervals draw whole groups where there are any."""
+    """Return every metric of `summary.measure` as an estimate; if there are groups, intervals resample whole groups."""
     found = measure(judged, labels, groups)
     return {name: bounded(*values, len(labels)) for name, values in found.items()}
 
@@ -86,7 +85,7 @@ def _bootstrapped(subject: Subject) -> dict[str, Estimate]:
 
 
 def subjects_of(material: Material) -> dict[Pair, Subject]:
-    """Judge every detector and the shipped kind of ensemble in both phases, as far as there are predictions."""
+    """Judge every detector and the shipped kind of ensemble in both phases, if there are predictions."""
     found: dict[Pair, Subject] = {}
     for name in material.config.models:
         for phase in PHASES:
@@ -105,7 +104,7 @@ def subjects_of(material: Material) -> dict[Pair, Subject]:
 
 
 def _decision(material: Material, name: str, phase: str) -> Decision | None:
-    """Return the decision of a detector or of ``ensemble-KIND``; None before it was fitted."""
+    """Return the decision of a detector or of ``ensemble-KIND``; None if it has not been fitted yet."""
     return material.run.decision(name, phase) if name in material.decided(phase) else None
 
 
@@ -135,7 +134,7 @@ def _subject(
 
 
 def groups_in(material: Material, table: pd.DataFrame) -> NDArray[np.str_] | None:
-    """Group of each row, for a bootstrap that draws whole groups; None where the run has not recorded any."""
+    """Group of each row, for a bootstrap that resamples whole groups; None if the run has recorded none."""
     known = about(material, "group")
     if not any(known.values()):
         return None
@@ -143,14 +142,14 @@ def groups_in(material: Material, table: pd.DataFrame) -> NDArray[np.str_] | Non
 
 
 def about(material: Material, column: str) -> dict[str, str]:
-    """Return what the run recorded of each image (``group`` or ``source``); empty where it has not."""
+    """Return a recorded property of each image (``group`` or ``source``) by image id; empty if it was not recorded."""
     if material.images is None or column not in material.images:
         return {}
     return dict(zip(material.images["image_id"].astype(str), material.images[column].astype(str), strict=True))
 
 
 def votes_of(material: Material, phase: str) -> Votes | None:
-    """Put the members' clean predictions of one phase together; None while some are missing.
+    """Collect the members' clean predictions of one phase; None while some are missing.
 
     Raises:
         RunError: they are about different rows.
@@ -170,12 +169,12 @@ def votes_of(material: Material, phase: str) -> Votes | None:
 
 
 def weights_of(material: Material, kind: str, phase: str) -> EnsembleWeights | None:
-    """Return the fitted weights of one kind of ensemble; None before they were."""
+    """Return the fitted weights of one kind of ensemble; None if they have not been fitted yet."""
     return material.run.weights(kind, phase) if f"ensemble-{kind}" in material.decided(phase) else None
 
 
 def ensemble_of(material: Material, kind: str, phase: str, name: str) -> Subject | None:
-    """Judge an ensemble as ``results.json`` does: with its fitted weights, and out of fold with cross-fitted ones."""
+    """Judge an ensemble as ``results.json`` does: with its fitted weights, or out of fold with cross-fitted ones."""
     weights, votes = weights_of(material, kind, phase), votes_of(material, phase)
     if weights is None or votes is None or not len(votes.rows.table):
         return None
@@ -190,9 +189,9 @@ def ensembles_of(material: Material, phase: str) -> dict[str, Subject]:
 
 
 def deployed_margins(material: Material, model: str, phase: str) -> dict[str, float] | None:
-    """Margin of every clean image as `rdf attack` and `rdf corrupt` deploy the detector, fake from 0 on; by image.
+    """Margin of every clean image by image id, for the detector as `rdf attack` and `rdf corrupt` deploy it.
 
-    None where there is nothing to compare with: no decision yet, or a vote.
+    From margin 0 on, an image is fake. None if there is nothing to compare with: no decision yet, or a vote.
     """
     if model == "ensemble":
         shipped, votes = material.shipped, votes_of(material, phase)
@@ -211,7 +210,7 @@ def deployed_margins(material: Material, model: str, phase: str) -> dict[str, fl
 
 
 def disagreements(material: Material, subjects: Mapping[Pair, Subject]) -> list[str]:
-    """Say where ``results.json`` gives another number than the predictions beside it: one of the two is stale."""
+    """Say where ``results.json`` and the stored predictions give different numbers, so that one of them is stale."""
     recorded = {
         (r.model, r.phase, r.part, r.decision, r.metric): r.value
         for r in material.results or ()
@@ -220,7 +219,7 @@ def disagreements(material: Material, subjects: Mapping[Pair, Subject]) -> list[
     lines = []
     for (model, phase), subject in subjects.items():
         if model == "ensemble" and subject.part == "oof" and material.images is None:
-            continue  # its cross-fit needs the groups, which older runs did not record
+            continue  # cross-fitting needs the groups, which older runs did not record
         for decision, judged in (("raw", subject.raw), ("calibrated", subject.fitted)):
             values = measured(judged, subject.labels) if judged is not None else {}
             for metric in ("accuracy", "auc", "true_fake", "log_loss"):

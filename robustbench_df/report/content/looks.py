@@ -20,7 +20,7 @@ STATES = {
 }
 
 FIGURE_ROOM = 4_000_000
-"""Bytes of pictures for figures as files, which need not be as small as a page."""
+"""Most bytes of pictures for figures that are written as files, which may be larger than a page."""
 
 
 def looks_section(facts: Facts) -> Piece:
@@ -41,9 +41,9 @@ def looks_section(facts: Facts) -> Piece:
 
 
 def _alone(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> Iterator[tuple[str, Gallery]]:
-    """Yield each detector with its own maps alone, for a figure: a row per state, image and map in turn."""
+    """Yield a figure per detector with only its own maps: a row per state, with images and maps in turn."""
     folder = facts.material.run.file("explain", "pictures")
-    shelf = replace(shelf, room=FIGURE_ROOM)  # shares the pictures: most of these are on the page already
+    shelf = replace(shelf, room=FIGURE_ROOM)  # the copy shares the pictures, most of which are on the page already
     for model, phase in dict.fromkeys((str(d["model"]), str(d["phase"])) for d in found["detectors"]):
         rows: dict[str, list[Shot]] = {}
         for image in found["images"]:
@@ -59,7 +59,7 @@ def _alone(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> Iterator[tup
 
 
 def _galleries(facts: Facts, found: Mapping[str, Any], shelf: Shelf) -> list[Gallery]:
-    """One gallery per state: the image, and every detector's map of it."""
+    """One gallery per state: each image with every detector's map of it."""
     folder = facts.material.run.file("explain", "pictures")
     pairs = [(str(d["model"]), str(d["phase"])) for d in found["detectors"]]
     head = ["image", *(label_of(*pair) for pair in pairs)]

@@ -1,4 +1,4 @@
-"""A section with what belongs to it: its pictures, the figures it lends to exports; and the shelf they come from."""
+"""A section with its pictures and the blocks of composed figures (`Piece`), and its store of pictures (`Shelf`)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from robustbench_df.report.document import Block, Gallery, Picture, Section
 from robustbench_df.wording import counted
 
 PAGE_SHARE = 110_000
-"""Bytes of pictures that a section may hold: with four of them a page of six detectors stays below 2 MB."""
+"""Most bytes of pictures in a section: with four such sections a page of six detectors stays below 2 MB."""
 
 SIDE = 64
-"""Longest side of a picture on the page in pixels; larger ones are reduced, and stay whole in the run."""
+"""Longest side of a picture on the page in pixels; larger ones are downscaled for the page only, not in the run."""
 
 
 ACROSS = 8
-"""Pictures in a row."""
+"""Most pictures in a row."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A section, its pictures by key, the blocks that composed figures are made of, and those not on the page."""
+    """A section, its pictures by key, the blocks of its composed figures, and those blocks that are not on the page."""
 
     section: Section
     pictures: Mapping[str, bytes] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Tab(NamedTuple):
 
 
 def tabbed(id: str, title: str, lead: str, tabs: Sequence[Tab], after: Sequence[Block] = ()) -> Section:
-    """Build a section of tabs; empty ones are left out, and a single one needs no tab."""
+    """Build a section of tabs; empty tabs are left out, and the blocks of a single tab are shown without a tab."""
     kept = [tab for tab in tabs if tab.blocks]
     blocks = [block for tab in kept for block in tab.blocks] + list(after)
     counts = tuple((tab.label, len(tab.blocks)) for tab in kept) if len(kept) > 1 else ()
@@ -51,7 +51,7 @@ def tabbed(id: str, title: str, lead: str, tabs: Sequence[Tab], after: Sequence[
 
 
 class Shot(NamedTuple):
-    """A picture to be shown: its file, what is said about it, and whether the verdict was right."""
+    """A picture to be shown: its file, its caption and alternative text, and whether the verdict was right."""
 
     path: Path
     caption: str
@@ -60,7 +60,7 @@ class Shot(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a gallery is made of."""
+    """The content of a gallery before its pictures are read."""
 
     id: str
     title: str
@@ -71,7 +71,7 @@ class Rows(NamedTuple):
 
 @dataclass
 class Shelf:
-    """The pictures of one section, each kept once under a digest of its bytes, up to a number of bytes in all."""
+    """The pictures of one section, each stored once under a digest of its bytes, up to ``room`` bytes in total."""
 
     room: int = PAGE_SHARE
     pictures: dict[str, bytes] = field(default_factory=dict)
@@ -83,9 +83,9 @@ class Shelf:
         return self._read[path]
 
     def galleries(self, wanted: Sequence[Rows]) -> list[Gallery | None]:
-        """Build galleries with as many rows of each as there is room for; the notes say what is left out.
+        """Build galleries with as many rows each as there is room for; a note says how many rows are left out.
 
-        None where a gallery has no row.
+        A gallery without a row is None.
 
         Raises:
             RunError: a picture is missing or damaged.
@@ -96,11 +96,11 @@ class Shelf:
         return [self._build(gallery, most) for gallery in wanted]
 
     def gallery(self, wanted: Rows) -> list[Gallery]:
-        """Build one gallery; empty where there is no row, or room for none."""
+        """Build one gallery; the list is empty if there is no row, or no room for one."""
         return [gallery for gallery in self.galleries([wanted]) if gallery is not None]
 
     def holds(self, rows: Sequence[Sequence[tuple[str, Sequence[Shot | None]]]]) -> bool:
-        """Say whether there is room for some more rows."""
+        """Whether there is room for the pictures of these further rows."""
         shots = [shot for own in rows for _, shots in own for shot in shots if shot is not None]
         new = {_digest(data): len(data) for data in (self._bytes(shot.path) for shot in shots)}
         return sum((new | {key: len(data) for key, data in self.pictures.items()}).values()) <= self.room
@@ -125,7 +125,7 @@ def _digest(data: bytes) -> str:
 
 
 def _png(path: Path) -> bytes:
-    """Read a PNG, reduced to `SIDE`."""
+    """Read a PNG, downscaled to `SIDE` if it is larger."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -142,10 +142,10 @@ def _png(path: Path) -> bytes:
 
 
 def picture_path(folder: Path, key: str) -> Path:
-    """Where the picture of a key is kept; a key is a name, never a path.
+    """Path of the picture of a key; a key is a file name without suffix, never a path.
 
     Raises:
-        RunError: it could lead elsewhere.
+        RunError: the key could lead outside the folder.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", key):
         raise RunError(f"'{key}' is no name of a picture; make the run's pictures again with: rdf explain")

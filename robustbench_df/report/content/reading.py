@@ -1,4 +1,4 @@
-"""Everything a report is made from, read once; a file about other images or of another version is refused."""
+"""Read all files that a report is made from; refuse files about other images or of another version."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from robustbench_df.records import Predictions, Result, load_predictions, result
 from robustbench_df.run import Run
 
 PHASES = ("base", "final")
-"""After clean training, and after adversarial fine-tuning."""
+"""The phases: after clean training, and after adversarial fine-tuning."""
 
 EXPLAIN_SCHEMA = 1
 """Version of the two files of `rdf explain`."""
 
 Pair = tuple[str, str]
-"""A detector, or ``ensemble``, and its phase."""
+"""The name of a detector, or ``ensemble``, and its phase."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class CorruptionCell:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a run folder holds. What is not there yet is None or empty.
+    """The content of a run folder; whatever does not exist yet is None or empty.
 
     ``clean`` and ``stepped`` are the predictions that `train_all` made, clean and after one step of FGSM; ``fitted`` is
     ``ensemble.json``; ``images`` has the columns ``image_id, label, group, source``.
@@ -104,25 +104,25 @@ class Material:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the run's images; empty before it has begun."""
+        """Fingerprint of the run's images; empty if the run has not begun yet."""
         return str(self.provenance.get("data_fingerprint", ""))
 
     @property
     def shipped(self) -> tuple[str, str] | None:
-        """(kind, phase) of the ensemble that is shipped; None before weights were fitted."""
+        """(kind, phase) of the shipped ensemble; None if no weights have been fitted yet."""
         chosen = self.fitted.get("shipped")
         return (str(chosen["kind"]), str(chosen["phase"])) if chosen else None
 
     def decided(self, phase: str) -> frozenset[str]:
-        """What has a decision in a phase: names of detectors, and ``ensemble-KIND`` (as `Run.decision` takes them).
+        """Names that have a decision in a phase: of detectors, and ``ensemble-KIND`` (as `Run.decision` takes them).
 
-        A run that is not finished has none, and an older one may lack a kind of ensemble.
+        An unfinished run has none, and an older run may lack a kind of ensemble.
         """
         entry = self.fitted.get(phase, {})
         return frozenset([*entry.get("members", ()), *(f"ensemble-{kind}" for kind in entry.get("ensembles", ()))])
 
     def command(self, what: str) -> str:
-        """What the user types to add something to this run."""
+        """The command that the user types to add something to this run."""
         return f"rdf {what} --run {shlex.quote(self.name)}"
 
 
@@ -165,7 +165,7 @@ def read_run(path: Path) -> Material:
 
 @dataclass
 class _Reader:
-    """Reads the files of one run; ``fingerprint`` is what they must be about, None while the run has none."""
+    """Reads the files of one run; they must have the run's ``fingerprint``, which is None while the run has none."""
 
     run: Run
     fingerprint: str | None = None
@@ -192,7 +192,7 @@ class _Reader:
             raise self._refuse(path, f"is damaged: {error}", what) from error
 
     def _own(self, path: Path, found: object, what: str) -> None:
-        """Refuse what is about other images."""
+        """Refuse a file that is about other images."""
         if self.fingerprint is not None and found != self.fingerprint:
             why = f"is about other images (fingerprint {found}, the run's is {self.fingerprint})"
             raise self._refuse(path, why, what)

@@ -1,4 +1,4 @@
-"""Section 7: what it takes to make the run again."""
+"""Section 7: what is needed to reproduce the run."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def default_settings() -> dict[str, str]:
 
 
 def settings_of(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, value) of the settings that are not the default; of a path only its last part."""
+    """Yield (dotted key, value) of the settings that differ from the default; of a path only the last part."""
     default = default_settings()
     for key, value in _shown(config):
         if default.get(key) != value:
@@ -95,7 +95,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _speed(facts: Facts) -> list[Block]:
-    """How each detector was trained: the setting that the probe found fastest."""
+    """The setting with which each detector was trained, which the probe found to be the fastest."""
     path = facts.material.run.file("speed.json")
     if not path.exists():
         return []

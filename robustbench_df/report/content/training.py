@@ -1,4 +1,4 @@
-"""Training curves of both phases, from the histories that training kept."""
+"""Training curves of both phases, from the recorded training histories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = list[dict[str, Any]]
 
 
 def curves(facts: Facts) -> list[Block]:
-    """Return loss, accuracy and AUC over the epochs, phase 2 after phase 1; a line where there is no history."""
+    """Return loss, accuracy and AUC over the epochs, phase 2 after phase 1; a sentence if there is no history."""
     histories = {name: _history(facts, name) for name in facts.models}
     if not any(any(folds) for history in histories.values() for folds in history.values()):
         return [Text(f"Training curves: not run. {facts.material.command('train-all --resume')}")]
@@ -87,13 +87,13 @@ def _figure(
 
 
 def _joined(history: Mapping[str, Sequence[Rows]], column: str) -> tuple[list[float], list[float | None]]:
-    """Mean over the folds that got so far, phase after phase with a gap between them."""
+    """Mean per epoch over the folds that reached it, phase after phase with a gap between them."""
     x: list[float] = []
     y: list[float | None] = []
     for phase in PHASES:
         values = _means(history[phase], column)
         if x and values:
-            x.append(x[-1])  # a point without a value: the line is broken here
+            x.append(x[-1])  # a point without a value, which breaks the line
             y.append(None)
         begin = int(x[-1]) if x else 0
         x += [float(begin + k) for k in range(1, len(values) + 1)]

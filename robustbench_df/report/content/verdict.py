@@ -1,4 +1,7 @@
-"""The first thing on the page: what to ship, how far to trust it, what to beware of. Every number is a table's."""
+"""The verdict at the top of the page: what to ship, how far to trust it, what to beware of.
+
+Every number in it is also in a table.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from robustbench_df.report.document import Alert
 from robustbench_df.wording import counted, listed
 
 SUITES = {"standard": "AutoAttack for two classes", "quick": "FGSM and 20 steps of PGD"}
-"""What the names of suites stand for."""
+"""The suites' names as written in sentences."""
 
 ALPHA = 0.05
-"""A difference with a larger p is not told apart from chance."""
+"""A difference with a p-value of at least this is not significant."""
 
 
 def verdict_of(facts: Facts, alerts: Sequence[Alert]) -> list[str]:
@@ -58,7 +61,7 @@ def _ship(facts: Facts, shipped: Subject) -> str:
 
 
 def _beside(facts: Facts, shipped: Subject) -> str:
-    """Say whether the ensemble is worth more than its best member."""
+    """Say whether the ensemble is better than its best member."""
     best = facts.best
     if best is None:
         return ""
@@ -93,7 +96,7 @@ def _attacked(facts: Facts) -> str:
 
 
 def _one_step(facts: Facts) -> str:
-    """What is known without `rdf attack`."""
+    """Say what is known about attacks without `rdf attack`."""
     numbers = after_one_step(facts, ("ensemble", facts.shipped.phase)) if facts.shipped else None
     if numbers is None:
         return "How it stands up to an attacker was not run"

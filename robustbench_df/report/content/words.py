@@ -19,7 +19,7 @@ PARTS = {
     "cal": "calibration images",
     "val": "validation images",
 }
-"""How the images of a part are called."""
+"""What the images of each part are called."""
 
 OPTIMISTIC = ("cal", "val")
 """Parts on which something was fitted or chosen."""
@@ -30,16 +30,16 @@ PHASE_HINT = "base: after clean training; final: after adversarial fine-tuning (
 LABELS = ("real", "fake")
 
 DIGITS = 6
-"""Significant digits of a number in a document: with a million images a share has no more."""
+"""Significant digits of a number in a document: a share of a million images does not have more."""
 
 SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 WILSON = "Wilson interval, or a bootstrap's of groups where images have them"
 DELONG = "DeLong interval, or a bootstrap's of groups where images have them"
-"""How `metrics.resampling.accuracy_and_auc` makes the intervals of the main numbers."""
+"""How `metrics.resampling.accuracy_and_auc` computes the intervals of the main numbers."""
 
 NOT_APPLICABLE = "–"
-"""Stands where a measurement would make no sense; a missing one is None and reads "not run"."""
+"""Shown where a measurement would make no sense. A missing measurement is None, shown as "not run"."""
 
 
 def label_of(model: str, phase: str) -> str:
@@ -48,7 +48,7 @@ def label_of(model: str, phase: str) -> str:
 
 
 def rounded(value: T) -> T:
-    """Round every float in a document to `DIGITS`: the rest is noise, and half of the page."""
+    """Round every float in a document to `DIGITS`: further digits are noise, and would be half of the page."""
     found: Any = value
     if isinstance(value, float):
         found = float(f"{value:.{DIGITS}g}")
@@ -64,7 +64,7 @@ def rounded(value: T) -> T:
 
 
 def keys_of(names: Iterable[str]) -> dict[str, str]:
-    """Give every name a short id of its own, fit for an anchor and a file name: two names never share one."""
+    """Give every name a unique id that can be used as an anchor and as a file name."""
     found: dict[str, str] = {}
     for name in names:
         stem = base = slug(name)
@@ -81,30 +81,30 @@ def defined(value: float | None) -> float | None:
 
 
 def bounded(value: float | None, low: float | None, high: float | None, n: int | None) -> Estimate:
-    """Put a figure and its interval into what a table holds; nan becomes None."""
+    """Return a figure and its interval as an `Estimate`; NaN becomes None."""
     return Estimate(defined(value), defined(low), defined(high), n)
 
 
 def estimate(found: Interval) -> Estimate:
-    """The same from an interval."""
+    """Return an interval as an `Estimate`; NaN becomes None."""
     return bounded(found.value, found.low, found.high, found.n)
 
 
 def difference(found: Comparison) -> Estimate:
-    """The same from a comparison: first minus second."""
+    """Return the difference of a comparison, first minus second, as an `Estimate`; NaN becomes None."""
     return bounded(found.difference, found.low, found.high, found.n)
 
 
 def said(value: Estimate, kind: str = "percent") -> str:
-    """Write an estimate with its interval, for a sentence."""
+    """Format an estimate with its interval, for use in a sentence."""
     return " ".join(part for part in parts(value, kind) if part)
 
 
 def pixels(eps: float) -> str:
-    """Write a budget both ways: ``0.05 (12.75/255)``."""
+    """Format a budget in both units: ``0.05 (12.75/255)``."""
     return f"{eps:g} ({eps * 255:.4g}/255)"
 
 
 def threat(norm: str, eps: float) -> str:
-    """Write a norm and a budget."""
+    """Format a norm and a budget."""
     return f"{SYMBOLS.get(norm, norm)} {pixels(eps)}"

@@ -1,1 +1,1 @@
-"""How each kind of figure is drawn: matplotlib's object interface on a `Canvas`, and SVG fit for a page."""
+"""Drawing code per kind of figure: matplotlib's object interface on a `Canvas`, and SVG that can be put into a page."""

@@ -1,4 +1,4 @@
-"""A rectangle to draw in, and what all drawings share: colours, sizes, and settings that make them the same bytes."""
+"""A rectangle to draw in, and what all drawings share: colours, sizes, and settings for reproducible bytes."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 """Okabe and Ito, "Color Universal Design" (2008), without yellow, which is too faint on white."""
 
 FAINT = "#808080"
-"""Grid lines, half transparent: they show on white and on black alike."""
+"""Colour of grid lines, drawn half transparent: they are visible on white and on black."""
 
 WIDTH, HEIGHT = 340, 236
-"""Pixels of a figure in the grid of the page, and its height without a legend."""
+"""Width of a figure in the grid of the page, and its height without a legend, in pixels."""
 
 LEGEND_LINE = 16
 _LETTER = 0.58
-"""Mean width of a letter as a share of its size (DejaVu Sans, which is wider than most)."""
+"""Mean width of a letter as a share of the font size (DejaVu Sans, which is wider than most)."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the drawings of one document share, so that they can be compared."""
+    """Colours and axis limits that the drawings of one document share, so that they can be compared."""
 
     colours: Mapping[str, str]
-    """Colour of every name of a series."""
+    """Colour of every series name."""
     floors: Mapping[str, float]
-    """Lower end of the y axis by id of a figure that shows shares of 1; 0 where there is none."""
+    """Lower end of the y axis by figure id, for figures that show shares; 0 for ids that are not included."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Canvas:
         return axes
 
     def share(self, x: float, y: float) -> tuple[float, float]:
-        """Return a place in the rectangle as shares of the whole drawing, from its lower left corner."""
+        """Convert a position in the rectangle to shares of the whole drawing, from its lower left corner."""
         width, height = self.drawing.get_size_inches() * 72
         return (self.left + x) / width, 1 - (self.top + y) / height
 
     def legend(self, handles: Sequence[Artist], names: Sequence[str]) -> None:
-        """Write a legend along the lower edge, in as many lines as `legend_lines` says."""
+        """Draw a legend along the lower edge, with the number of lines that `legend_lines` returns."""
         lines = legend_lines(names)
         if lines:
             self.drawing.legend(
@@ -88,12 +88,12 @@ class Canvas:
 
 
 def text_width(text: str, size: float = FONT_SIZE) -> float:
-    """Return about how many pixels a text takes."""
+    """Return the approximate width of a text in pixels."""
     return len(text) * size * _LETTER
 
 
 def legend_lines(names: Sequence[str]) -> int:
-    """Return how many lines a legend of these names takes; one series without a name needs none."""
+    """Return the number of lines of a legend with these names; a single series without a name needs none."""
     return -(-len(names) // _per_line(names)) if any(names) else 0
 
 
@@ -104,7 +104,7 @@ def _per_line(names: Sequence[str]) -> int:
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Set what makes a drawing the same bytes each time, and names with ``$`` or foreign letters harmless."""
+    """Set matplotlib so that drawings have reproducible bytes, and names with ``$`` or foreign letters do no harm."""
     import matplotlib
 
     settings: dict[Any, Any] = {
@@ -119,13 +119,13 @@ def drawing_style() -> Iterator[None]:
         "path.simplify_threshold": 0.2,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # Only widths are measured with this font; the reader's own draws the letter.
+        # This font only serves to measure widths; the reader's own font draws the letters.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         yield
 
 
 def new_drawing(width: float, height: float) -> Drawing:
-    """Return an empty drawing of that many pixels, bound to no window and to no list of open figures."""
+    """Return an empty drawing of that many pixels, without a window and outside pyplot's list of open figures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

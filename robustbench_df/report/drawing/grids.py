@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RAMP = ("#f4f1ea", "#f6d9b0", "#ee9f5c", "#c75a1a", "#7a2e0b")
-"""From paper to rust: lightness falls all the way, so that it reads without colour vision and in grey print."""
+"""Colours from light beige to rust: lightness falls monotonically, so the ramp also works in grey print and for readers
+with colour blindness."""
 
 RIGHT, WRONG = "#cfe3f1", "#f6d9b0"
 DARK, PALE = "#111111", "#fffaf2"
 CHANCE = 0.5
-"""Share of right verdicts that a coin has; below it a detector is of no use either."""
+"""Share of right verdicts of a coin flip; below it a detector is just as useless."""
 
 CELL_HEIGHT, SLOPE = 25, math.radians(40)
 NARROWEST, WIDEST = 38, 72
@@ -31,13 +32,13 @@ CONFUSION_SIZE = (WIDTH, 176.0)
 
 
 def heat_size(figure: Heat) -> tuple[float, float]:
-    """Return (width, height) in pixels, at least those of the other figures' width."""
+    """Return (width, height) in pixels; the width is at least that of other figures."""
     left, top, cell, right = _margins(figure)
     return left + cell * len(figure.columns) + right, top + CELL_HEIGHT * len(figure.rows) + 6
 
 
 def _margins(figure: Heat) -> tuple[float, float, float, float]:
-    """Return left, top, cell width, right: room for the longest names, sloping ones where cells are narrow."""
+    """Return left, top, cell width, right, with room for the longest names, which slope if cells are narrow."""
     left = max([text_width(visible(name)) for name in figure.rows] + [20]) + 12
     columns = max(len(figure.columns), 1)
     widest = max([text_width(visible(name)) for name in figure.columns] + [0])
@@ -49,7 +50,7 @@ def _margins(figure: Heat) -> tuple[float, float, float, float]:
 
 
 def draw_heat(figure: Heat, canvas: Canvas) -> None:
-    """Draw one cell per value with its figure inside; a cell that was not run is an outline that says so."""
+    """Draw one cell per value with its figure inside; a cell that was not run is an outline with a text saying so."""
     left, top, cell, right = _margins(figure)
     axes = canvas.axes(left, right, top, 6)
     _frame(axes, len(figure.rows), len(figure.columns))
@@ -79,7 +80,7 @@ def _short(value: float) -> str:
 
 
 def _badness(value: float, figure: Heat) -> float:
-    """Return 0 (good) to 1 (bad): shares from right to chance, alike in all heat maps; others by their range."""
+    """Return 0 (good) to 1 (bad): shares on a fixed scale from perfect to chance, others by the figure's range."""
     if figure.percent:
         return min(1.0, abs(float(figure.better == "higher") - value) / CHANCE)
     finite = [v for row in figure.values for v in row if v is not None and v == v]

@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 MARKERS = "os^DvPX"
 FEW = 12
-"""A line of so few points is a measurement at chosen places and gets markers; a longer one is a curve."""
+"""A line with at most this many points shows measurements at chosen places and gets markers; others are curves."""
 
 LEFT, RIGHT = 46, 14
-"""Pixels left and right of a plot."""
+"""Margins left and right of a plot in pixels."""
 
 
 def lines_size(figure: Curves | Histogram) -> tuple[float, float]:
-    """Return (width, height) in pixels: the same plot for all, and the legend below it."""
+    """Return (width, height) in pixels: a plot of the same size for all figures, plus the legend below it."""
     return WIDTH, HEIGHT + LEGEND_LINE * legend_lines(_names(figure))
 
 
 def _names(figure: Curves | Histogram) -> list[str]:
-    """Return what the legend says: nothing where the title says it already."""
+    """Return the names in the legend: none if the title already says them."""
     names = list(figure.counts) if isinstance(figure, Histogram) else [series.name for series in figure.series]
     return [] if len(names) == 1 and names[0] in figure.title else [visible(name) for name in names]
 
 
 def draw_curves(figure: Curves, canvas: Canvas, look: Look) -> None:
-    """Draw lines with their bands; a gap (None) stays a gap."""
+    """Draw lines with their bands; None becomes a gap."""
     axes = _plot_axes(canvas, figure.x_label, figure.y_label, legend_lines(_names(figure)))
     if figure.x_scale == "log":
         axes.set_xscale("log")
@@ -64,7 +64,7 @@ def _line(axes: Axes, series: Series, colour: str, index: int, figure: Curves) -
         y = np.where(x > 0, y, np.nan)
     few = all(len(one.x) <= FEW for one in figure.series)
     known = np.isfinite(np.concatenate([[np.nan], y, [np.nan]]))
-    alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])  # no line leads there
+    alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])  # points without a line to a neighbour
     (line,) = axes.plot(
         x,
         y,
@@ -75,7 +75,7 @@ def _line(axes: Axes, series: Series, colour: str, index: int, figure: Curves) -
         markevery=None if few else alone.tolist(),
         markersize=4.5,
         markeredgewidth=0,
-        clip_on=not (few and figure.percent),  # points at 0 and 100% are not cut in half
+        clip_on=not (few and figure.percent),  # so that markers at 0 and 100% are not cut in half
     )
     if len(series.low) and len(series.high):
         low, high = _numbers(series.low), _numbers(series.high)
@@ -95,7 +95,7 @@ def _x_axis(axes: Axes, figure: Curves) -> None:
     elif 1 < len(x) <= FEW and np.diff(x).min() > 0.07 * np.ptp(x):
         axes.set_xticks(x, [f"{value:g}" for value in x])
     else:
-        whole = len(x) > 2 and bool((x == np.round(x)).all())  # epochs: there is no half of one
+        whole = len(x) > 2 and bool((x == np.round(x)).all())  # such as epochs, of which there are no fractions
         axes.locator_params(axis="x", nbins=6, integer=whole)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if len(x) > 1:
@@ -104,13 +104,13 @@ def _x_axis(axes: Axes, figure: Curves) -> None:
 
 
 def lowest(figure: Curves) -> float:
-    """Return the least value drawn, bands included; infinity where there is none."""
+    """Return the smallest value drawn, including bands; infinity if there is none."""
     return min((v for series in figure.series for part in (series.y, series.low) for v in part if v is not None),
                default=float("inf"))  # fmt: skip
 
 
 def _y_axis(axes: Axes, figure: Curves, floor: float) -> None:
-    """Shares of 1 go from the floor to 1, anything else from 0 where nothing is below: never a magnified slice."""
+    """Set the y axis: shares from the floor to 1, others from 0 if no value is below, so that no part is magnified."""
     if not figure.percent:
         if lowest(figure) >= 0:
             axes.set_ylim(bottom=0)
@@ -139,7 +139,7 @@ def draw_histogram(figure: Histogram, canvas: Canvas, look: Look) -> None:
     if figure.marker is not None:
         axes.axvline(figure.marker, color=INK, linewidth=1, dashes=(3, 2))
         text = f"threshold {figure.marker:.3g}"
-        # Beside the name of the axis, above the plot, where no bar is.
+        # Beside the axis label above the plot, where there are no bars.
         place = LEFT + (canvas.width - LEFT - RIGHT) * (figure.marker - edges[0]) / (edges[-1] - edges[0])
         half = text_width(text) / 2
         x, y = canvas.share(min(max(place, text_width("images") + half + 16), canvas.width - half - 4), 12)

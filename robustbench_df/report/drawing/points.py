@@ -24,11 +24,11 @@ Box = tuple[float, float, float, float]
 AROUND = ((7, 10, "left"), (-7, 10, "right"), (7, -10, "left"), (-7, -10, "right"),
           (8, 0, "left"), (-8, 0, "right"), (0, 13, "center"), (0, -13, "center"),
           (7, 22, "left"), (-7, 22, "right"), (7, -22, "left"), (-7, -22, "right"))  # fmt: skip
-"""Places of a name around its point, the best first: (pixels right, pixels up, alignment)."""
+"""Candidate places of a name around its point, the best first: (pixels right, pixels up, alignment)."""
 
 
 def draw_points(figure: Points, canvas: Canvas, look: Look) -> None:
-    """Draw each point with its 95% intervals and name; the front is joined by a line and in bold."""
+    """Draw each point with its 95% intervals and name; a line joins the front, whose names are bold."""
     axes = canvas.axes(54, 24, 28, 46)
     axes.grid(visible=True, color=FAINT, alpha=0.28, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -65,7 +65,10 @@ def _ends(value: Estimate) -> list[list[float]] | None:
 def _write_names(
     axes: Axes, points: Sequence[tuple[str, float, float, bool]], bars: Sequence[tuple[Estimate, Estimate, int]]
 ) -> None:
-    """Write each name where it covers the fewest names, points and intervals (value along it, value across, axis)."""
+    """Write each name at the place where it covers the fewest names, points and intervals.
+
+    ``bars`` are the intervals: (value along it, value across, axis).
+    """
     axes.autoscale_view()
     frame = axes.get_window_extent()
     places = [axes.transData.transform((x, y)) for _, x, y, _ in points]

@@ -1,4 +1,4 @@
-"""Make matplotlib's SVG fit to stand in a page: small, themed, and free of what a strict content policy blocks."""
+"""Make matplotlib's SVG suitable for inlining: small, themed, and without what a strict content policy blocks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from xml.etree import ElementTree
 
 INK = "#1d2127"
-"""The colour of text and axes in a drawing; in the page it becomes ``currentColor`` and follows the theme."""
+"""Colour of text and axes in a drawing; in the page it becomes ``currentColor`` and follows the theme."""
 
 FONT_SIZE = 10.5
-"""Pixels of most text in a drawing: written once on the root, not on every label."""
+"""Font size of most text in a drawing in pixels; it is written once on the root, not on every label."""
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _REFERENCE = re.compile(r"#([\w.-]+)")
@@ -19,12 +19,13 @@ _DROPPED = ("metadata", "style")
 def slim(source: str, prefix: str, label: str) -> str:
     """Return a drawing as an inline ``<svg role="img">``.
 
-    Style attributes become presentation attributes (a page whose policy names hashes blocks the former), ids get
-    ``prefix`` and stay only where referred to, metadata and invisible shapes go, coordinates have one decimal.
+    Style attributes become presentation attributes, because a content policy with hashes blocks the former. Ids get
+    ``prefix``, and are kept only if something refers to them. Metadata and invisible shapes are removed. Coordinates
+    are rounded to one decimal.
 
     Args:
-        source: what matplotlib's SVG backend wrote.
-        prefix: unique in the page; no drawing may see another's clip paths.
+        source: the output of matplotlib's SVG backend.
+        prefix: unique in the page, so that no drawing refers to another's clip paths.
         label: the text alternative.
     """
     root = ElementTree.fromstring(source)
@@ -59,7 +60,7 @@ def _refs(key: str, value: str) -> list[str]:
 
 
 def _present(node: ElementTree.Element) -> None:
-    """Turn ``style`` into attributes and leave out what is the default anyway."""
+    """Turn ``style`` into attributes and leave out defaults."""
     for name, value in (item.split(":", 1) for item in node.attrib.pop("style", "").split(";") if ":" in item):
         node.set(name.strip(), value.strip())
     node.attrib.pop("font-family", None)
@@ -80,7 +81,7 @@ def _present(node: ElementTree.Element) -> None:
 
 
 def _simplified(node: ElementTree.Element, prefix: str, wanted: set[str]) -> list[ElementTree.Element]:
-    """Return what stands for ``node``: nothing, itself, or the children of a group that says nothing."""
+    """Return the replacement of ``node``: nothing, itself, or the children of a group without attributes."""
     if node.tag in _DROPPED or _invisible(node):
         return []
     name = node.attrib.pop("id", None)
@@ -109,8 +110,8 @@ def _round(text: str) -> str:
 
 
 def _tight(path: str) -> str:
-    """Write path data shortly: one decimal, no blanks around commands, no repeated ``L``."""
+    """Shorten path data: one decimal, no blanks around commands, no repeated ``L``."""
     text = " ".join(_round(path).split())
     text = re.sub(r" ?([A-Za-z]) ?", r"\1", text)
-    # Coordinates after those of M are lines already.
+    # Further coordinates after those of M are implicit line commands, so their L can be dropped.
     return re.sub(r"(M[^A-Za-z]+)((?:L[^A-Za-z]+)+)", lambda m: m[1] + m[2].replace("L", " "), text)
