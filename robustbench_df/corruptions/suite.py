@@ -64,8 +64,7 @@ def _apply(corruption: Corruption, x: Tensor, setting: Setting, draw: Draw) -> T
 
 
 def constant_set(constants: str, x: Tensor) -> str:
-    """Resolve ``auto`` by the shorter side; raise `UsageError` for an unknown set, or another shape or type of
-    images."""
+    """Resolve ``auto`` by the shorter side; refuse unknown sets and images of another shape or type (`UsageError`)."""
     if constants not in CONSTANTS:
         raise UsageError(
             f"unknown constants '{constants}'{nearest(constants, CONSTANTS)}; choose from {', '.join(CONSTANTS)}"
