@@ -1,1 +1,1 @@
-"""What makes a number a lie before anyone trains: duplicates, labels, shortcuts, groups. Never imports torch."""
+"""Checks before training for what makes scores misleading: copies, labels, shortcuts, groups. No torch at start-up."""

@@ -1,10 +1,11 @@
 """Is one picture a copy of another? A pixel check that first aligns them, on 32×32 grey thumbnails.
 
-Two pictures of different things may share a hash: a bright blob on dark, a horizon. What they do not share is detail.
-So the check is the normalised cross-correlation of *detail*: band-passed grey, divided by its local strength, so that
-one strong edge cannot stand for the whole picture. Brightness and contrast drop out. Detail only correlates where
-the pictures lie on each other within a fraction of a pixel, hence the alignment: an affine map, found by
-Gauss-Newton steps from the view in which the hashes met (inverse compositional, Baker & Matthews 2004, section 3.2).
+Two pictures of different things may share a hash (a bright blob on a dark background, a horizon), but they do not share
+detail. So the check is the normalised cross-correlation of *detail*: band-passed grey, divided by its local strength,
+so that one strong edge cannot dominate the whole picture. Brightness and contrast cancel out. Detail correlates only if
+the pictures coincide within a fraction of a pixel, so they are first aligned by an affine map. It is found by
+Gauss-Newton steps that start from the view in which the hashes matched (inverse compositional, Baker & Matthews 2004,
+section 3.2).
 """
 
 from __future__ import annotations
@@ -20,53 +21,58 @@ from robustbench_df.data.imageset import Pixels
 
 Index = NDArray[np.intp]
 Maps = NDArray[np.float64]
-"""Affine maps ``[n, 2, 3]`` from a window's coordinates to a thumbnail's, both about their centres."""
+"""Affine maps ``[n, 2, 3]`` from a window's coordinates to a thumbnail's, both relative to their centres."""
 
 FLIPS = ((False, False), (True, False), (False, True), (True, True))
-"""(left-right, top-bottom) by number; a candidate's ``flip`` counts into it."""
+"""The flips (left-right, top-bottom); a candidate's ``flip`` is an index into them."""
 
 ALIKE, GREY = 0.93, 0.97
-"""Least correlation of the detail and of the grey values, or"""
+"""Least correlation of the detail and of the grey values of a copy."""
 
 NOISY_ALIKE, NOISY_GREY = 0.9, 0.985
-"""less of the one where there is more of the other: noise and JPEG take the detail of faint pictures first. Measured on
-CIFAKE at 32 px: of 6.8 × 10⁸ pairs of a photograph and a generated picture, none of them copies, none passes; of copies
-of each kind 98 to 100% do."""
+"""Alternative limits: less detail suffices if the grey values correlate more, because noise and JPEG remove the detail
+of faint pictures first. Measured on CIFAKE at 32 px: of 6.8 × 10⁸ pairs of a photograph and a generated picture, none
+of them copies, none passes; of each kind of copy, 98 to 100% pass."""
 
 SPARSE, SPARSE_ALIKE = 100.0, 0.96
-"""Where the detail fills fewer than this many of the 400 pixels (an aeroplane in the sky; 3% of CIFAKE's images), other
-pictures of the same thing look alike, and more is asked. Pixels are counted by the participation ratio of energy."""
+"""Where the detail fills fewer than `SPARSE` of the 400 pixels (an aeroplane in the sky; 3% of CIFAKE's images), other
+pictures of the same thing look alike, so a correlation of `SPARSE_ALIKE` is required. Pixels are counted by the
+participation ratio of the energy."""
 
 COMPARED = 20
-"""Side of the window that is compared. It is smaller than the one that is hashed, since blurs carry a copy's border
-(the black of a shifted or turned picture) some pixels inwards."""
+"""Side of the window that is compared. It is smaller than the hashed window, because blurs spread a copy's border (the
+black of a shifted or rotated picture) some pixels inwards."""
 
 _EDGE = (GRID - COMPARED) // 2
 
 _FINE, _COARSE, _LOCAL = 0.8, 2.5, 3.0
-"""Standard deviations, in thumbnail pixels, of the blurs: what JPEG and resampling change lies below the first, what a
-crop's border and an uneven light change above the second; strength is taken over the third."""
+"""Standard deviations of the blurs, in thumbnail pixels. JPEG and resampling change structure below the first, a crop's
+border and uneven light change structure above the second; the local strength is averaged over the third."""
 
 _FLOOR = 3.0
-"""Grey levels of strength that count as nothing: what JPEG leaves on a plain area."""
+"""Local strength, in grey levels, that counts as nothing: what JPEG leaves on a plain area."""
 
 _STEPS, _STRIDE = 8, 2
-"""Gauss-Newton steps, on every second pixel of every second row; more of either changes nothing in the third digit."""
+"""Number of Gauss-Newton steps, and stride between the pixels used; more steps or pixels do not change the third
+digit."""
 
 _START, _PROMISING, _PATIENCE = 0.45, 0.65, 2
-"""Pairs below the first correlation of detail at the start, or below the second after as many steps, are given up: of
-the copies fewer than 1% in the less lucky of the two directions, of the others nearly all."""
+"""Pairs with a correlation of detail below `_START` at the start, or below `_PROMISING` after `_PATIENCE` steps, are
+given up. These are fewer than 1% of the copies, even in the less favourable of the two directions, and nearly all other
+pairs."""
 
 _ENOUGH = 0.98
-"""A correlation of detail that needs no alignment."""
+"""Correlation of detail from which a pair needs no alignment."""
 
 _DAMPING = 1e-3
-"""Share of the mean diagonal added to the normal equations (Levenberg 1944): plain windows do not fix all parameters.
+"""Share of the mean diagonal added to the normal equations (Levenberg 1944): plain windows do not determine all
+parameters.
 """
 
 _STRETCH, _ASPECT, _TURN, _SHIFT = (0.7, 1.4), 1.4, 25.0, 7.0
-"""Least and largest scale, largest ratio of the two scales, largest turn in degrees and shift in thumbnail pixels that
-an alignment may end with; a little beyond RandomResizedCrop's (Szegedy et al. 2015) and what `VIEWS` start from."""
+"""Limits of an alignment: least and largest scale, largest ratio of the two scales, largest rotation in degrees and
+largest shift in thumbnail pixels. They lie slightly beyond RandomResizedCrop's range (Szegedy et al. 2015) and that of
+`VIEWS`."""
 
 _BATCH = 512  # what fits into a core's cache
 
@@ -92,8 +98,8 @@ def smooth(thumbs: Pixels) -> Floats:
 def detail(thumbs: Pixels) -> Floats:
     """Return the detail that is compared: float32 ``[N, 32, 32]``, about 1 where there is structure, 0 on plain areas.
 
-    Structure between `_FINE` and `_COARSE` pixels (difference of Gaussians), over its local root mean square plus
-    `_FLOOR` grey levels, so that what JPEG and noise leave on a plain area stays small.
+    Structure between `_FINE` and `_COARSE` pixels (difference of Gaussians), divided by its local root mean square with
+    a floor of `_FLOOR` grey levels, so that JPEG artefacts and noise on a plain area stay small.
     """
     coarse, local = blur_matrix(_COARSE), blur_matrix(_LOCAL)
     band = smooth(thumbs) - coarse @ thumbs.astype(np.float32) @ coarse.T
@@ -109,7 +115,7 @@ def look_alike(first: Pixels, second: Pixels, view: Index, flip: Index) -> tuple
 
     Returns:
         The verdicts, bool ``[n]``, and the correlation of the detail over the window, float32 ``[n]`` in [-1, 1]; it is
-        -1 where the alignment was given up, or left the range of what crops and small rotations do.
+        -1 where the alignment was given up, or left the range of crops and small rotations.
     """
     alike, score = np.zeros(len(first), bool), np.full(len(first), -1.0, np.float32)
     for start in range(0, len(first), _BATCH):
@@ -133,7 +139,7 @@ def _correlation(first: Floats, second: Floats, maps: Maps, stride: int = 1) -> 
 
 
 def _starts(view: Index, flip: Index) -> Maps:
-    """The maps that the views and flips stand for."""
+    """Return the maps of the given views and flips."""
     views = np.stack([np.column_stack([v.matrix(), (v.dx, v.dy)]) for v in VIEWS])
     mirror = np.array([[-1.0 if h else 1.0, -1.0 if v else 1.0] for h, v in FLIPS])
     maps = views[view]
@@ -142,7 +148,7 @@ def _starts(view: Index, flip: Index) -> Maps:
 
 
 def _align(first: Floats, second: Floats, maps: Maps) -> tuple[Maps, NDArray[np.bool_]]:
-    """Improve the maps where there is need and hope; return them, and which of the pairs may be copies."""
+    """Improve the maps that are promising but not yet good; return all maps, and which pairs may be copies."""
     score = _correlation(first, second, maps, _STRIDE)
     rows = np.flatnonzero((score >= _START) & (score < _ENOUGH))
     score[rows], maps[rows] = _improve(first[rows], second[rows], maps[rows])
@@ -150,7 +156,7 @@ def _align(first: Floats, second: Floats, maps: Maps) -> tuple[Maps, NDArray[np.
 
 
 def _improve(first: Floats, second: Floats, maps: Maps) -> tuple[Floats, Maps]:
-    """Take Gauss-Newton steps; return the best correlations met, and their maps."""
+    """Take Gauss-Newton steps; return the best correlations found, and their maps."""
     points = _points(_STRIDE)
     target = _unit(_window(second, _STRIDE))
     steepest = _steepest(second, points)
@@ -184,7 +190,7 @@ def _window(images: Floats, stride: int) -> Floats:
 
 
 def _steepest(second: Floats, points: NDArray[np.float64]) -> Floats:
-    """How the normalised window changes with each of the six parameters of an affine map: float32 ``[n, P, 6]``."""
+    """Return the normalised window's change per parameter of an affine map (six): float32 ``[n, P, 6]``."""
     dy, dx = (_window(np.gradient(second, axis=axis), _STRIDE)[:, :, None] for axis in (1, 2))
     window = _window(second, _STRIDE)
     steepest = np.concatenate([dx * points, dy * points], axis=2).astype(np.float32)
@@ -192,12 +198,12 @@ def _steepest(second: Floats, points: NDArray[np.float64]) -> Floats:
     norm = np.linalg.norm(centred, axis=1, keepdims=True)[:, :, None] + 1e-6
     steepest = (steepest - steepest.mean(1, keepdims=True)) / norm
     unit = (centred / norm[:, :, 0])[:, :, None]
-    # What only rescales the window is no misalignment: correlation does not see it.
+    # A change that only rescales the window is no misalignment: correlation ignores it.
     return np.asarray(steepest - unit * (unit.transpose(0, 2, 1) @ steepest), np.float32)
 
 
 def _sample(image: Floats, maps: Maps, points: NDArray[np.float64]) -> Floats:
-    """Look ``image`` up at the mapped points, bilinearly, its border repeated: float32 ``[n, 400]``."""
+    """Sample ``image`` bilinearly at the mapped points, its border repeated: float32 ``[n, P]`` for P points."""
     at = (points @ maps.transpose(0, 2, 1) + (GRID - 1) / 2).clip(0, GRID - 1.001).astype(np.float32)
     corner = at.astype(np.int32)
     fx, fy = np.moveaxis(at - corner, 2, 0)
@@ -214,7 +220,7 @@ def _unit(windows: Floats) -> Floats:
 
 
 def _compose(maps: Maps, update: Floats) -> Maps:
-    """Return ``maps`` after the inverse of the small maps ``update`` ``[n, 6]``, these kept small enough to trust."""
+    """Compose ``maps`` with the inverse of the small maps ``update`` ``[n, 6]``, clipped to a trusted range."""
     limit = np.array([0.1, 0.1, 2.0])
     small = update.reshape(-1, 2, 3).astype(np.float64).clip(-limit, limit)
     inverse = np.linalg.inv(np.eye(2) + small[:, :, :2])

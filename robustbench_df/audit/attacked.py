@@ -1,7 +1,7 @@
-"""Whether attacked images lie within the budget that their numbers are quoted for: measured on the images themselves.
+"""Measure on attacked images themselves whether they lie within the budget that their scores are quoted for.
 
-A step or a clamp in normalised space, an ε of another range, a resize in between: the code that made the images
-believes in its ε. The images tell.
+The code that made the images may exceed its ε without noticing: by a step or a clamp in normalised space, an ε of
+another pixel range, or a resize in between. Only the images show it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 EXAMPLES = "examples.json"
-"""Beside the pictures of a folder ``attacks/examples-*``: their ``norm``, ``eps`` in pixels of [0, 1], and ``images``,
-each with its ``image_id`` and the ``file`` of its attacked picture."""
+"""File beside the pictures of a folder ``attacks/examples-*``. It holds their ``norm``, ``eps`` in pixels of [0, 1],
+and ``images``, each with its ``image_id`` and the ``file`` of its attacked picture."""
 
 
 def kept_examples(run: Run) -> list[Path]:
-    """Return the `EXAMPLES` files of a run: those of `rdf attack --save-images`, and of whoever writes the same."""
+    """Return a run's `EXAMPLES` files: those of `rdf attack --save-images` and of other tools in the same format."""
     return sorted(run.file("attacks").glob(f"examples-*/{EXAMPLES}"))
 
 
 def attacked(parts: Parts, kept: list[Path]) -> AuditFinding:
-    """Measure every kept picture against the image it was made of; rounding to 8 bits is allowed for.
+    """Measure every kept picture against the image it was made from; rounding to 8 bits is allowed for.
 
     Raises:
         RunError: a file or picture cannot be read, or belongs to no image of the run.
@@ -56,7 +56,7 @@ def attacked(parts: Parts, kept: list[Path]) -> AuditFinding:
 
 
 def _distances(path: Path, parts: Parts) -> list[tuple[float, float, float, str]]:
-    """Return distance, ε, the most that rounding leaves within it, and id of each picture beside ``path``."""
+    """Return, for each picture beside ``path``, its distance, ε, ε plus the tolerance for rounding, and its id."""
     import torch
 
     from robustbench_df.attacks.threat import GEOMETRY

@@ -14,8 +14,8 @@ from robustbench_df.audit.neighbours import CROWD, Index, candidates, confirm
 from robustbench_df.data.imageset import ImageSet
 
 PLAIN = 3.0
-"""Contrast (standard deviation, in grey levels) below which a picture shows too little to be recognised by, such as a
-clear sky: only pixel-identical copies of it are sought. CIFAKE has no such image."""
+"""Contrast (standard deviation, in grey levels) below which a picture has too little structure to be recognised, such
+as a clear sky: only its pixel-identical copies are searched for. CIFAKE has no such image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Copies:
         mirrored: bool ``[P]``, alike after a flip.
         score: float32 ``[P]``, how well the detail agrees (`alignment`), in [0, 1]; 1 where exact.
         n: number of images in the set.
-        plain: how many of them are too plain for near copies to be sought.
+        plain: how many of them are too plain for a search for near copies.
     """
 
     first: Index
@@ -44,7 +44,7 @@ class Copies:
         return np.stack([self.first, self.second], axis=1)
 
     def families(self) -> Index:
-        """Number the connected components of a set's images under "is a copy of", intp ``[n]``: what a split keeps."""
+        """Number the connected components under "is a copy of", intp ``[n]``; a split keeps each of them whole."""
         return _linked(self.first, self.second, self.n)
 
     def declared(self, images: ImageSet) -> NDArray[np.bool_]:
@@ -53,7 +53,7 @@ class Copies:
         return np.asarray((groups[self.first] == groups[self.second]) & (groups[self.first] != ""), dtype=bool)
 
     def examples(self, images: ImageSet, other: ImageSet, which: Index) -> tuple[Example, ...]:
-        """Return the ids of pairs among ``which``, in its order, but one pair of each family before a second of any."""
+        """Return the ids of the pairs ``which`` in order, but one pair of each family before a second one of any."""
         b = self.second if other is images else self.second + len(images)
         family = _linked(self.first, b, len(images) + len(other))[self.first[which]]
         order = np.argsort(family, kind="stable")
@@ -70,11 +70,12 @@ def find_copies(images: ImageSet, against: ImageSet | None = None) -> Copies:
 
     Exact copies have equal pixel hashes. Near copies look alike after a flip, a shift or crop, a small rotation, a
     change of brightness or contrast, noise, blur or JPEG; tests/audit/test_neighbours.py says how many of each kind are
-    found. A near copy of a picture is one of all its exact copies. Of more than `CROWD` images with the same pixels
-    only the first ones are paired with each other and with near copies; the rest are paired with the first.
+    found. A near copy of a picture is also a near copy of all its exact copies. If more than `CROWD` images have the
+    same pixels, only the first `CROWD` are paired with each other and with near copies; the rest are paired with the
+    first one.
 
-    Memory: a thumbnail of 1 KiB and half as much of hashes per image, while pairs are sought 0.8 KiB more; pixels are
-    read in chunks.
+    Memory per image: 1 KiB for a thumbnail, 0.5 KiB for hashes, and 0.8 KiB more during the search; pixels are read in
+    chunks.
     """
     here = _Side(images)
     there = here if against is None else _Side(against)
@@ -106,7 +107,7 @@ def _joined(blocks: tuple[_Block, _Block]) -> _Block:
 
 
 class _Side:
-    """One set: its distinct pictures, which images show each, and what near copies are sought by."""
+    """One set: its distinct pictures, the images that show each, and their thumbnails and hashes for near copies."""
 
     def __init__(self, images: ImageSet) -> None:
         self.value, self.picture, self.size = np.unique(images.hashes, return_inverse=True, return_counts=True)
@@ -163,7 +164,8 @@ def _near(here: _Side, there: _Side, within: bool) -> _Block:
     """Pair images of pictures that look alike."""
     sought = _sought(here, there, same=within)
     if not within:
-        # Which of two pictures is a crop of the other is not known, so each is sought among the windows of the other.
+        # It is unknown which of two pictures is a crop of the other, so each is searched for in the windows of the
+        # other.
         back = _sought(there, here, same=False)
         sought = _joined((sought, back._replace(first=back.second, second=back.first)))
     a, b, score, mirrored = sought
@@ -177,7 +179,7 @@ def _near(here: _Side, there: _Side, within: bool) -> _Block:
 
 
 def _linked(first: Index, second: Index, n: int) -> Index:
-    """Number the connected components of n images, some pairs of which are linked: intp ``[n]``."""
+    """Number the connected components of n images, of which some pairs are linked: intp ``[n]``."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -186,7 +188,7 @@ def _linked(first: Index, second: Index, n: int) -> Index:
 
 
 def _sought(queries: _Side, index: _Side, *, same: bool) -> _Block:
-    """Seek pictures of ``index`` among the windows of ``queries``; returns pictures, not images."""
+    """Search for pictures of ``index`` in the windows of ``queries``; returns pictures, not images."""
     found = candidates(queries.hashes, index.hashes[0], same=same)
     alike, score = confirm(queries.thumbs, index.thumbs, found)
     first, second = queries.sought[found.first[alike]], index.sought[found.second[alike]]
@@ -194,7 +196,7 @@ def _sought(queries: _Side, index: _Side, *, same: bool) -> _Block:
 
 
 def _best(a: Index, b: Index, score: Floats, wanted: NDArray[np.bool_]) -> Index:
-    """Of each pair of pictures choose the best of its alignments."""
+    """Choose the best alignment of each pair of pictures."""
     order = np.lexsort((-score, b, a))
     order = order[wanted[order]]
     best: Index = order[(np.diff(a[order], prepend=-1) != 0) | (np.diff(b[order], prepend=-1) != 0)]

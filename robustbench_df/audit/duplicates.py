@@ -1,4 +1,4 @@
-"""Copies: pixel-identical and near, within one set or between two, and where they lie."""
+"""Findings about copies: pixel-identical and near, within one set or between two, and where they lie."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from robustbench_df.wording import counted
 Mask = NDArray[np.bool_]
 
 LEAKED = 0.01
-"""Share of judged images with a copy on the learnt side (lower end of the 95% Wilson interval) from which scores
-are not to be trusted: they may move accuracy by a point, which is what good detectors differ by. Below it is a warning,
-as CIFAR-10 itself has such pairs: 3.3% of its test images (Barz & Denzler 2020, J. Imaging 6(6):41)."""
+"""Share of judged images with a copy among the images learnt from (lower end of the 95% Wilson interval) from which
+scores cannot be trusted: the copies may change the accuracy by one point, which is how much good detectors differ. A
+smaller share is a warning, because CIFAR-10 itself has such pairs: 3.3% of its test images (Barz & Denzler 2020, J.
+Imaging 6(6):41)."""
 
 _PARTS = (*SPLIT_NAMES, "unlabelled")
-"""From what is learnt from to what is judged on: an image leaks into the parts after its own."""
+"""The parts in order from training to evaluation: an image leaks into the parts after its own."""
 
 _EXACT = AuditCheck("duplicates-exact", "No two images have the same pixels")
 _NEAR = AuditCheck("duplicates-near", "No image is a near copy of another")
@@ -42,7 +43,7 @@ def duplicate_findings(images: ImageSet, copies: Copies, parts: Strings | None =
 
     Returns:
         ``duplicates-exact``, ``duplicates-near``, ``duplicates-across-splits`` and ``duplicates-across-sources``. Near
-        copies within one declared group are counted as ``declared`` and not held against the set.
+        copies within one declared group are counted as ``declared`` and do not count against the set.
     """
     parts = given_parts(images) if parts is None else parts
     return (
@@ -54,15 +55,15 @@ def duplicate_findings(images: ImageSet, copies: Copies, parts: Strings | None =
 
 
 def given_parts(images: ImageSet) -> Strings:
-    """Return the part each image has by its source: its given one, else train where it is labelled, else unlabelled."""
+    """Return each image's part: the one that the source gives, otherwise train if it is labelled, else unlabelled."""
     free = np.where(images.labels == UNLABELLED, "unlabelled", "train").astype(object)
     return np.where(images.given == "", free, images.given).astype(object)
 
 
 def leaked_images(images: ImageSet, copies: Copies, parts: Strings) -> tuple[Mask, Mask]:
-    """Tell which images have a copy in a part before their own: an exact one, and an exact or near one, bool ``[N]``.
+    """Tell which images have a copy in an earlier part: an exact one, and an exact or near one, bool ``[N]`` each.
 
-    Pictures are compared, not pairs: of a crowd of identical images `find_copies` does not list every pair.
+    Pictures are compared, not pairs, because `find_copies` does not list every pair of many identical images.
     """
     rank = _ranks(parts)
     _, picture = np.unique(images.hashes, return_inverse=True)
@@ -82,7 +83,7 @@ def twins_of_test(images: ImageSet, copies: Copies) -> NDArray[np.intp]:
 
 
 def _ranks(parts: Strings) -> NDArray[np.intp]:
-    """Place of each image's part in `_PARTS`; -1 for none."""
+    """Return the place of each image's part in `_PARTS`; -1 for none."""
     rank = np.full(len(parts), -1)
     for place, part in enumerate(_PARTS):
         rank[parts == part] = place

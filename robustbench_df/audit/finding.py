@@ -1,4 +1,4 @@
-"""What an audit says: `AuditFinding`, one checked claim about a set of images, and `Audit`, all of them."""
+"""The results of an audit: `AuditFinding`, one checked claim about a set of images, and `Audit`, all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 WORST_FIRST: tuple[Severity, ...] = ("fail", "warn", "not run", "pass")
 
 EXAMPLES = 50
-"""Images or pairs that a finding keeps; how many there are in all is one of its figures."""
+"""Most images or pairs that a finding keeps as examples; their total number is one of its figures."""
 
 Figure = float | int | str
 Example = str | tuple[str, str]
@@ -29,21 +29,22 @@ Example = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """One thing looked for, and what was seen. Frozen; built with keywords.
+    """One check and its result. Frozen; built with keywords.
 
     Attributes:
         id: stable short name in kebab case, such as ``duplicates-across-splits``; a report links to it.
-        severity: ``pass`` (looked, found nothing), ``warn``, ``fail`` (no score may be trusted before it is mended)
-            or ``not run`` (could not be looked at; ``detail`` says why, and it is never a pass).
-        title: what was looked at, a few words.
-        detail: what was seen, one line with its figures.
+        severity: ``pass`` (checked, nothing found), ``warn``, ``fail`` (no score can be trusted until it is fixed) or
+            ``not run`` (could not be checked; ``detail`` says why; it never counts as a pass).
+        title: what was checked, in a few words.
+        detail: what was found, one line with its figures.
         figures: name -> number or word; counts are int, shares are in [0, 1], undefined is nan. Plain Python types
             (numpy scalars are converted).
         images: the first `EXAMPLES` examples, worst first.
         remedy: what to do, one line; empty for a pass.
 
     Raises:
-        DataError: an unknown severity, or a line that is empty or not one line.
+        DataError: an unknown severity, a text that is empty or not one line, or a ``warn`` or ``fail`` without a
+            remedy.
     """
 
     id: str
@@ -69,7 +70,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class AuditCheck:
-    """One thing to look for: the id and title of its findings, see `AuditFinding`."""
+    """One check: the id and title of its findings, see `AuditFinding`."""
 
     id: str
     title: str
@@ -82,10 +83,10 @@ class AuditCheck:
         images: Sequence[Example] = (),
         remedy: str = "",
     ) -> AuditFinding:
-        """Say what was seen; a remedy is kept only where something is to be done.
+        """Return the finding of this check; the remedy is kept only for ``warn`` and ``fail``.
 
         Raises:
-            DataError: see `AuditFinding`.
+            DataError: an unknown severity, a text that is empty or not one line, or a missing remedy.
         """
         return AuditFinding(
             id=self.id,
@@ -100,14 +101,14 @@ class AuditCheck:
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings about one set of images, in the order in which they were looked for.
+    """The findings about one set of images, in the order of the checks.
 
     Attributes:
         findings: all of them, passes and ``not run`` too.
         origin, fingerprint, images: the audited set, and how many images it has.
         against, against_fingerprint: the set it was compared with; empty without one.
-        allowed, cured: of an audit kept with a run, the ids of failing findings that it was trained in spite of, and
-            of those that its own split and settings take care of.
+        allowed, cured: for an audit kept with a run, the ids of the failing findings in spite of which it was trained,
+            and of those that its own split and settings resolve.
     """
 
     findings: tuple[AuditFinding, ...]
@@ -121,7 +122,7 @@ class Audit:
 
     @property
     def severity(self) -> Severity:
-        """The worst severity: ``fail``, else ``warn``, else ``pass``; ``not run`` where nothing was looked at."""
+        """The worst severity: ``fail``, else ``warn``, else ``pass``; ``not run`` if nothing was checked."""
         counts = self.counts()
         return next((s for s in cast(Sequence[Severity], ("fail", "warn", "pass")) if counts[s]), "not run")
 
@@ -192,7 +193,7 @@ def plain(value: Any) -> Figure:
 
 
 def called(origin: str, otherwise: str = "the set") -> str:
-    """Return the last part of where a set comes from, in quotes: ``'synergy25.zip'``."""
+    """Return the last part of a set's origin, in quotes: ``'synergy25.zip'``."""
     return f"'{PurePath(origin).name or otherwise}'"
 
 

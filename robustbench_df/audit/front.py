@@ -1,4 +1,4 @@
-"""`audit_images`: all that can be looked for in a set of images, a second set, a run and a submission, in one call."""
+"""`audit_images`: all checks of a set of images, a second set, a run and a submission, in one call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 FAST_IMAGES = 4_000
-"""Images whose shortcuts ``fast`` looks at: enough for an AUROC within ± 0.026."""
+"""Most images that ``fast`` checks for shortcuts: enough for an AUROC within ± 0.026."""
 
 Findings = tuple[AuditFinding, ...]
 
@@ -40,22 +40,22 @@ def audit_images(
     copies: Copies | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
-    """Look for everything that would make a score on these images a lie.
+    """Check for everything that would make a score on these images misleading.
 
     Args:
         images: the set.
         against: another set: what do they share, and do their labels agree?
         run: a run made with ``images``: did anything leak? Its predictions also judge the labels.
         predictions: a submission about ``images``, in any form of `robustbench_df.prediction_files`.
-        truth: the true labels of what the submission is about; the set's own, where it has them.
+        truth: the true labels of the submission's images; None uses the set's own labels, where it has them.
         fake_is: which of the numeric labels 0 and 1 in ``truth`` means fake; 1 when None.
-        fast: leave out what fits a classifier: label noise, the shallow classifier of shortcuts, an opinion on the
-            order of a submission.
-        copies: `find_copies` of the set, where it has been called already.
-        progress: called with the name of each part before it is looked at.
+        fast: leave out the checks that fit a classifier: label noise, the shallow classifier of shortcuts, an opinion
+            on the order of a submission.
+        copies: the result of `find_copies` for the set, if it is known already.
+        progress: called with the name of each part before it is checked.
 
     Returns:
-        The findings in the order in which they were looked for; ``audit[id]`` is one of them.
+        The findings in the order of the checks; ``audit[id]`` is one of them.
 
     Raises:
         RunError: the run is about other images.
@@ -65,7 +65,7 @@ def audit_images(
     if run is not None:
         require_own_images(run, images)  # before any work is done
     findings: list[AuditFinding] = []
-    if predictions is not None:  # first, since a file that cannot be read ends it all
+    if predictions is not None:  # first, since an unreadable file ends the audit
         say("audit: submission")
         findings += audit_predictions(predictions, images, truth, fake_is=fake_is, opinion=not fast)
     if copies is None:
@@ -96,7 +96,8 @@ def audit_images(
 
 
 audit = audit_images
-"""What `experiments/bench_audit` imports; its results are keyed by its code, so it changes when measured again."""
+"""The name that `experiments/bench_audit` imports. Its results are keyed by its code, so that import can change only
+when it is measured again."""
 
 
 def _against(images: ImageSet, other: ImageSet) -> Findings:

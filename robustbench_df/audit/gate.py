@@ -1,4 +1,4 @@
-"""The audit before training: what may be learnt from, what must be mended first, and what a run keeps of it."""
+"""The audit before training: it refuses images that must be fixed first, and is recorded with the run."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ FILE = "audit.json"
 def audit_before_training(
     images: ImageSet, copies: Copies, config: RunConfig, progress: Callable[[str], None] | None = None
 ) -> Audit:
-    """Do the fast part of the audit, and refuse to train where it fails.
+    """Do the fast part of the audit, and refuse to train if it fails.
 
-    What the run itself takes care of is no reason to stop (`cured`): copies and groups that the given split divides,
-    since our own keeps them together; a black box that contradicts the folders, where the folders are learnt.
+    Findings that the run itself resolves are no reason to stop (`cured`): copies and groups that the given split
+    divides, since our own split keeps them together; and a black box that contradicts the folders, if the folder labels
+    are learnt.
 
     Args:
-        images: what is to be learnt from and judged on.
-        copies: `find_copies` of it.
+        images: the images to train and to evaluate on.
+        copies: the result of `find_copies` for them.
         config: the run's settings; with ``allow_findings`` nothing is refused.
-        progress: called with the name of each part before it is looked at.
+        progress: called with the name of each part before it is checked.
 
     Returns:
         The audit, with ``allowed`` and ``cured`` filled in.
 
     Raises:
-        DataError: a finding fails, in one line.
+        DataError: a finding fails that is neither cured nor allowed.
     """
     found = audit_images(images, copies=copies, fast=True, progress=progress)
     failing = [finding.id for finding in found.of("fail")]
@@ -54,7 +55,7 @@ def audit_before_training(
 
 
 def cured(config: RunConfig) -> set[str]:
-    """Name the findings that a run with these settings takes care of."""
+    """Return the ids of the findings that a run with these settings resolves."""
     names = {"groups-declared"}
     names |= {"duplicates-across-splits"} if config.split.near_copies else set()
     return names | ({"black-box-labels"} if config.data.labels == "folder" else set())
@@ -68,7 +69,7 @@ def record_audit(run: Run, found: Audit) -> None:
 
 
 def keep_audit(run: Run, found: Audit) -> None:
-    """Write a later audit of a run; what training went on in spite of stays on record when it is audited again."""
+    """Write a later audit of a run; the earlier ``allowed`` and ``cured`` findings stay on record."""
     if run.file(FILE).exists():
         before = kept_audit(run)
         found = replace(found, allowed=before.allowed, cured=before.cured)

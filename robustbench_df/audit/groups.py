@@ -15,18 +15,19 @@ from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure
 from robustbench_df.data.imageset import UNLABELLED, ImageSet, Strings
 
 MOST_CLASSES = 30
-"""Where names have at most this many beginnings, these say what is shown (``dog_0017``); more name persons, videos."""
+"""If the names have at most this many different beginnings, these are classes (``dog_0017``); otherwise persons or
+videos."""
 
 LEAST_MEMBERS = 2.0
-"""Images per beginning, on average, from which names group images at all."""
+"""Least average number of images per beginning; with fewer, the names do not group images at all."""
 
 _MARKED = re.compile(r"\d+(?: ?\((\d{1,2})\))?")
 """``0001 (2)``: CIFAKE (Bird & Lotfi 2024) numbers its images within each of CIFAR-10's ten classes, and marks those of
 the second class to the tenth."""
 
 _MARKED_SHARE = 0.5
-"""Of an even share of the images, what each mark must have at least: CIFAKE's classes are even, and a file manager
-marks single copies in the same way."""
+"""Least number of images of each mark, as a fraction of an equal share: CIFAKE's classes are of equal size, while a
+file manager marks single copies in the same way."""
 
 _COUNTED = re.compile(r"(.*?)(?:(?:^|[ _.-]+)(?:frame|crop|img|image|face|f))?[ _.-]*\d+", re.IGNORECASE)
 """A name's beginning and its last number: the frame of a video, the crop of a photograph, the picture of a person."""
@@ -60,11 +61,11 @@ class Grouping:
 
 
 def grouping(images: ImageSet) -> Grouping | None:
-    """Read groups from the names of the images; None where they say nothing.
+    """Read groups from the names of the images; None if the names do not group them.
 
-    In this order: CIFAKE's classes; the folders below or above the class folders, where there are more than
-    `MOST_CLASSES` of them, or where they are numbered and each holds images of one label only; the beginning of the
-    file names before the last number, a class where there are up to `MOST_CLASSES`.
+    The first that applies is used: CIFAKE's classes; the folders below or above the class folders, if there are more
+    than `MOST_CLASSES` of them, or if they are numbered and each holds images of one label only; the beginning of the
+    file names before the last number, which is a class if there are at most `MOST_CLASSES`.
     """
     stems = [posixpath.splitext(posixpath.basename(name))[0] for name in images.ids]
     if (marks := _marks(stems)) is not None:
@@ -89,8 +90,8 @@ def group_findings(images: ImageSet, parts: Strings | None = None) -> tuple[Audi
         parts: the part of each image, ``""`` for none; the source's own split when None (`given_parts`).
 
     Returns:
-        ``groups-declared`` (a ``fail`` where one is divided) and ``groups-in-names`` (a ``warn``: names are a hint, no
-        proof). Classes may cross parts; they should not be found in one part, or with one label, alone.
+        ``groups-declared`` (a ``fail`` if one is divided) and ``groups-in-names`` (a ``warn``: names are a hint, not a
+        proof). Classes may cross parts, but should not occur in only one part or with only one label.
     """
     parts = given_parts(images) if parts is None else parts
     return _declared(images, parts), _in_names(images, parts)
@@ -125,7 +126,7 @@ def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
     figures: dict[str, Figure] = {"kind": found.kind, "groups": found.count, "largest": max(_members(found.values))}
     divided = _divided(found.values, parts)
     named = found.values
-    if found.kind == "folder":  # real/000 and fake/000 may be declared apart, which only the names put together
+    if found.kind == "folder":  # real/000 and fake/000 may be declared as two groups; only the names join them
         places = [f"{value}\0{posixpath.dirname(i)}" for value, i in zip(named, images.ids, strict=True)]
         named = np.where(named == "", "", np.array(places, dtype=object))
     loose = divided | _divided(named, np.where(images.groups == "", images.ids, images.groups))
@@ -145,7 +146,7 @@ def _in_names(images: ImageSet, parts: Strings) -> AuditFinding:
 
 
 def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
-    """Classes belong into every part and under both labels; one that does not gives the answer away."""
+    """Check that no class has only one label or lies in only one part; such a class gives the answer away."""
     labels = np.where(images.labels == UNLABELLED, "", images.labels.astype(str)).astype(object)
     lonely = {what: _lonely(found.values, column) for what, column in (("label", labels), ("part", parts))}
     largest = max(_members(found.values))
@@ -162,7 +163,7 @@ def _classes(images: ImageSet, parts: Strings, found: Grouping) -> AuditFinding:
 
 
 def _are_videos(images: ImageSet) -> bool:
-    """Whether the folders are numbered, and none holds both labels, as one of pictures of a class would."""
+    """Tell whether the folders are numbered and none holds both labels, as a folder for a class of pictures would."""
     labels = dict(zip(images.sources, images.labels, strict=True))
     names = labels.keys() - {""}
     return (
@@ -173,7 +174,7 @@ def _are_videos(images: ImageSet) -> bool:
 
 
 def _marks(stems: list[str]) -> Strings | None:
-    """CIFAKE's class of each image, ``"1"`` to ``"10"``; None where the names are not like that."""
+    """Return CIFAKE's class of each image, ``"1"`` to ``"10"``; None if the names do not follow that pattern."""
     matches = [_MARKED.fullmatch(stem) for stem in stems]
     if not stems or not all(matches):
         return None
@@ -207,7 +208,7 @@ def _divided(values: Strings, column: Strings) -> NDArray[np.bool_]:
 
 
 def _lonely(values: Strings, column: Strings) -> set[str]:
-    """Return the groups that have one entry of ``column`` alone, where there is more than one."""
+    """Return the groups with a single entry of ``column``; none if the whole column has a single entry."""
     seen: dict[str, set[str]] = {}
     for value, entry in zip(values, column, strict=True):
         if value and entry:
@@ -216,7 +217,7 @@ def _lonely(values: Strings, column: Strings) -> set[str]:
 
 
 def _examples(images: ImageSet, marked: NDArray[np.bool_], values: Strings) -> tuple[str, ...]:
-    """One image of each group first."""
+    """Return the id of the first marked image of each group."""
     rows = np.flatnonzero(marked)
     _, first = np.unique(values[rows].astype(str), return_index=True)
     return tuple(str(name) for name in images.ids[rows[np.sort(first)]])

@@ -2,11 +2,11 @@
 
 Everything is computed from a grey thumbnail of 32×32 pixels, whatever the size of the image, so that one set of
 thresholds serves images of 32 px and of 512 px. What is hashed is the central window of 24×24 pixels: in a copy that
-was shifted by up to 4 px or turned by up to 15° that window shows nothing but the original. So a copy is found where
-the hash of its central window is near the hash of *some* window of the original: shifted, turned or enlarged. Those
-windows are the `VIEWS`. Hashes of mirrored images cost nothing: mirroring negates the odd DCT coefficients.
+was shifted by up to 4 px or turned by up to 15° that window shows nothing but the original. So a copy is found if the
+hash of its central window is near the hash of *some* shifted, rotated or enlarged window of the original. Those windows
+are the `VIEWS`. Hashes of mirrored images cost nothing, because mirroring only negates the odd DCT coefficients.
 
-Exact copies need none of this: `ImageSet.hashes` digests the pixels themselves.
+Exact copies need no perceptual hash: `ImageSet.hashes` are digests of the pixels themselves.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ GRID = 32
 
 WINDOW = 24
 """Side of the window that is hashed and compared, in thumbnail pixels. The usual crop of 32-px training sets pads by
-4 px and cuts 32 px (He et al. 2016, arXiv:1512.03385, section 4.2), which leaves at least these 24 untouched."""
+4 px and cuts 32 px (He et al. 2016, arXiv:1512.03385, section 4.2), which leaves at least these 24 px untouched."""
 
 BITS = 64
 
 _ORDERS = 20
-"""DCT orders of the thumbnail that the hash is computed from. It looks at 9 orders of a window, at most 0.22 cycles per
-thumbnail pixel; 20 orders reach 0.31. It saves three fifths of the work."""
+"""Number of DCT orders of the thumbnail from which the hash is computed. The hash uses 9 orders of a window, which are
+at most 0.22 cycles per thumbnail pixel; 20 orders of the thumbnail reach 0.31. Leaving out the others saves three
+fifths of the work."""
 
 _CHUNK_BYTES = 1 << 26
-"""Pixels as float that are held at once; the result does not depend on it."""
+"""Bytes of pixels as float that are held at once; the result does not depend on it."""
 
 
 class View(NamedTuple):
@@ -112,8 +113,8 @@ def view_hashes(thumbs: Pixels, views: Sequence[View] = VIEWS) -> Hashes:
 
     Returns:
         uint64 ``[V, N]``. Bit k (from the lowest) is set where the k-th DCT coefficient of the window is positive,
-        coefficients by rising frequency. Unlike the usual pHash (Zauner 2010, sec. 3.2.1) it compares with 0 and leaves
-        the mean out, so that flips are exact: see `flip_mask`.
+        coefficients by rising frequency. Unlike the usual pHash (Zauner 2010, sec. 3.2.1) it compares the coefficients
+        with 0 and leaves out the mean (order 0), so flips are exact: see `flip_mask`.
     """
     waves = _waves(GRID)[:_ORDERS]
     project = np.concatenate([_projection(view) for view in views])
@@ -143,7 +144,7 @@ def window_grid(side: int = WINDOW) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _frequencies() -> NDArray[np.intp]:
-    """The `BITS` lowest DCT orders (kx, ky) but (0, 0), by rising frequency, int ``[64, 2]``."""
+    """The `BITS` lowest DCT orders (kx, ky) except (0, 0), by rising frequency, int ``[64, 2]``."""
     orders = [(kx, ky) for kx in range(WINDOW) for ky in range(WINDOW) if kx or ky]
     return np.array(sorted(orders, key=lambda k: (k[0] ** 2 + k[1] ** 2, k))[:BITS])
 

@@ -1,4 +1,4 @@
-"""Can scores on these parts tell anything? Sizes, class balance, and the smallest difference that could be seen."""
+"""Are the parts fit to compare detectors on? Their sizes, class balance, and smallest detectable difference."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LEVEL = 0.95
 """The customary power and confidence (Cohen 1988, section 2.4)."""
 
 COARSE = 0.05
-"""A judged part that can only tell differences above this share is worth a warning: published detectors differ by less.
-At an accuracy of 90% that is a part of fewer than about 680 images."""
+"""Smallest detectable difference, as a share, above which a judged part gets a warning: published detectors differ by
+less. At an accuracy of 90%, this affects parts of fewer than about 680 images."""
 
 SKEWED = 0.2
-"""Share of the rarer class in a part below which accuracy misleads: calling everything the other class scores 80%."""
+"""Share of the rarer class in a part below which accuracy misleads: always predicting the other class scores 80%."""
 
 DRIFT = 0.1
-"""Difference in the share of fakes between two parts from which a threshold fitted on one is off on the other."""
+"""Difference in the share of fakes between two parts above which a threshold fitted on one is wrong for the other."""
 
 _SIZE = AuditCheck("split-size", "The parts are large enough to tell detectors apart")
 _BALANCE = AuditCheck("class-balance", "Both classes are in every part, in like shares")
@@ -36,23 +36,23 @@ _BALANCE = AuditCheck("class-balance", "Both classes are in every part, in like 
 def detectable_difference(
     n: int, accuracy: float = ACCURACY, *, power: float = POWER, level: float = LEVEL, n_other: int | None = None
 ) -> float:
-    """Return the smallest drop from ``accuracy`` that two independent samples of images can tell, as a share.
+    """Return the smallest drop from ``accuracy`` that two independent samples of images can detect, as a share.
 
     The δ that solves ``δ = z_{α/2} √(2 p̄ (1 − p̄) / n) + z_β √(p₁ (1 − p₁) / n + p₂ (1 − p₂) / n)`` with
     ``p₂ = p₁ − δ`` and ``p̄`` their mean: two-sided test of two proportions without continuity correction (Fleiss,
     Levin & Paik 2003, Statistical Methods for Rates and Proportions, section 4.2, equation 4.14; for unequal sizes
-    equation 4.19). Two detectors on the *same* images can be told apart by less, for then only the images on which
-    they differ matter (`metrics.mcnemar`).
+    equation 4.19). For two detectors on the *same* images, smaller differences are detectable, because only the images
+    on which they differ matter (`metrics.mcnemar`).
 
     Args:
         n: images behind the first accuracy.
         accuracy: p₁, strictly between 0 and 1.
-        power: probability of seeing a difference of δ, in (0.5, 1).
+        power: probability of detecting a difference of δ, in (0.5, 1).
         level: 1 − α.
         n_other: images behind the second accuracy; ``n`` when None.
 
     Returns:
-        δ in (0, p₁); nan where no drop at all could be seen, or there are no images.
+        δ in (0, p₁); nan if no drop at all is detectable, or there are no images.
 
     Raises:
         UsageError: a share outside its range.
@@ -84,8 +84,8 @@ def health_findings(images: ImageSet, parts: Strings | None = None) -> tuple[Aud
 
     Args:
         images: the set.
-        parts: the part of each image, ``""`` or one of train, val, cal, test; the source's own when None. Where no
-            image has one, the labelled images are judged as one part.
+        parts: the part of each image, ``""`` or one of train, val, cal, test; the source's own when None. If no image
+            has one, the labelled images are judged as one part.
 
     Returns:
         ``split-size`` and ``class-balance``.
@@ -111,13 +111,13 @@ def _sizes(rows: dict[str, NDArray[np.bool_]]) -> AuditFinding:
         f"at an accuracy of {ACCURACY:.0%} a smaller difference than this cannot be told from chance (with {POWER:.0%} "
         f"power): {', '.join(lines)}"
     )
-    # Test is what is reported; without one, whatever is judged on.
+    # The test part is what is reported; without one, the first judged part counts.
     worst = detectable_difference(counts[judged[0]])
     remedy = (
         f"judge on more images ({_images_for(COARSE):,} tell {COARSE:.0%}), use cross-validation, or call smaller "
         "differences a tie"
     )
-    # nan, no difference at all that could be told, is a warning too.
+    # nan (no detectable difference at all) is a warning too.
     return _SIZE.found("pass" if worst <= COARSE else "warn", detail, figures, remedy=remedy)
 
 
@@ -159,7 +159,7 @@ def _points(share: float) -> str:
 
 
 def _images_for(delta: float) -> int:
-    """Return the fewest images that tell a drop of ``delta``, by bisection."""
+    """Return the fewest images that detect a drop of ``delta``, by bisection."""
     low, high = 1, 1 << 30
     while high - low > 1:
         middle = (low + high) // 2

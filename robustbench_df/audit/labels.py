@@ -1,4 +1,4 @@
-"""Do the labels contradict themselves, another set, or say nothing beyond the folder?"""
+"""Do the labels contradict each other or another set, or say nothing beyond the folders?"""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from robustbench_df.metrics.intervals import Interval, wilson
 from robustbench_df.wording import interval
 
 ALIKE = 0.9
-"""Share of twins with the same label from which two sets agree (and of opposite labels from which one is inverted). The
-rest is label noise: up to a tenth in well-known test sets (10.1% of QuickDraw, Northcutt et al. 2021, arXiv:2103.14749,
-table 1).
+"""Share of shared pictures with the same label from which two sets agree (or with opposite labels, from which one set
+is inverted). The rest is label noise, which is up to a tenth of the labels in well-known test sets (10.1% of QuickDraw,
+Northcutt et al. 2021, arXiv:2103.14749, table 1).
 """
 
 REPEATS = 0.95
-"""Agreement of a black box with the folders from which a clone's fidelity says little: one that has learnt nothing of
-the black box, only the folders, is this faithful."""
+"""Agreement of a black box with the folders from which a clone's fidelity says little: a clone that learnt only the
+folders, and nothing of the black box, reaches it too."""
 
 _CONFLICTS = AuditCheck("label-conflicts", "No picture is both real and fake")
 _POLARITY = AuditCheck("label-polarity", "The two sets call the same pictures by the same labels")
@@ -36,11 +36,11 @@ def conflict_finding(images: ImageSet, copies: Copies) -> AuditFinding:
         copies: `find_copies` of that set.
 
     Returns:
-        A ``fail`` where the very same pixels carry both labels, since one of them is wrong, in `LEAKED` of the images
-        of any given part: a large train part does not excuse a test part whose labels are wrong. A ``warn`` below that,
-        for a wrong label in a thousand moves no score by a point; and where near copies do: a fake made from a real
-        picture of the set looks like that, and so does a wrong label. Near pairs of one declared group are counted as
-        ``declared`` and not held against it.
+        A ``fail`` if images whose exact pixels carry both labels, one of which is wrong, make up at least `LEAKED` of
+        any given part: a large train part does not excuse a test part with wrong labels. A ``warn`` below that, because
+        one wrong label in a thousand changes no score by a point. A ``warn`` also for near copies with both labels:
+        they may be a wrong label, or a fake made from a real picture of the set. Near pairs of one declared group are
+        counted as ``declared`` and do not count against the set.
     """
     labels = images.labels
     a, b = copies.first, copies.second
@@ -88,8 +88,8 @@ def polarity_finding(images: ImageSet, other: ImageSet, copies: Copies) -> Audit
 
     Returns:
         ``figures['verdict']`` is ``agree`` (pass), ``inverted`` (fail), ``disagree`` (warn: neither) or ``undecided``
-        (warn: the 95% Wilson interval of the agreement does not exclude one half). The unit is the image of ``images``
-        with a labelled copy, counted once, exact copies before near ones. ``not run`` where there is none.
+        (warn: the 95% Wilson interval of the agreement does not exclude one half). Each image of ``images`` with a
+        labelled copy counts once, by an exact copy rather than a near one. ``not run`` if there is no such image.
     """
     rows = _one_each(copies, (images.labels[copies.first] >= 0) & (other.labels[copies.second] >= 0))
     same = images.labels[copies.first[rows]] == other.labels[copies.second[rows]]
@@ -152,9 +152,9 @@ def black_box_finding(images: ImageSet) -> AuditFinding:
     Returns:
         ``agree`` and ``share`` with its 95% Wilson interval, the same by class, and ``fidelity_for_nothing``: the
         fidelity of the better of two clones that learnt nothing from the black box, one that repeats the folder and one
-        that always gives the more frequent verdict. The examples are the disagreements. ``fail`` where the verdicts are
-        inverted, ``warn`` where they all but repeat the folder (`REPEATS`, lower end) or are all the same, ``not run``
-        where there are none.
+        that always gives the more frequent verdict. The examples are the disagreements. ``fail`` if the verdicts are
+        inverted, ``warn`` if they almost repeat the folders (lower end at least `REPEATS`) or are all the same,
+        ``not run`` if there are none.
     """
     both = (images.folder_labels != UNLABELLED) & (images.predictions != UNLABELLED)
     if not both.any():

@@ -1,8 +1,8 @@
-"""Proof from a run's own files that what it was judged on had no part in what it learnt or chose.
+"""Proof from a run's own files that its evaluation images had no influence on what it learnt or chose.
 
 Nothing here trusts the code that made the run: the split is checked against the images' own pixels, every copy against
-the split, every prediction against the fold that made it, and weights and thresholds are fitted once more without the
-test images and must come out the same.
+the split, every prediction against the fold that made it, and weights and thresholds are fitted again without the test
+images, which must give the same result.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 KINDS = {"base": {"augmented"}, "final": {"augmented", "adversarial"}}
-"""Copies that a phase may make."""
+"""Kinds of copies that a phase may make."""
 
 
 def audit_run(
@@ -51,14 +51,14 @@ def audit_run(
     """Check a run for leakage.
 
     Args:
-        run: a finished run, or one under way (what is missing is ``not run``).
+        run: a finished run, or an unfinished one (what is missing is ``not run``).
         images: the images it was made with (`Run.images`).
         near: pairs of rows that are copies of each other (`robustbench_df.audit.copies.Copies.pairs`); None leaves
             near copies out.
 
     Returns:
-        ``run-split``, ``run-near-copies``, ``run-copies``, ``run-judged`` and ``run-selection``; of a run that keeps
-        attacked images (`rdf attack --save-images`) ``run-attacked``, too.
+        ``run-split``, ``run-near-copies``, ``run-copies``, ``run-judged`` and ``run-selection``; also ``run-attacked``
+        if the run keeps attacked images (`rdf attack --save-images`).
 
     Raises:
         RunError: the run is about other images.
@@ -88,7 +88,7 @@ def audit_run(
 
 
 def _split(parts: Parts) -> AuditFinding:
-    """Ids, pixels and groups between the parts of each fold."""
+    """Check that the parts of each fold share no ids, pixels or groups."""
     shared: dict[str, set[str]] = {"ids": set(), "pixels": set(), "groups": set()}
     images = parts.images
     for fold in parts.folds.values():
@@ -167,7 +167,7 @@ def _trainings(run: Run, parts: Parts) -> Iterator[tuple[str, Path, NDArray[np.b
 
 
 def _copies(run: Run, parts: Parts) -> AuditFinding:
-    """Every listed copy against the split, and how many are listed against the settings."""
+    """Check every listed copy against the split, and the number of copies against the settings."""
     count: Counter[str] = Counter()
     examples: list[Example] = []
     for name, folder, train in _trainings(run, parts):
@@ -223,7 +223,7 @@ def _listed(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _fault(entry: dict[str, Any], phase: str, parts: Parts, train: NDArray[np.bool_]) -> str:
-    """Name what is wrong with one copy; empty where nothing is."""
+    """Name what is wrong with one copy; empty if nothing is."""
     row = parts.row_of.get(str(entry.get("source")), -1)
     if row < 0 or entry.get("kind") not in KINDS[phase]:
         return "unknown"

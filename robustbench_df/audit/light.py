@@ -1,8 +1,8 @@
-"""A light classifier, without a network: what can be had from the pixels in a minute on a CPU.
+"""A light classifier without a network: what the pixels yield in a minute on a CPU.
 
-It serves the audit where an honest second opinion on the labels is needed and no run is at hand: label noise, and the
-order and polarity of a submission. It learns from noise residuals and block spectra, the classical traces of how a
-picture was made, and answers out of fold only.
+The audit uses it for an independent second opinion on labels if there is no run: for label noise, and for the order and
+polarity of a submission. It learns from noise residuals and block spectra, the classical traces of how a picture was
+made, and judges only images that it was not fitted on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robustbench_df.metrics.intervals import Interval, auc_interval
 FOLDS = 5
 
 _CENTRE = 128
-"""Of larger images the central square of this side, in pixels, is looked at: traces are the same all over."""
+"""Side, in pixels, of the central square that is used of larger images: the traces are the same everywhere."""
 _STEP = 2.0
 """Grey levels per bin of the residuals; with 5 bins from −2 to 2 as in SPAM (Pevný, Bas & Fridrich 2010)."""
 
@@ -80,10 +80,10 @@ def _adjacency(residual: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
 
 
 def folds_of(images: ImageSet, rows: Rows, folds: int = FOLDS, seed: int = 0) -> NDArray[np.intp]:
-    """Number each of ``rows`` with its fold; twins and groups share one. Fewer folds where there are few groups.
+    """Return the fold of each of ``rows``; twins and groups share one. There are fewer folds if there are few groups.
 
     Raises:
-        DataError: leaving a fold out leaves one class only.
+        DataError: without one of the folds, only one class is left.
     """
     number = components(images, rows)
     count = int(number.max()) + 1 if len(rows) else 0
@@ -99,7 +99,7 @@ def folds_of(images: ImageSet, rows: Rows, folds: int = FOLDS, seed: int = 0) ->
 def out_of_fold(
     x: NDArray[Any], labels: NDArray[np.int8], fold: NDArray[np.intp], make: Callable[[], Any]
 ) -> NDArray[np.float64]:
-    """Return P(fake) ``[N]`` of each row by a classifier fitted without its fold; ``make`` gives it unfitted."""
+    """Return P(fake) ``[N]`` of each row by a classifier fitted without its fold; ``make`` returns an unfitted one."""
     p = np.empty(len(labels))
     for k in np.unique(fold):
         held = fold == k
@@ -117,10 +117,10 @@ def light_classifier() -> Any:
 
 
 def light_opinion(images: ImageSet, learn: Rows, rows: Rows) -> tuple[NDArray[np.float64], Interval]:
-    """Ask the light classifier, fitted on ``learn``, about ``rows``, which must not hold any of these.
+    """Fit the light classifier on ``learn`` and apply it to ``rows``; the two must not overlap.
 
     Returns:
-        P(fake) of ``rows``, and the classifier's AUROC on ``learn`` out of fold: what the opinion is worth.
+        P(fake) of ``rows``, and the classifier's out-of-fold AUROC on ``learn``, which says what the opinion is worth.
 
     Raises:
         DataError: too few images or one class only.

@@ -1,11 +1,11 @@
-"""Which images are copies of each other, without comparing all with all.
+"""Find which images are copies of each other without comparing all pairs.
 
 1. `candidates`: pairs whose hashes differ in few bits, for some view and flip of the first image. Images are sorted
-   into buckets by a few bits of their hash, several times over with other bits (locality-sensitive hashing, Indyk &
-   Motwani 1998); only images in one bucket are compared. The bits taken grow with the logarithm of the number of
-   images, so that buckets stay small. Queries are put in the order of a few bits once, for all bands: those that are
-   looked up one after another then end in the same part of every table, which stays in a core's cache.
-2. `confirm`: the pixel check of `alignment`, for what is left.
+   into buckets by a few bits of their hash, in several bands with different bits (locality-sensitive hashing, Indyk &
+   Motwani 1998); only images in the same bucket are compared. The number of bits grows with the logarithm of the number
+   of images, so buckets stay small. Queries are sorted by a few bits once, for all bands: consecutive look-ups then
+   fall into the same part of every table, which stays in a core's cache.
+2. `confirm`: the pixel check of `alignment`, for the remaining pairs.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from robustbench_df.data.imageset import Pixels
 Index = NDArray[np.intp]
 
 RADIUS = 10
-"""Most bits of 64 in which the hashes of a candidate pair differ. Of copies 97% (crops to 64% of the area) to 100%
-(JPEG, brightness, rotation) have a view within 10 bits; of views of different CIFAKE images one in a million."""
+"""Most bits of 64 in which the hashes of a candidate pair differ. Of the copies, 97% (crops to 64% of the area) to 100%
+(JPEG, brightness, rotation) have a view within 10 bits; of the views of different CIFAKE images, one in a million lies
+within 10 bits."""
 
 CROWD = 32
-"""Images of one bucket that are compared with each image, and candidates kept for each image, the nearest ones: where
-there are more (the frames of a video), they are copies of each other, and need only be linked."""
+"""Most images of one bucket that are compared with each image, and most candidates kept for each image, the nearest
+ones. Where there are more (the frames of a video), they are copies of each other and need only be linked."""
 
 THREADS = min(4, os.cpu_count() or 1)
-"""Bands that are searched at once; beyond, memory is what is waited for."""
+"""Bands that are searched in parallel; with more threads, memory is the bottleneck."""
 
 _POOL = 40
-"""Bits that buckets are made of: those of the lowest frequencies, which misalignment changes least (in 2 to 8% of the
-copies, against 10 to 20% for the others)."""
+"""Number of hash bits that buckets are made of: those of the lowest frequencies, which misalignment changes least (in 2
+to 8% of the copies, against 10 to 20% for the others)."""
 
 _ROWS = 1 << 14  # of each view at once: what fits into a core's cache
-_LEADING = 16  # bits by which queries are arranged
+_LEADING = 16  # bits by which queries are sorted
 _PAIRS = 1 << 14  # thumbnails of so many pairs are held at once: 32 MiB
 _ONE, _SEVERAL = np.uint64(1), np.uint64(1 << 63)
-_PIECE_BITS = 14  # of the pool, looked up together: three tables of 128 KiB, of which arranged queries use a part
+_PIECE_BITS = 14  # of the pool, looked up together: three tables of 128 KiB, of which sorted queries use a part
 _PIECE = (1 << _PIECE_BITS) - 1
 
 
 class Candidates(NamedTuple):
-    """Pairs to be checked, intp ``[n]`` each: a view and a flip of ``first`` has nearly the hash of ``second``."""
+    """Pairs to be checked, intp ``[n]`` each: a view and flip of ``first`` has a hash near that of ``second``."""
 
     first: Index
     second: Index
@@ -69,8 +70,8 @@ def candidates(queries: Hashes, index: Hashes, *, same: bool = False, radius: in
 
     Returns:
         For each pair and flip the view that is nearest, in order of ``first`` and ``second``. Not all pairs within
-        the radius are found: the further apart, the fewer (see the tests for how many). Each image has at most `CROWD`
-        candidates, which still links all that are alike.
+        the radius are found: the more bits differ, the fewer are found (see the tests for how many). Each image has at
+        most `CROWD` candidates, which still link all images that are alike.
     """
     search = partial(_band, _arranged(queries), index, same, radius)
     best = np.empty(0, np.uint64)
@@ -103,10 +104,10 @@ def confirm(first: Pixels, second: Pixels, found: Candidates) -> tuple[NDArray[n
 
 
 def bands(n: int) -> list[np.uint64]:
-    """The bits by which each band sorts ``n`` images: some of the `_POOL` lowest frequencies, drawn once and for all.
+    """Return the bits by which each band sorts ``n`` images: a fixed random choice of the `_POOL` lowest frequencies.
 
-    Two more than the logarithm of ``n``, so that at most every fourth bucket holds an image; and half as many bands
-    again. Every view of an image is looked up once in each band, which is O(n log n) in all.
+    Each band has ``log2(n) + 2`` bits, so at most every fourth bucket holds an image. There are 1.5 times as many bands
+    as bits. Every view of an image is looked up once in each band, which is O(n log n) in total.
     """
     bits = math.ceil(math.log2(max(64, n))) + 2
     rng = np.random.default_rng(np.random.PCG64(0))
@@ -122,10 +123,10 @@ class _Arranged(NamedTuple):
 
 
 def _arranged(queries: Hashes) -> _Arranged:
-    """Sort each view, in linear time: numpy sorts 16 bits by radix.
+    """Sort each view by its leading bits, in linear time: numpy sorts 16 bits by radix.
 
-    The bits of a band that are among the leading ones are the highest of its bucket's number, as `_extraction` gathers
-    them. So the n-th rows of all views, whatever the band, have their buckets close together.
+    Those leading bits that a band uses become the highest bits of its bucket numbers (`_extraction`). So in every band,
+    the n-th rows of all views have nearby buckets.
     """
     out = _Arranged(np.empty_like(queries), np.empty(queries.shape, np.uint32))
     for view, hashes in enumerate(queries):
@@ -149,22 +150,22 @@ def _band(queries: _Arranged, index: Hashes, same: bool, radius: int, mask: np.u
 
 
 class _Buckets:
-    """The images of an index, sorted by some bits of their hashes, which are the number of their bucket.
+    """The images of an index, sorted into buckets that are numbered by some bits of the hashes.
 
-    A look-up in memory takes the longer the larger the tables are. So most end at `occupied`, a byte for each bucket.
-    Of the others only who is there is kept, found by counting the occupied buckets before (rank by words, Jacobson
-    1989).
+    A look-up takes longer in a larger table. So most look-ups end at `occupied`, one byte per bucket. The other tables
+    have entries for occupied buckets only; their place is the number of occupied buckets before (rank by words,
+    Jacobson 1989).
     """
 
     def __init__(self, index: Hashes, mask: np.uint64) -> None:
         self.tables = _extraction(mask)
         number = self.number(index)
-        ordered = np.sort(number << 32 | np.arange(len(index)))  # by vectors: faster than a radix sort
+        ordered = np.sort(number << 32 | np.arange(len(index)))  # vectorised: faster than a radix sort
         number, self.order = ordered >> 32, ordered & 0xFFFFFFFF
-        self.hashes = index.take(self.order)  # from here memory is walked through
+        self.hashes = index.take(self.order)  # from here on, memory is read sequentially
         self.begin = np.flatnonzero(np.diff(number, prepend=-1))
         self.size = np.diff(self.begin, append=len(index))
-        # The hash of who is alone there; its highest bit says instead that there are several.
+        # The hash of a bucket's first image; its highest bit is replaced by a flag for several images.
         self.lone = self.hashes.take(self.begin) & ~_SEVERAL | np.where(self.size > 1, _SEVERAL, np.uint64(0))
         self.occupied = np.zeros(1 << int(mask).bit_count(), bool)
         self.occupied[number] = True
@@ -173,7 +174,7 @@ class _Buckets:
         self.before = (np.cumsum(count, dtype=np.int64) - count).astype(np.int32)
 
     def number(self, hashes: Hashes) -> Index:
-        """Return the bucket of each hash. It is linear: that of ``a ^ b`` is that of ``a`` ^ that of ``b``."""
+        """Return the bucket of each hash. It is linear: ``number(a ^ b) == number(a) ^ number(b)``."""
         bits = hashes.view(np.intp)
         out = self.tables[0].take(bits & _PIECE)
         for k, table in enumerate(self.tables[1:], start=1):
@@ -183,14 +184,14 @@ class _Buckets:
     def near(
         self, hashes: Hashes, negated: Hashes, radius: int
     ) -> tuple[Index, Index, Index, Index, NDArray[np.uint8]]:
-        """Find who shares a bucket with ``hashes[view, row] ^ negated[flip]`` and is within ``radius`` of it.
+        """Find images that share a bucket with ``hashes[view, row] ^ negated[flip]`` and are within ``radius`` of it.
 
         Returns view, row, place in the index, flip and distance of each such pair.
         """
         turned, found, asked = self.number(negated), [], []
         for view, chunk in enumerate(hashes):
             number = self.number(chunk)
-            # Upside down, images are only sought as a whole: no usual augmentation joins that to a crop.
+            # Upside-down images are searched for only as a whole: no usual augmentation combines that with a crop.
             for flip in range(len(negated) if view == 0 else 2):
                 found.append(self._promising(chunk, negated[flip], number ^ turned[flip], radius))
                 asked.append((view, flip))
@@ -204,7 +205,7 @@ class _Buckets:
         return view_of.take(which), row.take(which), place, flip_of.take(which), distance.take(kept)
 
     def _promising(self, hashes: Hashes, negated: np.uint64, number: Index, radius: int) -> tuple[Index, Index, Hashes]:
-        """Rows whose bucket holds one near hash, or several at any distance; which occupied one; what is sought."""
+        """Return rows whose bucket holds one near hash or several hashes, the bucket's rank, and the flipped hash."""
         row = np.flatnonzero(self.occupied.take(number))
         bucket, sought = self.rank(number.take(row)), hashes.take(row) ^ negated
         lone = self.lone.take(bucket)
@@ -226,13 +227,13 @@ class _Buckets:
         which = np.repeat(np.arange(len(row)), taken)
         place = np.arange(len(which)) - (np.cumsum(taken) - taken).take(which)
         if len(size) and size.max() > CROWD:
-            # Each row takes the next few round the circle, so that all are linked though not all are compared.
+            # Each row takes the next few images cyclically, so all are linked although not all are compared.
             place = (place + np.where(size > CROWD, row, 0).take(which)) % size.take(which)
         return which, begin.take(which) + place
 
 
 def _extraction(mask: np.uint64) -> list[Index]:
-    """Tables that gather the bits of a mask side by side, in their order: one for each piece of the pool."""
+    """Return tables, one per piece of the pool, that gather the bits of a mask side by side, in order."""
     chosen = [k for k in range(_POOL) if int(mask) >> k & 1]
     piece = np.arange(1 << _PIECE_BITS)
     tables = [np.zeros(1 << _PIECE_BITS, np.intp) for _ in range(-(-_POOL // _PIECE_BITS))]
@@ -242,7 +243,7 @@ def _extraction(mask: np.uint64) -> list[Index]:
 
 
 def _pack(first: Index, second: Index, n_index: int, flip: Index, distance: NDArray[np.uint8], view: int) -> Hashes:
-    """Put a candidate into one number that sorts by pair, flip and distance: pair << 15 | 2, 6 and 7 bits."""
+    """Pack a candidate into one number: pair << 15, then flip (2 bits), distance (6 bits) and view (7 bits)."""
     pair = first.astype(np.uint64) * np.uint64(n_index) + second.astype(np.uint64)
     return pair << np.uint64(15) | (flip << 13 | view).astype(np.uint64) | distance.astype(np.uint64) << np.uint64(7)
 

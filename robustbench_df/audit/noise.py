@@ -1,15 +1,15 @@
-"""Label noise from probabilities that no image's own label has had a part in: how much, and which labels.
+"""Label noise, estimated from out-of-fold probabilities: how many labels are wrong, and which.
 
-Where real pictures are called fake at a rate ρ₀ and fakes real at ρ₁, the labels given for a score s obey
-P(label = fake | s) = ρ₀ + (1 − ρ₀ − ρ₁) P(fake | s) (Natarajan et al. 2013, NeurIPS, "Learning with Noisy Labels").
-Even where the classifier is surest labels contradict it at those rates, while its own errors die out. With P(fake | s)
-a logistic curve in its margin (Platt 1999) the two asymptotes are fitted by maximum likelihood. On CIFAKE, whose labels
-are right by construction, with the built-in classifier at an AUROC of .80 to .97 and 0 to 10% of the labels flipped,
-the 95% interval held the truth in nine cases of ten.
+If real pictures are labelled fake at a rate ρ₀ and fakes real at ρ₁, the labels at a score s obey P(label = fake | s) =
+ρ₀ + (1 − ρ₀ − ρ₁) P(fake | s) (Natarajan et al. 2013, NeurIPS, "Learning with Noisy Labels"). Where the classifier is
+most confident, labels still contradict it at those rates, while its own errors vanish. With P(fake | s) as a logistic
+curve in its margin (Platt 1999), the two asymptotes are fitted by maximum likelihood. On CIFAKE, whose labels are right
+by construction, with the built-in classifier at an AUROC of .80 to .97 and 0 to 10% of the labels flipped, the 95%
+interval contained the true rate in nine of ten cases.
 
 Confident learning (Northcutt, Jiang & Chuang 2021, JAIR 70, 1373-1411) counts the confident disagreements instead. It
-ranks suspects well and is computed, too; as an estimate it counts what the classifier itself gets wrong with
-confidence: 2.7 to 7% on CIFAKE without one wrong label.
+ranks suspects well and is computed too. But as an estimate it also counts the confident errors of the classifier
+itself: 2.7 to 7% on CIFAKE without a single wrong label.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 MOST_IMAGES = 20_000
-"""Images that the built-in classifier looks at, evenly spaced within each class."""
+"""Most images that the built-in classifier uses, evenly spaced within each class."""
 LEAST_IMAGES = 250
 """Images of each class below which nothing is estimated: the interval would hold anything from 0 to 5%."""
 LEAST_AUC = 0.8
-"""AUROC out of fold, at its lower end, that a judge of labels must have; with less the asymptotes are out of sight."""
+"""Least out-of-fold AUROC, at its lower end, of a classifier that judges labels; with less, the asymptotes cannot be
+seen."""
 WARN, FAIL = 0.01, 0.1
-"""Share of wrong labels, at its lower end, from which on the finding warns and fails.
+"""Share of wrong labels, at its lower end, from which the finding warns and from which it fails.
 
 Good detectors differ by a point or two of accuracy, so one wrong label in a hundred already decides between them
 (Northcutt, Athalye & Mueller 2021, NeurIPS, found 3.3% on average in ten test sets, enough to change rankings). At one
@@ -47,9 +48,9 @@ in ten no accuracy above 90% can be believed.
 """
 RESAMPLES = 100
 _BINS = 256
-"""Quantiles of the margin by which labels are counted; more change nothing in the third digit."""
+"""Quantile bins of the margin in which labels are counted; more bins do not change the third digit."""
 _STEEPEST = 5.0
-"""Log of the steepest curve allowed, per standard deviation of the margin: a step."""
+"""Log of the steepest slope allowed, per standard deviation of the margin: practically a step."""
 
 _NOISE = AuditCheck("label-noise", "Labels are right")
 
@@ -66,13 +67,13 @@ def confident_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
         raise DataError(f"label noise needs real and fake images, not {counts.tolist()}")
     threshold = np.array([of_class[labels == j, j].mean() for j in (0, 1)])
     above = of_class >= threshold
-    # Where both classes are above their threshold the likelier one is taken, where neither is the image is left out.
+    # If both classes are above their thresholds, the likelier one is taken; if neither is, the image is left out.
     truth = np.where(above.all(axis=1), of_class.argmax(axis=1), above.argmax(axis=1))
     sure = above.any(axis=1)
     joint = np.bincount(2 * labels[sure] + truth[sure], minlength=4).reshape(2, 2).astype(np.float64)
     for label in (0, 1):
         if not joint[label].any():
-            joint[label, label] = 1.0  # not one confident image of this label speaks against it
+            joint[label, label] = 1.0  # no confident image contradicts this label
     joint *= (counts / joint.sum(axis=1))[:, None] / counts.sum()
     return joint
 
@@ -81,7 +82,7 @@ def flip_joint(p: Floats, labels: Ints) -> NDArray[np.float64]:
     """Estimate the joint distribution of label and true class from out-of-fold P(fake) ``[N]``: ``[2, 2]``, sums to 1.
 
     The label frequencies along the margin are fitted by a logistic curve between two asymptotes, the rates at which
-    either class is called by the other's name.
+    each class is labelled as the other.
 
     Raises:
         DataError: a class is missing.
@@ -142,9 +143,9 @@ def _bounded_logistic(
 def suspects(p: Floats, labels: Ints, joint: NDArray[np.float64], scale: float = 1.0) -> NDArray[np.intp]:
     """Rank the labels that are probably wrong, the likeliest first; returns their positions.
 
-    Of each label, ``scale`` times as many images as the joint distribution of label and true class says are wrong are
-    named, those first whose probability of the other class exceeds that of their own by most ("prune by noise rate",
-    Northcutt et al. 2021, section 4).
+    For each label, the joint distribution of label and true class gives the number of wrong labels; ``scale`` times as
+    many images are named. These are the images whose probability of the other class exceeds that of their own by most
+    ("prune by noise rate", Northcutt et al. 2021, section 4).
     """
     against = np.where(np.asarray(labels) == 1, 1 - 2 * p, 2 * p - 1)
     order = np.argsort(-against, kind="stable")
@@ -155,7 +156,7 @@ def suspects(p: Floats, labels: Ints, joint: NDArray[np.float64], scale: float =
 
 
 def wrong_share(joint: NDArray[np.float64]) -> float:
-    """Share of images whose label is not their true class."""
+    """Return the share of images whose label is not their true class."""
     return float(joint[0, 1] + joint[1, 0])
 
 
@@ -171,7 +172,7 @@ def estimate(p: Floats, labels: Ints, groups: NDArray[np.intp]) -> Interval:
         groups=names,
         resamples=RESAMPLES,
     )
-    # None wrong in any replicate, or hardly: what resampling cannot tell, the count of images bounds.
+    # If replicates have no or hardly any wrong labels, resampling gives no reliable upper end; Wilson's interval does.
     least = wilson(round(found.value * len(labels)), len(labels))
     if found.low != found.low:
         return least
@@ -183,8 +184,8 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
 
     Returns:
         ``label-noise``: ``share`` and ``count`` of wrong labels with their ends, the rates ``real_called_fake`` and
-        ``fake_called_real``, ``confident_learning`` (that method's share, an upper bound rather), the classifier's
-        ``auc`` out of fold with its ends, and ``n``. The images are the suspects, the likeliest first.
+        ``fake_called_real``, ``confident_learning`` (the share by that method, which is rather an upper bound), the
+        classifier's ``auc`` out of fold with its ends, and ``n``. The images are the suspects, the likeliest first.
     """
     try:
         rows, p, source = _of_run(run, images) if run is not None else _of_light(images, most, seed)
@@ -207,7 +208,7 @@ def label_noise(images: ImageSet, run: Run | None = None, *, most: int = MOST_IM
     }
     figures |= {"confident_learning": wrong_share(confident_joint(p, labels))}
     figures |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": n, "source": source}
-    # As many as there may be: a list that is too short hides some, and the last ones are doubtful anyway.
+    # As many as the upper end allows: a list that is too short hides some, and the last ones are doubtful anyway.
     named = images.ids[rows[suspects(p, labels, joint, share.high / share.value)]] if severity != "pass" else ()
     return _NOISE.found(
         severity,
@@ -240,15 +241,15 @@ def _of_light(images: ImageSet, most: int, seed: int) -> tuple[Rows, NDArray[np.
 
 
 def _of_run(run: Run, images: ImageSet) -> tuple[Rows, NDArray[np.float64], str]:
-    """Mean P(fake) of a run's detectors, where none of them was trained on the image.
+    """Return the mean P(fake) of a run's detectors for the images that none of them was trained on.
 
-    The plain mean, since the run's own weights have seen the labels.
+    It is the plain mean, because the run's own weights were fitted to the labels.
 
     Raises:
         RunError: the run has no clean predictions, or they are about other images.
     """
     where = {str(name): row for row, name in enumerate(images.ids)}
-    # After clean training, before the adversarial phase: there they are at their best on clean images.
+    # Predictions after clean training, before the adversarial phase: these are best on clean images.
     tables = [run.predictions(name, "base") for name in run.models]
     p = np.mean([probability(margins(table.logits)) for table in tables], axis=0)
     parts = np.asarray(tables[0].table["part"], dtype=str)
@@ -256,7 +257,7 @@ def _of_run(run: Run, images: ImageSet) -> tuple[Rows, NDArray[np.float64], str]
     for table in tables[1:]:
         if not np.array_equal(table.table["image_id"].astype(str).to_numpy(), names):
             raise RunError(f"the predictions of run '{run.name}' are not about the same images in the same order")
-    # Out-of-fold rows cover everything; without folds the parts kept from training are all there is.
+    # Out-of-fold rows cover everything; without folds, only the parts kept out of training are available.
     wanted = parts == "oof" if (parts == "oof").any() else np.ones(len(parts), bool)
     unknown = [name for name in names[wanted] if name not in where]
     if unknown:

@@ -1,8 +1,8 @@
-"""Does each answer of a submission stand under its own image, and does fake mean fake?
+"""Is each answer of a submission assigned to its own image, and does fake mean fake?
 
-The ids of a garbled submission are complete; only what the answers say of the images gives it away. So they are held
-against the truth where it is known, else against the light classifier, which learns from the labelled images: as
-written, and as they would read had one of the usual mistakes been made.
+The ids of a submission in the wrong order are complete; only its answers reveal the mistake. So the answers are
+compared with the truth if it is known, otherwise with the light classifier, which learns from the labelled images. They
+are compared as written, and as they would read if one of the usual mistakes had been made.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from robustbench_df.metrics.intervals import Interval, auc_interval
 from robustbench_df.truth import read_truth
 
 LEAST_ANSWERS = 20
-"""Images of each class that the order and polarity are judged on, at least."""
+"""Least number of images of each class on which order and polarity are judged."""
 LEAST_AUC = 0.7
-"""AUROC out of fold, at its lower end, that the light classifier must have: at chance, so would be every answer."""
+"""Least out-of-fold AUROC, at its lower end, of the light classifier: if it guesses, every submission looks like
+chance."""
 LEARN_FROM = 10_000
-"""Labelled images that the light classifier learns from, at most."""
+"""Most labelled images that the light classifier learns from."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Whom the answers are held against: labels (0, 1; -1 unknown) of the expected images, and what they are."""
+    """The labels (0, 1; -1 unknown) of the expected images that answers are compared with, and their origin."""
 
     labels: NDArray[np.int8]
     name: str
@@ -43,7 +44,7 @@ class Judge:
 def find_judge(
     images: ImageSet, rows: Rows, truth: Path | str | None, fake_is: int | None, opinion: bool
 ) -> Judge | str:
-    """Find labels to hold the answers against, or say why there are none."""
+    """Find labels to compare the answers with, or say why there are none."""
     if truth is not None:
         told = read_truth(Path(truth), fake_is)
         row = match(told.ids, image_ids(images, rows)).rows(told.labels != UNLABELLED)
@@ -63,7 +64,7 @@ def find_judge(
             f"the light classifier has AUROC {worth.value:.3f} [{worth.low:.3f}, {worth.high:.3f}] out of fold, too "
             f"little to judge by ({LEAST_AUC} is needed); give --truth"
         )
-    # Of an opinion, the surer half is taken.
+    # Only the more confident half of the classifier's opinions is used.
     sure = np.abs(p - 0.5) >= np.median(np.abs(p - 0.5))
     return Judge(np.where(sure, p >= 0.5, UNLABELLED).astype(np.int8), "the light classifier's surer half", False)
 
@@ -71,7 +72,7 @@ def find_judge(
 def order_and_polarity(
     matched: Matched, score: NDArray[np.float64], judge: Judge | str
 ) -> tuple[AuditFinding, AuditFinding]:
-    """Hold the answers of a submission against a judge, in all `readings`.
+    """Compare the answers of a submission with a judge, under all `readings`.
 
     Args:
         matched: which image each row is about.
@@ -79,7 +80,7 @@ def order_and_polarity(
         judge: labels of the images ``[M]``, or why there are none.
 
     Returns:
-        ``predictions-order`` and ``predictions-polarity``; ``not run`` where there is no judge.
+        ``predictions-order`` and ``predictions-polarity``; ``not run`` if there is no judge.
     """
 
     def neither(reason: str) -> tuple[AuditFinding, AuditFinding]:
@@ -114,7 +115,7 @@ def _area(answers: NDArray[np.float64], labels: NDArray[np.int8]) -> Interval:
 
 
 def _either_way(area: Interval) -> Interval:
-    """Turn an AUROC below 1/2 round: how much the answers tell, real and fake swapped or not."""
+    """Mirror an AUROC below 1/2: how informative the answers are, whether or not real and fake are swapped."""
     if area.value >= 0.5:
         return area
     return Interval(1 - area.value, 1 - area.high, 1 - area.low, area.n, area.method)
@@ -127,14 +128,14 @@ def _order(
     judge: Judge,
     figures: dict[str, Figure],
 ) -> tuple[AuditFinding, str]:
-    """Find the reading under which the answers tell most; returns the finding and that reading's name."""
+    """Find the reading under which the answers are most informative; return the finding and that reading's name."""
     written, told = areas["written"], {what: _either_way(area) for what, area in areas.items()}
     best = max(told, key=lambda what: told[what].value)
     said = f"against {judge.name} the answers reach AUROC {_text(written)} as written"
     if best != "written" and told[best].low > told["written"].high:
         said += f", but {_text(areas[best])} if they are read as {WRONG_ORDERS[best]}"
         remedy = "write each answer under its image's own number, not under a position in a listing: rdf predict"
-        # The image under which an answer stands, or its id where that is no image's, and the image it fits.
+        # The image that an answer is assigned to (or its id if it names no image), and the image that it fits.
         pairs = [
             (matched.images[matched.place[row]] if matched.place[row] >= 0 else matched.names[row], image)
             for image, row, own in zip(matched.images, read[best], read["written"], strict=True)

@@ -1,8 +1,8 @@
-"""Check a submission before it is sent: the right images, sane values, in the right order, the right way round.
+"""Check a submission before it is sent: the right images, sane values, the right order, the right polarity.
 
-Order is the mistake that costs most and shows least (`robustbench_df.audit.order`): of five public submissions to one
-challenge two scored 50.8 and 52.2% because they wrote an image's position in an alphabetical listing (``10.png`` after
-``1.png``) where its number belonged.
+A wrong order is the mistake that costs most and is least visible (`robustbench_df.audit.order`): of five public
+submissions to one challenge, two scored 50.8 and 52.2% because they wrote an image's position in an alphabetical
+listing (``10.png`` after ``1.png``) instead of its number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from robustbench_df.matching import Matched
 from robustbench_df.prediction_files import PredictionFile, disagreements, read_predictions
 
 ONE_SIDED = 0.95
-"""Share of the answers that name one class from which on the audit warns: tests are rarely that uneven."""
+"""Share of the answers that name one class from which the audit warns: test sets are rarely that unbalanced."""
 
 
 def audit_predictions(
@@ -34,18 +34,18 @@ def audit_predictions(
     """Check a submission file against the images it should be about.
 
     Args:
-        path: in any form of `robustbench_df.prediction_files`; of an archive its fullest file, and whether the others
-            agree with it.
+        path: in any form of `robustbench_df.prediction_files`; of an archive, its fullest file is checked, and whether
+            the others agree with it.
         images: the set; the submission is about its unlabelled images, or about all (whichever its ids fit).
-        truth: the true labels (`robustbench_df.truth.read_truth`); the set's own where None.
+        truth: the true labels (`robustbench_df.truth.read_truth`); the set's own labels when None.
         fake_is: which of the numeric labels 0 and 1 in ``truth`` means fake; 1 when None.
-        opinion: without truth, hold the answers against the light classifier, if there are labelled images.
+        opinion: without truth, compare the answers with the light classifier, if there are labelled images.
 
     Returns:
         ``predictions-ids``, ``-values``, ``-degenerate``, ``-order`` and ``-polarity``.
 
     Raises:
-        DataError: a file that cannot be read, or contradicts itself.
+        DataError: the file cannot be read, or contradicts itself.
     """
     files = read_predictions(Path(path))
     main = files[0]
@@ -84,7 +84,7 @@ def _first(names: list[str]) -> str:
 
 
 def _values(files: tuple[PredictionFile, ...], names: tuple[str, ...]) -> AuditFinding:
-    """Everything that a value can be wrong in: unread, out of [0, 1], against its own verdict, unlike another file."""
+    """Check the values: unreadable, outside [0, 1], contradicting their own verdict, differing between files."""
     main = files[0]
     p, crossed = main.probability, main.crossed
     outside = (p < 0) | (p > 1)

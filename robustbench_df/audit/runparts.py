@@ -1,4 +1,4 @@
-"""A run's split as it stands on disk, and what is looked for in a run."""
+"""A run's split as stored on disk, and the checks of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTACKED = AuditCheck("run-attacked", "Attacked images lie within the budget tha
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A run's split as it stands on disk, in rows of the images: ``fold -> part -> rows``; fold -1 is the only one."""
+    """A run's split as stored on disk, in rows of the images: ``fold -> part -> rows``; fold -1 is the only split."""
 
     images: ImageSet
     folds: dict[int, dict[str, Rows]]

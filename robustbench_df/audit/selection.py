@@ -1,4 +1,4 @@
-"""Who judged what, and what was chosen on it: a run's predictions and ensemble, checked against its split."""
+"""A run's predictions and ensemble, checked against its split: who judged what, and what was chosen on it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 _TOLERANCE = 1e-6
-"""Relative difference up to which a weight or threshold fitted again is the same: another BLAS adds up in another
-order."""
+"""Largest relative difference at which a refitted weight or threshold counts as the same: another BLAS may sum in
+another order."""
 
 
 def judged(run: Run, parts: Parts) -> AuditFinding:
-    """Every row of every table of predictions against the fold whose detector gave it."""
+    """Check every row of every table of predictions against the fold whose detector made it."""
     from robustbench_df.records import load_predictions
 
     paths = sorted(run.file("predictions").glob("*.parquet"))
@@ -61,18 +61,18 @@ def _misplaced(rows: Rows, part: NDArray[Any], fold: NDArray[Any], parts: Parts)
     """Tell which predictions are of an image outside the part they name, or of no image (row -1): bool ``[n]``."""
     wrong = rows < 0
     for k in np.unique(fold):
-        # Fold -1 is the only detector, or the mean of all: none of them may have seen the image.
+        # Fold -1 means the only detector, or the mean of all folds' detectors: none of them may have seen the image.
         makers = [int(k)] if k in parts.folds else list(parts.folds)
         for p in np.unique(part[fold == k]):
             own = (fold == k) & (part == p) & (rows >= 0)
-            # Out-of-fold predictions are of the fold's held-out part, which the split calls cal.
+            # Out-of-fold predictions are for the fold's held-out part, which the split calls cal.
             inside = [parts.membership(maker, "cal" if p == "oof" else str(p))[rows[own]] for maker in makers]
             wrong[own] = ~np.logical_and.reduce(inside)
     return wrong
 
 
 def selection(run: Run, images: ImageSet) -> AuditFinding:
-    """Fit weights and decisions again without the test images; they must come out as shipped."""
+    """Fit weights and decisions again without the test images; they must equal the shipped ones."""
     from robustbench_df.ensembling import votes_of
 
     kept, rule, checked = run.read_json("ensemble.json"), run.config.ensemble.threshold, 0
@@ -114,7 +114,7 @@ def _without_test(votes: Votes) -> Votes:
 
 
 def _fitted_again(votes: Votes, entry: dict[str, Any], rule: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what each weight and decision of a phase is called, what it is in the run, and what it is fitted now."""
+    """Yield, for each weight and decision of a phase, its name, its value in the run, and its refitted value."""
     from robustbench_df.ensembling import fit_decision_on
     from robustbench_df.metrics.scores import margins
 
@@ -146,7 +146,7 @@ def _chosen_rightly(run: Run, shipped: dict[str, str], losses: dict[tuple[str, s
 
 
 def _same(was: Any, now: Any) -> bool:
-    """Compare what was kept as JSON with what came out now, numbers within `_TOLERANCE`."""
+    """Compare a value stored as JSON with the refitted one, numbers within `_TOLERANCE`."""
     if isinstance(was, dict) and isinstance(now, dict):
         return was.keys() == now.keys() and all(_same(was[key], now[key]) for key in was)
     if isinstance(was, list | tuple) and isinstance(now, list | tuple):

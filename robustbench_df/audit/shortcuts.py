@@ -1,8 +1,9 @@
-"""Shortcuts: what tells real from fake without looking at the picture, and so what a detector must beat.
+"""Shortcuts: what separates real from fake without a look at the picture, and so what a detector must beat.
 
-Each trivial statistic (`robustbench_df.audit.statistics`) is judged alone by its AUROC on images of one half, its
-direction (which way is fake) having been chosen on the other half; twins and groups never lie in both. All of them
-together go through gradient-boosted trees, cross-validated: a detector that does no better has learnt nothing more.
+Each trivial statistic (`robustbench_df.audit.statistics`) is judged alone by its AUROC on one half of the images, after
+its direction (which way is fake) was chosen on the other half; twins and groups never lie in both. All statistics
+together are the input of cross-validated gradient-boosted trees: a detector that does no better has learnt nothing
+more.
 """
 
 from __future__ import annotations
@@ -22,32 +23,33 @@ from robustbench_df.metrics.scores import auc
 from robustbench_df.wording import interval
 
 MOST_IMAGES = 10_000
-"""Images looked at, evenly spaced within each class: of 5,000 held-out ones an AUROC is known to ± 0.016 at worst."""
+"""Most images used, evenly spaced within each class: on 5,000 held-out images, an AUROC is known to ± 0.016 at
+worst."""
 MOST_PIXELS = 1 << 28
-"""Pixels looked at, so that large images take no longer than small ones."""
+"""Most pixels used, so that large images take no longer than small ones."""
 LEAST_IMAGES = 20
 """Images of each class below which no statistic is judged."""
 
 LIMITS = {"files": (0.55, 0.75), "pixels": (0.65, 0.95), "all": (0.7, 0.98)}
-"""AUROC from whose lower end on (95%) a family warns, and fails.
+"""AUROCs above which a family of statistics warns and fails, compared with the lower end of the 95% interval.
 
-*files*: the header says nothing of the picture, so anything above chance is an artefact of collection. Of a yes-or-no
-fact the AUROC is 1/2 plus half the difference of its shares: 0.55 is a fact 10 points more frequent in one class, 0.75
-one by which half of a class is given away. *pixels*: generators do differ in colour and sharpness, which a detector may
-use; above 0.95 a single average does what a published detector does. *all*: likewise, 0.98 being what good
-detectors reach: one that scores it has shown nothing.
+*files*: the header says nothing of the picture, so anything above chance is an artefact of collection. For a yes-or-no
+fact, the AUROC is 1/2 plus half the difference of its shares in the two classes: 0.55 is a fact that is 10 points more
+frequent in one class, 0.75 one that gives half of a class away. *pixels*: generators do differ in colour and sharpness,
+which a detector may use; above 0.95, a single average does as well as a published detector. *all*: likewise; good
+detectors reach 0.98, so where the statistics reach it too, a detector with that score has shown nothing.
 """
 
 _NOT_DECODED = {"exif", "metadata"}
-"""What a detector that is given pixels never sees, even where it separates the classes: cameras write it, generators do
-not. It shows that the classes came by different ways, which is worth a warning. It is no failure: stripping it would
-mend the finding and change not one score."""
+"""Statistics that a detector of pixels never sees, even if they separate the classes: cameras write them, generators do
+not. They show that the classes were collected in different ways, which is worth a warning. They are no failure:
+stripping them would remove the finding and change no score."""
 
 _FILES = ("format", "colour_mode", "dimensions", "jpeg_tables", "jpeg_quality", "jpeg_chroma", "exif", "metadata")
 _MOST_WORDS = 200
 """Distinct words of a statistic that the trees tell apart (scikit-learn allows 255); rarer ones count as one."""
 _PRIOR = 2.0
-"""Images of the base rate added to each word's share of fakes: a word seen once says little."""
+"""Number of images at the base rate that are added to each word's share of fakes: a word seen once says little."""
 _EXAMPLES = 5
 _CHECKS = {
     "files": AuditCheck("shortcuts-files", "Files alone do not tell the classes apart"),
@@ -79,7 +81,7 @@ def shortcuts(
 
     Args:
         images: the set; files are read again from where it came from.
-        most: images to look at, at most; also bounded by `MOST_PIXELS`.
+        most: largest number of images to use; also bounded by `MOST_PIXELS`.
         classifier: also cross-validate the trees over all statistics.
         seed: chooses halves and folds.
 
@@ -112,7 +114,7 @@ def shortcuts(
 
 
 def _columns(images: ImageSet, rows: Rows) -> tuple[Columns, dict[str, str]]:
-    """All statistics that can be had, and for each family that cannot the reason."""
+    """Return all available statistics, and the reason for each family that is not available."""
     columns: Columns = {}
     why: dict[str, str] = {}
     try:
@@ -130,9 +132,9 @@ def _columns(images: ImageSet, rows: Rows) -> tuple[Columns, dict[str, str]]:
 
 
 def judge_statistic(values: NDArray[Any], labels: NDArray[np.int8], fitted: NDArray[np.bool_]) -> Judged:
-    """Judge one statistic ``[N]`` on the rows that are not ``fitted``, oriented on those that are.
+    """Judge one statistic ``[N]`` on the rows that are not ``fitted``; its direction comes from those that are.
 
-    Numbers are turned the way that is right on the fitted half; a word becomes its share of fakes there.
+    Numbers get the sign that is right on the fitted half; a word is replaced by its share of fakes there.
     """
     if values.dtype == object:
         _, code = np.unique(values.astype(str), return_inverse=True)
@@ -176,7 +178,7 @@ def _family(family: str, columns: Columns, images: ImageSet, rows: Rows, fitted:
 
 
 def _extremes(margin: NDArray[np.float64], images: ImageSet, rows: Rows) -> tuple[tuple[str, str], ...]:
-    """Pairs of a real and a fake image in which the statistic says most."""
+    """Return pairs of a real and a fake image in which the statistic is most extreme."""
     order = np.argsort(margin, kind="stable")
     reals = rows[order[images.labels[rows[order]] == 0]][:_EXAMPLES]
     fakes = rows[order[images.labels[rows[order]] == 1]][::-1][:_EXAMPLES]

@@ -1,8 +1,8 @@
-"""Trivial statistics of images: what their files and their crudest pixel averages say, before any content is looked at.
+"""Trivial statistics of images: what their files and simplest pixel averages say without a look at the content.
 
 Two families. *File statistics* are read from each file's header through the store that the images came from; they say
-nothing of the picture. *Pixel statistics* are one number per image from the decoded pixels; they are about the picture,
-but about no object in it.
+nothing about the picture. *Pixel statistics* are one number per image from the decoded pixels; they are about the
+picture, but about no object in it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LUMINANCE_SUM = 3688
 """Sum of the 64 entries of the luminance quantisation table of ITU-T T.81 (JPEG), table K.1: quality 50."""
 
 _CHUNK = 1 << 21
-"""Pixels worked on at once: some 100 MB of intermediate arrays."""
+"""Pixels processed at once: about 100 MB of intermediate arrays."""
 
 _NO_JPEG = -1.0
 
@@ -142,7 +142,7 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
     file carries).
 
     Raises:
-        DataError: the images do not come from files, or these are no longer what they were.
+        DataError: the images do not come from files, or the files have changed.
     """
     from robustbench_df.data.decode import quiet_pillow
     from robustbench_df.data.sources import LAYOUTS, open_source, printable
@@ -151,7 +151,7 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
     if images.layout not in LAYOUTS:
         raise DataError("the images were made in memory, they have no files")
     store, _ = open_source(Path(images.origin), images.layout, None)
-    # An id is a name that can be written; a few files are called otherwise on disk.
+    # An id is the printable form of a file's name; a few files have another name on disk.
     stored = {own: name for name in store.names if (own := printable(name)) != name}
     try:
         with quiet_pillow():
@@ -193,8 +193,8 @@ def jpeg_quality(table: list[int]) -> float:
     """Estimate the quality from 1 to 100 that gives a luminance table of 64 entries, on the IJG's scale.
 
     libjpeg's ``jpeg_quality_scaling`` turns quality Q into a scale of 5000 / Q percent below 50 and 200 − 2 Q percent
-    from there on, by which table K.1 is multiplied; the ratio of the sums inverts it, in any order of entries. These
-    end at 1 and 255, so that below 20 and above 97 the estimate is a few points too near the middle.
+    from there on, and multiplies table K.1 by it. The ratio of the sums inverts this, in any order of entries. Entries
+    are clipped to 1 and 255, so below 20 and above 97 the estimate is a few points too close to the middle.
     """
     scale = 100.0 * sum(table) / _LUMINANCE_SUM
     return round((200 - scale) / 2 if scale <= 100 else 5000 / scale, 1)

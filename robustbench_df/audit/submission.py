@@ -35,7 +35,7 @@ def expected(ids: Ids, images: ImageSet) -> tuple[Rows, Matched]:
     unlabelled = np.flatnonzero(images.labels == UNLABELLED)
     choices = [rows for rows in (unlabelled, np.arange(len(images))) if len(rows)]
     matched = [match(ids, image_ids(images, rows)) for rows in choices]
-    # As `rdf predict` chooses: the unlabelled images where there are any; all only when more of the names fit.
+    # The same choice as in `rdf predict`: the unlabelled images if there are any, unless more names fit all images.
     best = max(range(len(choices)), key=lambda k: (int((matched[k].place >= 0).sum()), -k))
     return choices[best], matched[best]
 
@@ -48,7 +48,7 @@ def finding(
     remedy: str = "",
     images: Sequence[Example] = (),
 ) -> AuditFinding:
-    """Build the finding ``predictions-<name>``; a remedy is kept only where something is to be done."""
+    """Build the finding ``predictions-<name>``; the remedy is kept only for ``warn`` and ``fail``."""
     return AuditFinding(
         id=f"predictions-{name}",
         severity=severity,

@@ -1,7 +1,8 @@
 """Blurs: Gaussian, defocus, frosted glass, motion and zoom (Hendrycks & Dietterich 2019, arXiv:1903.12261).
 
 All take ``x`` float32 ``[N, 3, H, W]`` in [0, 1] and return the same shape. The settings and their sources are in
-`catalogue`; lengths are in pixels. A filter is a banded matrix that knows the border, so that it works at any size.
+`catalogue`; lengths are in pixels. A Gaussian filter is a banded matrix that includes the border rule, so it works at
+any image size.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from torch import Tensor
 from robustbench_df.corruptions.core import Draw, Setting
 
 Border = Literal["edge", "mirror", "symmetric"]
-"""What lies outside ``a b c``: ``a a|a b c|c c``, ``c b|a b c|b a`` or ``b a|a b c|c b``."""
+"""How a line ``a b c`` continues outside: ``a a|a b c|c c``, ``c b|a b c|b a`` or ``b a|a b c|c b``."""
 
 _TILE = 32
-"""Outputs of a filter that are computed at once: few, as each costs a tile and a filter's length of products."""
+"""Number of outputs that a filter computes at once. It is small because each output costs as many products as a tile
+plus the filter is long."""
 
 _CHANNELS = 32
-"""Channels that fill the vector units of a processor, whose blocks are 8 or 16."""
+"""Channels that fill a processor's vector units, which work in blocks of 8 or 16."""
 
 _NOTHING = 1e-6
-"""Weight that cannot be seen: less than a thousandth of an 8-bit level."""
+"""Smaller weights are left out: they change a pixel by less than a thousandth of an 8-bit level."""
 
 
 def gaussian_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
@@ -40,8 +42,8 @@ def defocus_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     kernel = disk(*setting).to(x.device)
     n, channels, height, width = x.shape
     reach, planes = len(kernel) // 2, n * channels
-    # One convolution with a channel for every plane; a few planes are cut into bands, because the processor takes 16
-    # channels at once.
+    # One grouped convolution with a channel per plane. A small number of planes is cut into bands, because the
+    # processor handles 16 channels at once.
     bands = max(1, _CHANNELS // planes)
     band = -(-height // bands)
     row = torch.arange(bands)[:, None] * band + torch.arange(band + 2 * reach)
@@ -54,11 +56,12 @@ def defocus_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def glass_blur(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Frosted glass: blur, let neighbours change places, blur. ``setting``: (deviation, reach, rounds).
+    """Frosted glass: blur, shuffle neighbouring pixels, blur. ``setting``: (deviation, reach, rounds).
 
-    The published code walks over the pixels from the last to the first and means to swap each with a neighbour up to
-    ``reach`` before or ``reach - 1`` after it, but on colour pixels the exchange of two views copies the neighbour
-    only. That is what made CIFAR-10-C and ImageNet-C, so it is what is done here, without the walk (`_walk`).
+    The published code visits the pixels from the last to the first. It is meant to swap each one with a neighbour up to
+    ``reach`` before or ``reach - 1`` after it, but on colour pixels its swap of two array views only copies the
+    neighbour. CIFAR-10-C and ImageNet-C were made in this way, so this function does the same, without the sequential
+    loop (`_walk`).
     """
     sigma, reach, rounds = setting[0], int(setting[1]), int(setting[2])
     blurred = gaussian(x, sigma)
@@ -77,9 +80,9 @@ def motion_blur(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def zoom_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Average the image and its enlargements. ``setting``: (end, step) of the factors from 1, the end left out."""
+    """Average the image and its enlargements. ``setting``: (end, step) of the zoom factors from 1, end excluded."""
     end, step = setting
-    # numpy's own arange: by rounding, its last factor is sometimes the end itself, as in the published images.
+    # numpy's arange, as for the published images: rounding sometimes makes its last factor the end itself.
     factors = np.arange(1, end, step).tolist()
     total = x.clone()
     for factor in factors:
@@ -101,10 +104,10 @@ def gaussian(x: Tensor, sigma: float, border: Border = "edge", truncate: float =
 
 
 def streak(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
-    """Blur along a line that leaves every pixel in one direction: ImageMagick's motion blur.
+    """Blur along a line that starts at each pixel and runs in one direction, as ImageMagick's motion blur does.
 
-    The weights are half a Gaussian over ``2 * radius + 1`` whole-pixel steps; outside, the edge repeats. A line longer
-    than the image keeps its weight (imagecorruptions stops there, and the image darkens).
+    The weights are half a Gaussian over ``2 * radius + 1`` whole-pixel steps. Outside the image, the edge repeats. A
+    line longer than the image keeps its full weight (imagecorruptions stops at the border, which darkens the image).
 
     Args:
         x: float ``[N, C, H, W]``.
@@ -116,7 +119,8 @@ def streak(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
     weights = _gaussian_taps(2 * radius, sigma)[2 * radius :]
     weights = weights / weights.sum()
     weights = weights[weights > _NOTHING]
-    # Neighbours in angle take the same steps: sorted, a step moves whole slices, at most as many as it has directions.
+    # Images with similar angles make the same moves. Sorted by angle, they form contiguous slices, one per distinct
+    # move of a step.
     degrees, order = degrees.sort()
     angle = torch.deg2rad(degrees.double().cpu())[:, None]
     step = torch.arange(len(weights), dtype=torch.float64)
@@ -137,11 +141,12 @@ def streak(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def disk(radius: float, alias: float) -> Tensor:
-    """Return the kernel of a lens out of focus, float32 ``[K, K]``, K odd, its rim softened by a Gaussian.
+    """Return the kernel of an out-of-focus lens, float32 ``[K, K]`` with odd K, its rim softened by a Gaussian.
 
-    The grid reaches 8 pixels or the radius; the rim's filter has 3 taps, or 5 beyond radius 8 (``disk`` of
-    make_imagenet_c.py). Rows and columns without weight are left out. As published, the rim is mirrored where the disc
-    touches the grid's end: at radii 8 and 10 the weights add up to 1.01, and the image is that much brighter.
+    The grid extends 8 pixels from the centre, or the radius if that is larger. The rim's filter has 3 taps, or 5 for a
+    radius above 8 (``disk`` of make_imagenet_c.py). Rows and columns without weight are left out. As in the published
+    code, the rim is mirrored where the disc touches the edge of the grid: at radii 8 and 10 the weights add up to 1.01,
+    which brightens the image by 1%.
     """
     reach, rim = (8, 1) if radius <= 8 else (int(radius), 2)
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
@@ -181,7 +186,7 @@ def _gaussian_matrix(size: int, radius: int, sigma: float, border: Border, devic
 
 
 def _outside(size: int, reach: int, border: Border, device: torch.device) -> Tensor:
-    """Say which pixels of a line stand at ``-reach`` … ``size - 1 + reach``; any reach, even beyond the size."""
+    """Return the pixel at each place ``-reach`` … ``size - 1 + reach`` of a line; ``reach`` may exceed ``size``."""
     place = torch.arange(-reach, size + reach, device=device)
     if border == "edge":
         return place.clamp(0, size - 1)
@@ -200,7 +205,7 @@ def _gaussian_taps(radius: int, sigma: float) -> Tensor:
 
 
 def _zoomed(x: Tensor, factor: float) -> Tensor:
-    """Enlarge the middle bilinearly, corner to corner as scipy's ``zoom``, and trim the excess on both sides alike."""
+    """Enlarge the centre bilinearly with aligned corners, as scipy's ``zoom`` does, and trim both sides equally."""
     sides = x.shape[2:]
     kept = [math.ceil(side / factor) for side in sides]
     large = [round(keep * factor) for keep in kept]
@@ -208,17 +213,18 @@ def _zoomed(x: Tensor, factor: float) -> Tensor:
 
 
 def _centre(x: Tensor, sides: list[int]) -> Tensor:
-    """Cut out the middle, one pixel nearer the top left where it cannot be the middle."""
+    """Crop the centre; an odd margin is one pixel smaller at the top or left."""
     top, left = (x.shape[2] - sides[0]) // 2, (x.shape[3] - sides[1]) // 2
     return x[:, :, top : top + sides[0], left : left + sides[1]]
 
 
 def _walk(n: int, height: int, width: int, reach: int, draw: Draw, purpose: str) -> Tensor:
-    """One round of `glass_blur`: where each pixel's value comes from, flat int64 ``[N * H * W]``.
+    """Return the pixel that each pixel's value comes from in one round of `glass_blur`, flat int64 ``[N * H * W]``.
 
-    In the walk from last to first a pixel takes the value of its neighbour. A neighbour before it in the image has not
-    been visited: its value is the old one. One after it has: its value came from somewhere else, and so on. These
-    chains are followed for all pixels together, each step doubling the length.
+    The published loop runs from the last pixel to the first, and each pixel takes the value of a neighbour. A neighbour
+    earlier in the image has not been visited yet, so it still has its old value. A later one has been visited, so its
+    value came from yet another pixel, and so on. These chains are followed for all pixels in parallel; each iteration
+    doubles the length covered.
     """
     source = torch.arange(n * height * width, device=draw.ids.device).reshape(n, height, width)
     inner = source[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1]
@@ -227,7 +233,7 @@ def _walk(n: int, height: int, width: int, reach: int, draw: Draw, purpose: str)
     side = 2 * reach
     cell = (draw.uniform(tuple(inner.shape[1:]), purpose) * side**2).long()
     move = (cell // side - reach) * width + cell % side - reach
-    # A number below 0 is an end: the bitwise complement of the pixel whose old value is taken.
+    # A negative number ends a chain: it is the bitwise complement of the pixel whose old value is taken.
     pointer = ~source
     target = inner + move
     pointer[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = torch.where(move > 0, target, ~target)

@@ -1,9 +1,9 @@
 """The corruptions by name, with the settings of both constant sets.
 
-Those of ``cifar`` are CIFAR-10-C's and chosen for 32 px, those of ``imagenet`` are ImageNet-C's and chosen for 224 px
-(Hendrycks & Dietterich 2019, arXiv:1903.12261; their make_cifar_c.py and make_imagenet_c.py). First the 15 that the
-benchmarks average over, then their four extra ones, then what pictures on the web go through (`web`). What the numbers
-mean is said by the function that takes them; lengths are in pixels whatever the size of the image.
+The ``cifar`` settings are those of CIFAR-10-C, chosen for 32 px; the ``imagenet`` settings are those of ImageNet-C,
+chosen for 224 px (Hendrycks & Dietterich 2019, arXiv:1903.12261; their make_cifar_c.py and make_imagenet_c.py). The
+order is: the 15 corruptions that the benchmarks average over, their four extra ones, then what happens to pictures on
+the web (`web`). The docstring of each function explains its settings; lengths are in pixels at every image size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CORRUPTIONS"]
 
 
 def _each(*values: float) -> tuple[Setting, ...]:
-    """Settings of one number each."""
+    """Return settings of one number each."""
     return tuple((value,) for value in values)
 
 

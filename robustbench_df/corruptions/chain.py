@@ -13,9 +13,9 @@ Steps and their values:
     grey                    no value
     NAME:SEVERITY           any registered corruption, 1 to 5
 
-The steps come first: ``posterise:4`` is four values per channel. After ``resize`` and ``crop`` the next steps see the
-smaller or larger picture, so that ``resize:0.7|jpeg:75`` is a JPEG of the small one; at its end a chain gives back
-the size it was given (bilinear).
+Built-in steps take precedence over registered corruptions: ``posterise:4`` means four values per channel. After
+``resize`` and ``crop`` the next steps see the smaller or larger picture, so ``resize:0.7|jpeg:75`` is a JPEG of the
+small one. At the end, the chain resizes the image to its original size (bilinear).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Step:
 
     @property
     def text(self) -> str:
-        """The shortest way to write it: defaults left out, 0.70 as 0.7."""
+        """The step in its shortest form: defaults are left out, 0.70 is written as 0.7."""
         default = self.name == "resize" and self.kernel == _KERNEL
         parts = (self.name, "" if self.value is None else f"{self.value:.10g}", "" if default else self.kernel)
         return ":".join(part for part in parts if part)
@@ -61,7 +61,7 @@ class Chain:
 
     @property
     def text(self) -> str:
-        """What `parse_chain` reads, in its shortest form."""
+        """The chain in its shortest form, as `parse_chain` reads it."""
         return "|".join(step.text for step in self.steps)
 
     @property
@@ -72,7 +72,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A built-in step: values from ``low`` to ``high``, whole or not, and what it does with one."""
+    """A built-in step: the range of its values, whether they are integers (``whole``), and what it does."""
 
     low: float
     high: float
@@ -97,7 +97,7 @@ _NAMES = (*_KINDS, "resize", "grey")
 
 
 def parse_chain(text: str) -> Chain:
-    """Read a chain such as ``resize:0.7|jpeg:75`` (grammar: head of this module); blanks around parts are ignored.
+    """Read a chain such as ``resize:0.7|jpeg:75`` (grammar: see the module docstring); blanks around parts are ignored.
 
     Raises:
         UsageError: an empty chain or step, an unknown step (the nearest name is given), a missing, surplus, malformed
@@ -116,17 +116,18 @@ def apply_chain(
 ) -> Tensor:
     """Return ``x`` after all steps, in its own size and type, clipped to [0, 1] after each.
 
-    A registered corruption meets the noise that `corrupt` gives it; a step that occurs again meets fresh noise.
+    A registered corruption gets the same noise as in `corrupt`; a repeated step gets fresh noise.
 
     Args:
         x: uint8 ``[N, 3, H, W]``, or float in [0, 1]. uint8 is rounded at the end only.
         chain: from `parse_chain`.
-        ids: int64 ``[N]``, a stable number per image, the key of its noise; None: the position.
+        ids: int64 ``[N]``, a stable number per image that keys its noise; None uses the position in the batch.
         seed: key of all randomness.
-        constants: of registered corruptions: ``cifar``, ``imagenet``, or ``auto`` by the shorter side of ``x``.
+        constants: for registered corruptions: ``cifar``, ``imagenet``, or ``auto``, which chooses by the shorter side
+            of ``x``.
 
     Raises:
-        UsageError: unknown constant set; images of another shape or type; not one id each.
+        UsageError: unknown constant set; images of another shape or type; ``ids`` that are not one integer per image.
     """
     chosen, keys = constant_set(constants, x), image_keys(x, ids)
     if not x.numel():
@@ -141,7 +142,7 @@ def apply_chain(
 
 
 def _apply_step(x: Tensor, step: Step, ids: Tensor, seed: int, times: int, constants: str) -> Tensor:
-    """``times``: how often the same step has been met before in this chain."""
+    """Apply one step; ``times`` counts how often the same step occurred before in this chain."""
     again = (times,) if times else ()
     if step.value is None:
         return pixels.grey(x)

@@ -1,9 +1,10 @@
-"""JPEG and WebP, there and back: a batch of pixels through the codec that a file would have gone through.
+"""JPEG and WebP round trips: encode and decode a batch of pixels, as saving to a file would.
 
-A codec works on 8-bit pixels on the CPU, one image at a time: an image comes out the same alone or in any batch.
-Pillow could do both. torchvision's JPEG operators give the same bytes and pixels and take a third of the time on small
-images, and half of it to read large ones; the functions around them are deprecated since 0.29 and warn on every call,
-so where a later torchvision comes without the operators, Pillow takes over.
+A codec works on 8-bit pixels on the CPU, one image at a time, so an image gets the same result alone or in any batch.
+Pillow could do both codecs. torchvision's JPEG operators give the same bytes and pixels in a third of the time on small
+images, and decode large ones in half the time. The torchvision functions that wrap these operators are deprecated since
+0.29 and warn on every call, so the operators are called directly. If a later torchvision lacks them, Pillow is used
+instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ QUALITIES = (1, 100)
 _TORCHVISION = all(hasattr(torch.ops.image, name) for name in ("encode_jpeg", "decode_jpeg"))
 
 _CHUNK_PIXELS = 1 << 16
-"""Pixels of one thread's share: below it starting a thread costs more than the coding."""
+"""Pixels per thread task: for fewer, starting a thread costs more than the coding."""
 
 
 def jpeg(x: Tensor, quality: int | Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def jpeg(x: Tensor, quality: int | Tensor) -> Tensor:
 
     Args:
         x: float ``[N, 3, H, W]`` in [0, 1], rounded to 8 bits first, as a file would be; or uint8.
-        quality: 1 to 100, one for all or int ``[N]`` (the Independent JPEG Group's scale of the tables).
+        quality: 1 to 100 on the Independent JPEG Group's scale, one number for all images or int ``[N]``.
 
     Returns:
         Same shape, device and type as ``x``; a float is a multiple of 1/255.
@@ -45,7 +46,10 @@ def jpeg(x: Tensor, quality: int | Tensor) -> Tensor:
 
 
 def webp(x: Tensor, quality: int | Tensor) -> Tensor:
-    """Return ``x`` after lossy WebP (RFC 9649), encoder effort 4, libwebp's default. Arguments and errors as `jpeg`."""
+    """Return ``x`` after lossy WebP (RFC 9649) at encoder effort 4, libwebp's default.
+
+    The arguments are those of `jpeg`. Raises `UsageError` for a quality outside 1 to 100.
+    """
     return _recode(x, quality, "WEBP")
 
 
@@ -77,7 +81,7 @@ def _recode(x: Tensor, quality: int | Tensor, codec: str) -> Tensor:
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:
-    """uint8 ``[3, H, W]`` there and back."""
+    """Encode and decode one image, uint8 ``[3, H, W]``."""
     if not _TORCHVISION:
         return _pillow(image, quality, "JPEG")
     decoded: Tensor = torch.ops.image.decode_jpeg(_jpeg_file(image, quality), _AS_IT_IS, False)
@@ -87,11 +91,11 @@ def _jpeg(image: Tensor, quality: int) -> Tensor:
 _AS_IT_IS = 0  # torchvision.io.ImageReadMode.UNCHANGED
 
 _LARGE = 1 << 14
-"""Pixels from which Pillow is the faster encoder: it weaves three planes into one picture several times as fast."""
+"""Number of pixels from which Pillow encodes faster: it interleaves the three planes several times as fast."""
 
 
 def _jpeg_file(image: Tensor, quality: int) -> Tensor:
-    """Return the file's bytes, uint8; either encoder writes the same."""
+    """Return the bytes of the JPEG file, uint8; both encoders write the same bytes."""
     if image.shape[1] * image.shape[2] < _LARGE:
         coded: Tensor = torch.ops.image.encode_jpeg(image, quality)
         return coded

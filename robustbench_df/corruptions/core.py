@@ -27,7 +27,7 @@ class Draw:
     key: tuple[rng.Key, ...]
 
     def uniform(self, shape: tuple[int, ...], purpose: str = "") -> Tensor:
-        """Uniform numbers in [0, 1), float32 ``[N, *shape]``, another stream for every ``purpose``."""
+        """Uniform numbers in [0, 1), float32 ``[N, *shape]``, a separate stream for each ``purpose``."""
         return rng.dense_uniform(self.ids, shape, *self.key, purpose)
 
     def normal(self, shape: tuple[int, ...], purpose: str = "") -> Tensor:
@@ -44,9 +44,9 @@ Apply = Callable[[Tensor, Setting, Draw], Tensor]
 class Corruption:
     """A registered corruption.
 
-    ``settings`` maps a constant set (``cifar``, ``imagenet``) to five settings, severity 1 to 5; ``random`` says it
-    draws noise; ``group`` is noise, blur, weather, digital, extra or web. ``codec`` says that ``apply`` works on 8-bit
-    pixels and takes uint8 as well: giving it floats would only cost the way there and back.
+    ``settings`` maps a constant set (``cifar``, ``imagenet``) to five settings, severity 1 to 5; ``random`` says that
+    it draws noise; ``group`` is noise, blur, weather, digital, extra or web. ``codec`` says that ``apply`` works on
+    8-bit pixels and also accepts uint8, which saves the conversion to float and back.
     """
 
     summary: str
@@ -61,7 +61,7 @@ CORRUPTIONS: Registry[Corruption] = Registry("corruption")
 
 
 def checked_severity(severity: int) -> int:
-    """Return a severity as a plain int, which is what noise is keyed by.
+    """Return the severity as a plain int, because it is part of the noise key.
 
     Raises:
         UsageError: it is not 0 to 5.
@@ -72,7 +72,7 @@ def checked_severity(severity: int) -> int:
 
 
 def image_keys(x: Tensor, ids: Tensor | None) -> Tensor:
-    """Return the key of each image's noise, int64 ``[N]`` on the device of ``x``: ``ids``, or the position.
+    """Return the key of each image's noise, int64 ``[N]`` on the device of ``x``: ``ids``, or the batch position.
 
     Raises:
         UsageError: ``ids`` are not one whole number per image.

@@ -1,8 +1,8 @@
 """Light, colour, compression, resolution and shape (Hendrycks & Dietterich 2019, arXiv:1903.12261).
 
 All take ``x`` float32 ``[N, 3, H, W]`` in [0, 1] and return the same shape. The settings and their sources are in
-`catalogue`. Brightness and saturation act in HSV; both are linear there once value and hue are held, so that no
-conversion is made.
+`catalogue`. Brightness and saturation act in HSV. RGB is linear in either one while the other two HSV components are
+fixed, so no conversion is needed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from robustbench_df.corruptions.core import Draw, Setting
 
 
 def brightness(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Add to the value of HSV, up to 1; hue and saturation stay. ``setting``: (what is added)."""
+    """Increase the value of HSV, up to 1; hue and saturation stay the same. ``setting``: (amount added)."""
     value = x.amax(1, keepdim=True)
     brighter = (value + setting[0]).clamp_(0, 1)
     return torch.where(value > 0, x * (brighter / value), brighter)
 
 
 def contrast(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Draw each channel towards its mean over the image. ``setting``: (share of the contrast that stays)."""
+    """Pull each channel towards its mean over the image. ``setting``: (share of the contrast that is kept)."""
     mean = x.mean((2, 3), keepdim=True)
     return torch.lerp(mean, x, setting[0])
 
 
 def saturate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Scale and shift the saturation of HSV within [0, 1]. ``setting``: (factor, what is added).
+    """Scale and shift the saturation of HSV within [0, 1]. ``setting``: (factor, amount added).
 
-    A grey has no hue; it counts as red, as in scikit-image, so that a positive shift tints it.
+    Grey has no hue. It is treated as red, as in scikit-image, so a positive shift tints it red.
     """
     factor, added = setting
     value = x.amax(1, keepdim=True)
@@ -47,15 +47,16 @@ def saturate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Baseline JPEG with 4:2:0 chroma, there and back. ``setting``: (quality)."""
+    """Encode as baseline JPEG with 4:2:0 chroma and decode again. ``setting``: (quality)."""
     return jpeg(x, int(setting[0]))
 
 
 def pixelate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Shrink and enlarge again, both with Pillow's box filter. ``setting``: (share of the side that is left)."""
+    """Shrink and enlarge again, both with Pillow's box filter. ``setting``: (scale of each side)."""
     height, width = x.shape[2:]
     rows, columns = (max(1, int(side * setting[0])) for side in (height, width))
-    # Whole rows are picked fast, single pixels of a row are not: there, one matrix goes both ways.
+    # Selecting whole rows is fast, selecting single pixels within a row is not, so one matrix shrinks and enlarges the
+    # columns.
     x = _boxed_rows(x, rows)
     x = banded(x, _there_and_back(width, columns).to(x.device, x.dtype), math.ceil(width / columns), -1)
     return _boxed_rows(x, height)
@@ -64,9 +65,9 @@ def pixelate(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 def elastic_transform(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
     """Move three points at random and the image with them, then every pixel by a smooth field (Simard et al. 2003).
 
-    ``setting``: (amplitude of the field, its smoothing deviation, greatest move of a point), all in pixels. The three
-    points are the centre of the image plus and minus a third of its shorter side, as in the published code; there they
-    are (row, column) used as (x, y), which matters for oblong images only and is put right here.
+    ``setting``: (amplitude of the field, its smoothing deviation, largest move of a point), all in pixels. The three
+    points are the centre of the image plus and minus a third of its shorter side, as in the published code. That code
+    uses (row, column) as (x, y), which matters only for non-square images and is corrected here.
     """
     amplitude, sigma, reach = setting
     x = _move_corners(x, (draw.uniform((3, 2), "points") * 2 - 1) * reach)
@@ -79,13 +80,14 @@ def elastic_transform(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def _move_corners(x: Tensor, moves: Tensor) -> Tensor:
-    """Apply the affine map that takes three points to themselves plus ``moves [N, 3, (x, y)]``; outside is mirrored."""
+    """Apply the affine map that shifts three points by ``moves [N, 3, (x, y)]``; outside, the image is mirrored."""
     height, width = x.shape[2:]
     third = min(height, width) // 3
     offsets = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], device=x.device) * third
     before = torch.tensor([width // 2, height // 2], device=x.device) + offsets
     after = before + moves
-    # The way back: a pixel's place relative to the third point, in the moved edges, holds in the edges before.
+    # The inverse map: write a pixel relative to the moved third point in the basis of the moved edges; the same
+    # coordinates in the basis of the original edges give the place to sample.
     edges = after[:, :2] - after[:, 2:]
     (a, b), (c, d) = (edge.unbind(-1) for edge in edges.unbind(1))
     scale = a * d - b * c
@@ -102,15 +104,16 @@ def _move_corners(x: Tensor, moves: Tensor) -> Tensor:
 
 
 def _lines(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Row numbers ``[H, 1]`` and column numbers ``[1, W]``."""
+    """Return row numbers ``[H, 1]`` and column numbers ``[1, W]``."""
     height, width = x.shape[2:]
     return torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)[None]
 
 
 def _sample(x: Tensor, to_x: Tensor, to_y: Tensor, *, mirrored: bool) -> Tensor:
-    """Look up ``x`` bilinearly at pixel places ``[N, H, W]``; outside the edge is mirrored, once or twice shown.
+    """Sample ``x`` bilinearly at pixel coordinates ``[N, H, W]``; outside, the image is mirrored.
 
-    ``mirrored``: ``c b|a b c`` (OpenCV's default border), else ``b a|a b c`` (scipy's ``reflect``).
+    With ``mirrored``, the edge pixel is shown once, ``c b|a b c`` (OpenCV's default border); otherwise twice,
+    ``b a|a b c`` (scipy's ``reflect``).
     """
     height, width = x.shape[2:]
     if mirrored:
@@ -121,7 +124,7 @@ def _sample(x: Tensor, to_x: Tensor, to_y: Tensor, *, mirrored: bool) -> Tensor:
 
 
 def _boxed_rows(x: Tensor, wanted: int) -> Tensor:
-    """Bring the rows to another number with `_box`."""
+    """Resample the rows to ``wanted`` rows with `_box`."""
     steps = [(row.to(x.device), weight.to(x.device, x.dtype)) for row, weight in _box_steps(x.shape[2], wanted)]
     (row, weight), *others = steps
     out = x.index_select(2, row)
@@ -143,14 +146,14 @@ def _box_steps(size: int, wanted: int) -> list[tuple[Tensor, Tensor]]:
 
 @functools.lru_cache(maxsize=16)
 def _there_and_back(size: int, small: int) -> Tensor:
-    """Return `_box` to ``small`` and from there to ``size`` again, float32 ``[size, size]``."""
+    """Return the matrix of `_box` from ``size`` to ``small`` and back again, float32 ``[size, size]``."""
     return _box(size, small)[_box(small, size).argmax(1)].float()
 
 
 def _box(size: int, wanted: int) -> Tensor:
     """Return Pillow's box filter, float64 ``[wanted, size]``: the mean of the pixels whose centre lies in the window.
 
-    A window is one pixel of the larger of both grids; its right end belongs to it, its left end does not.
+    A window is as wide as one pixel of the coarser grid; it includes its right end but not its left end.
     """
     scale = size / wanted
     centre = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale

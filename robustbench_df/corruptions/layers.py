@@ -1,6 +1,6 @@
 """The layers that weather lays over a picture: plasma clouds, ice crystals and drops.
 
-Layers are pure functions of the noise they are given: whoever feeds them the same noise gets the same layer.
+Each layer is a pure function of its noise: the same noise gives the same layer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from robustbench_df import rng
 def plasma(noise: Callable[[int], Tensor], side: int, decay: float) -> Tensor:
     """Fractal clouds by diamond-square on a torus (Fournier, Fussell & Carpenter 1982), each scaled to [0, 1].
 
-    As ImageNet-C has it: the noise of a level is ``decay ** 2`` weaker than that of the level before.
+    As in ImageNet-C, the noise of each level is ``decay ** 2`` times weaker than that of the level before.
 
     Args:
-        noise: ``noise(k)`` gives uniform numbers in [0, 1), ``[N, 3, k, k]``, for a grid of ``k`` points a side: the
-            middles of the squares, of their upper edges and of their left edges.
+        noise: ``noise(k)`` gives uniform numbers in [0, 1), ``[N, 3, k, k]``, for a grid of ``k`` points a side: one
+            number for the middle of each square, of its upper edge and of its left edge.
         side: a power of two, at least 2.
-        decay: how much smoother than rough; 3 is soft, 1.4 nearly white.
+        decay: how smooth the clouds are; 3 is soft, 1.4 is nearly white noise.
 
     Returns:
         ``[N, side, side]``.
@@ -46,10 +46,10 @@ def plasma(noise: Callable[[int], Tensor], side: int, decay: float) -> Tensor:
 
 
 def drops(liquid: Tensor) -> Tensor:
-    """Light and shade of drops of water: how ImageNet-C lights its spatter, 0 to 255 per pixel.
+    """Light and shade of water drops, as ImageNet-C lights its spatter, 0 to 255 per pixel.
 
-    Distance to the outline of the drops (Canny), cut at 20 pixels, equalised, embossed and smoothed. Distances are
-    Euclidean where the original has OpenCV's 5 x 5 approximation of them, at most 2% away.
+    This is the distance to the outline of the drops (Canny), clipped at 20 pixels, then equalised, embossed and
+    smoothed. Distances are Euclidean; the original uses OpenCV's 5 x 5 approximation, which differs by at most 2%.
 
     Args:
         liquid: whole numbers 0 to 255, float ``[N, H, W]``.
@@ -75,7 +75,7 @@ def _rimmed(x: Tensor, *, mirrored: bool) -> Tensor:
 
 
 def _around(rimmed: Tensor) -> Callable[[int, int], Tensor]:
-    """Return a function of (down, right), each -1 to 1, that shows the neighbours there, ``[N, H, W]``."""
+    """Return a function of (down, right), each -1 to 1, that returns the neighbours at that offset, ``[N, H, W]``."""
     height, width = rimmed.shape[1] - 2, rimmed.shape[2] - 2
     return lambda down, right: rimmed[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
@@ -115,9 +115,9 @@ _TAN_22 = math.tan(math.pi / 8)
 
 
 def _distance(targets: Tensor, far: int) -> Tensor:
-    """Euclidean distance to the nearest True of ``[N, H, W]``, right up to ``far`` and more than ``far`` beyond.
+    """Euclidean distance to the nearest True of ``[N, H, W]``, exact up to ``far`` and above ``far`` beyond it.
 
-    The squared distance is a minimum of parabolas, and steps of 1, 3, 5, ... add up to them (van den Boomgaard 1992).
+    The squared distance is a minimum of parabolas, which are sums of steps of 1, 3, 5, ... (van den Boomgaard 1992).
     """
     squared = torch.where(targets, 0, (far + 1) ** 2).to(torch.int16)
     for dim in (1, 2):
@@ -131,7 +131,7 @@ def _distance(targets: Tensor, far: int) -> Tensor:
 
 
 def _equalise(x: Tensor) -> Tensor:
-    """Histogram equalisation of int16 0 to 20, as OpenCV's ``equalizeHist``: to 0 to 255, the least to 0."""
+    """Equalise the histogram of int16 0 to 20 to 0 to 255, the smallest value to 0, as OpenCV's ``equalizeHist``."""
     n, levels = len(x), _FAR + 1
     index = (x.flatten(1) + torch.arange(n, device=x.device)[:, None] * levels).flatten()
     counts = torch.bincount(index, minlength=n * levels).view(n, levels)
@@ -144,7 +144,7 @@ def _equalise(x: Tensor) -> Tensor:
 
 
 ICE_SIDE = 400
-"""Side of an ice texture in pixels; it tiles."""
+"""Side of an ice texture in pixels; the texture tiles seamlessly."""
 
 
 @lru_cache(maxsize=4)

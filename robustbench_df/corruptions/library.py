@@ -1,16 +1,17 @@
 """The corruptions of imagecorruptions 1.1.2 (Michaelis et al. 2019, arXiv:1907.07484) as the library computes them.
 
-For whoever must compare with numbers that were published with it. It is not installed with this package. What keeps it
-from running, or from running the same twice, is mended when it is imported; what it computes is left as it is:
+Use it to compare with published numbers that were computed with the library. It is not installed with this package.
+When it is imported, this module patches what prevents it from running or from being reproducible; what it computes
+stays unchanged:
 
-- it imports ``pkg_resources``, which current setuptools no longer has: a stand-in finds its frost pictures;
-- ``np.float_`` (fog) ended with numpy 2;
+- it imports ``pkg_resources``, which current setuptools no longer has: a replacement finds its frost pictures;
+- ``np.float_`` (fog) was removed in numpy 2;
 - ``multichannel`` (gaussian_blur, glass_blur) is ``channel_axis`` in scikit-image since 0.19;
-- ``impulse_noise`` draws from a generator of scikit-image's own, which ``np.random.seed`` does not reach: it is seeded
-  from numpy's.
+- ``impulse_noise`` draws from scikit-image's own generator, which ``np.random.seed`` does not affect: it is seeded from
+  numpy's generator.
 
-It has one set of constants, those of ImageNet-C, whatever the size; it cuts decimals off instead of rounding;
-``spatter`` at severity 1 now and then divides by zero, and the image is black.
+The library has one set of constants, those of ImageNet-C, for every image size. It truncates to 8 bits instead of
+rounding. ``spatter`` at severity 1 sometimes divides by zero and returns a black image.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ def library_corrupt(x: Tensor, name: str, severity: int, seed: int = 0, ids: Ten
         name: one of the library's 19 corruptions; they have the same names here.
         severity: 0 (the image itself) to 5.
         seed: key of all randomness.
-        ids: int64 ``[N]``, a stable number per image, the key of its noise; None: the position.
+        ids: int64 ``[N]``, a stable number per image that keys its noise; None uses the position in the batch.
 
     Raises:
-        UsageError: imagecorruptions or something it imports is not installed; unknown corruption or severity; images
-            of another shape or type.
+        UsageError: imagecorruptions or something it imports is not installed; unknown corruption or severity; images of
+            another shape or type; ``ids`` that are not one integer per image.
     """
     if x.ndim != 4 or x.shape[1] != 3 or x.dtype != torch.uint8 or min(x.shape[2:]) < SMALLEST:
         raise UsageError(
@@ -76,10 +77,10 @@ def library_corrupt(x: Tensor, name: str, severity: int, seed: int = 0, ids: Ten
 
 @functools.cache
 def mended_library() -> Any:
-    """Import imagecorruptions and mend it (see the module's docstring).
+    """Import imagecorruptions and patch it (see the module docstring).
 
     Raises:
-        UsageError: it, or something it imports, is not installed.
+        UsageError: imagecorruptions, or something it imports, is not installed.
     """
     stand_in = types.ModuleType("pkg_resources")
     vars(stand_in)["resource_filename"] = _beside
@@ -116,5 +117,5 @@ def _mend(module: Any) -> None:
 
 
 def _beside(module: str, path: str) -> str:
-    """Stand in for ``pkg_resources.resource_filename``: a file beside the module."""
+    """Replace ``pkg_resources.resource_filename``: return the path of a file beside the module."""
     return str(Path(str(sys.modules[module].__file__)).parent / path)

@@ -18,16 +18,17 @@ _LEVELS = 256
 """8-bit levels: the intensities whose Poisson distribution is tabulated."""
 
 _GUIDE = 1024
-"""Buckets of the uniform number that remember where the search begins (Chen & Asau 1974)."""
+"""Buckets of the uniform number; each remembers where the search for the count begins (Chen & Asau 1974)."""
 
 _ON_LEVEL = 1e-4
-"""How near to an 8-bit level is on it, in levels; dividing by 255 and back errs by at most 3e-5."""
+"""A value this close to an 8-bit level counts as on it, in levels; dividing by 255 and back errs by at most 3e-5."""
 
 _SMALLEST = 2.0**-25
-"""Stands for a uniform number of 0, which means less than 2 ** -24 and not a count that never occurs."""
+"""Replaces a uniform number of 0, which means less than 2 ** -24, so that it never selects a count of probability 0."""
 
 _MAX_REST = 40
-"""Terms of the Poisson sum for what is left above a level: its mean is at most 2, so this is beyond any uniform."""
+"""Largest number of terms of the Poisson sum for the part above a level. Its mean is at most 2, so no uniform number
+needs more."""
 
 
 def gaussian_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
@@ -43,18 +44,18 @@ def speckle_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def impulse_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Set a share of the values to 0 or 1, either as likely. ``setting``: (share)."""
+    """Set a share of the values to 0 or 1, both equally likely. ``setting``: (share)."""
     (share,) = setting
     u = draw.uniform(tuple(x.shape[1:]))
     return (x * (u >= share)).add_(u < share / 2)
 
 
 def shot_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Count photons. ``setting``: (photons that a white pixel expects); the result is a Poisson count over that.
+    """Count photons. ``setting``: (expected photons of a white pixel); the result is a Poisson count divided by it.
 
-    The count is the inverse of the distribution function at a uniform number, exact to the 24 bits of that number. The
-    functions of the 256 levels of an 8-bit image are tabulated. A value between two levels adds a second, small count
-    for what it has above the lower one: independent Poisson counts add up to one of the summed mean.
+    The count is the inverse CDF at a uniform number, exact to the 24 bits of that number. The CDFs of the 256 levels of
+    an 8-bit image are tabulated. A value between two levels gets a second, small count for the part above the lower
+    level, because independent Poisson counts add up to a Poisson count of the summed mean.
     """
     (photons,) = setting
     shape = tuple(x.shape[1:])
@@ -73,11 +74,12 @@ def shot_noise(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 def _poisson_tables(photons: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the Poisson distribution of every level.
 
-    First ``P(count <= k)``, float32 ``[256, K]``, whose last column is 1. Then int64 ``[256, _GUIDE]``: the place in
-    the first, flattened, of the smallest count that a uniform number of that bucket can mean.
+    First ``P(count <= k)``, float32 ``[256, K]``, whose last column is 1. Then int64 ``[256, _GUIDE]``: the place, in
+    the flattened first table, of the smallest count that a uniform number in that bucket can give.
     """
     mean = torch.arange(_LEVELS, dtype=torch.float64)[:, None] * (photons / (_LEVELS - 1))
-    # Eight standard deviations and a few counts: less is left above than 24 bits can tell from nothing.
+    # Eight standard deviations and a few counts: the probability beyond is too small for the 24 bits of a uniform
+    # number.
     k = torch.arange(int(photons + 8 * math.sqrt(photons)) + 16, dtype=torch.float64)
     share = (torch.xlogy(k, mean) - mean - torch.lgamma(k + 1)).exp()
     below = share.cumsum(1).float()
@@ -95,7 +97,7 @@ def _count_at_level(level: Tensor, u: Tensor, photons: float) -> Tensor:
     at = place.flatten().index_select(0, level * _GUIDE + (u * _GUIDE).long())
     late = (u >= below.flatten().index_select(0, at)).nonzero().squeeze(1)
     at[late] += 1
-    # The outermost buckets hold many counts, but few pixels: those are looked up in the whole distribution.
+    # The outermost buckets span many counts but few pixels; these pixels are looked up in the whole distribution.
     far = late[u[late] >= below.take(at[late])]
     found = torch.searchsorted(below[level[far]], u[far, None], right=True).squeeze(1)
     at[far] = level[far] * below.shape[1] + found
@@ -103,7 +105,7 @@ def _count_at_level(level: Tensor, u: Tensor, photons: float) -> Tensor:
 
 
 def _small_count(mean: Tensor, u: Tensor) -> Tensor:
-    """Poisson count of a mean up to about 2, by adding up the distribution until it passes ``u``."""
+    """Return a Poisson count of a mean up to about 2, by adding up probabilities until the sum exceeds ``u``."""
     share = torch.exp(-mean)
     below, count = share.clone(), torch.zeros_like(mean)
     for k in range(1, _MAX_REST):

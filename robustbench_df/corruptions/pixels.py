@@ -9,7 +9,7 @@ from torch import Tensor
 from robustbench_df.corruptions.blur import gaussian
 
 KERNELS = ("nearest", "bilinear", "bicubic")
-"""How pixels are resampled. The last two average over what they shrink, as browsers and Pillow do."""
+"""Resampling kernels. The last two average over the pixels they shrink (antialiasing), as browsers and Pillow do."""
 
 _LUMA = (0.299, 0.587, 0.114)
 """Rec. ITU-R BT.601, the grey of JPEG, Pillow and OpenCV."""
@@ -58,7 +58,7 @@ def crop(x: Tensor, share: float, place: Tensor) -> Tensor:
 
 
 def sharpen(x: Tensor, amount: float) -> Tensor:
-    """Unsharp mask: ``amount`` times what a Gaussian of one pixel takes away is added, and the result clipped."""
+    """Unsharp mask: add ``amount`` times the detail that a Gaussian of one pixel removes, then clip to [0, 1]."""
     return (x + amount * (x - gaussian(x, 1.0))).clamp(0, 1)
 
 
@@ -79,5 +79,5 @@ def posterise(x: Tensor, levels: int) -> Tensor:
 
 
 def gamma(x: Tensor, exponent: float) -> Tensor:
-    """``x ** exponent``; in double, because torch's float power errs differently at the end of a batch."""
+    """Return ``x ** exponent``, in double because torch's float32 power rounds differently at the end of a batch."""
     return x.clamp_min(0).double().pow_(exponent).to(x.dtype)

@@ -10,7 +10,7 @@ from robustbench_df.corruptions.core import Corruption, Draw, Setting, checked_s
 from robustbench_df.errors import UsageError, nearest
 
 SMALL_SIDE = 64
-"""Up to this side the constants of CIFAR-10-C make sense, beyond it those of ImageNet-C."""
+"""Largest shorter side, in pixels, for which ``auto`` takes CIFAR-10-C's constants; above it, ImageNet-C's."""
 
 CACHED_PIXELS = 1 << 18
 """Pixels corrupted together on a CPU: a few megabytes of float32 channels."""
@@ -30,22 +30,23 @@ def corrupt(
     """Return ``x`` corrupted, in the type it came in.
 
     Args:
-        x: uint8 ``[N, 3, H, W]``, or float in [0, 1]. uint8 is rounded back, float is not.
+        x: uint8 ``[N, 3, H, W]``, or float in [0, 1]. uint8 results are rounded, float results are not.
         name: one of `CORRUPTIONS`.
         severity: 0 (the image itself) to 5.
-        ids: int64 ``[N]``, a stable number per image, the key of its noise; None: the position.
+        ids: int64 ``[N]``, a stable number per image that keys its noise; None uses the position in the batch.
         seed: key of all randomness.
-        constants: ``cifar``, ``imagenet``, or ``auto`` by the shorter side.
+        constants: ``cifar``, ``imagenet``, or ``auto``, which chooses by the shorter side.
 
     Raises:
-        UsageError: unknown corruption, severity or constant set; images of another shape or type; not one id each.
+        UsageError: unknown corruption, severity or constant set; images of another shape or type; ``ids`` that are not
+            one integer per image.
     """
     corruption, level = CORRUPTIONS[name], checked_severity(severity)
     chosen, keys = constant_set(constants, x), image_keys(x, ids)
     if level == 0 or not x.numel():
         return x.clone()
     setting, key = corruption.settings[chosen][level - 1], (int(seed), name, level)
-    # On a CPU, intermediate results that stay in its cache are several times as fast as those of a whole batch.
+    # On a CPU, parts whose intermediate results fit in the cache are several times as fast as a whole batch.
     size = max(CACHED_PIXELS // (x.shape[2] * x.shape[3]), 1) if x.device.type == "cpu" else max(len(x), 1)
     parts = [
         _apply(corruption, some, setting, Draw(own, key))
@@ -63,7 +64,7 @@ def _apply(corruption: Corruption, x: Tensor, setting: Setting, draw: Draw) -> T
 
 
 def constant_set(constants: str, x: Tensor) -> str:
-    """Resolve ``auto`` by the shorter side; refuse unknown sets and shapes."""
+    """Resolve ``auto`` by the shorter side; refuse unknown sets and images of another shape or type (`UsageError`)."""
     if constants not in CONSTANTS:
         raise UsageError(
             f"unknown constants '{constants}'{nearest(constants, CONSTANTS)}; choose from {', '.join(CONSTANTS)}"

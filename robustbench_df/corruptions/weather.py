@@ -1,11 +1,12 @@
 """Frost, fog, snow and spatter, as ImageNet-C and CIFAR-10-C have them (Hendrycks & Dietterich 2019), batched.
 
-Constants: ``cifar`` from the authors' make_cifar_c.py, ``imagenet`` from their make_imagenet_c.py. Where we differ:
+Constants: ``cifar`` from the authors' make_cifar_c.py, ``imagenet`` from their make_imagenet_c.py. Differences from the
+authors' code:
 
-- frost: textures of our own making (`layers.ice`) instead of photographs;
-- fog: the map is the next power of two of the longer side at any size, where theirs is 32 or 256;
-- snow: flakes are not rounded to 8 bits before they are dragged; noise is drawn only where the zoom looks;
-- spatter: an image without a single drop stays as it is, where theirs divides by zero.
+- frost: synthetic textures (`layers.ice`) instead of photographs;
+- fog: the side of the cloud map is the next power of two of the longer image side; theirs is always 32 or 256;
+- snow: flakes are not rounded to 8 bits before the motion blur; noise is drawn only for the part that the zoom shows;
+- spatter: an image without a single drop stays unchanged; theirs divides by zero.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ FROST: dict[str, tuple[Setting, ...]] = {
     "cifar": ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
     "imagenet": ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
 }
-"""Share of the image, of the ice, and scale of the texture (CIFAR-10-C shrinks its photographs to a fifth)."""
+"""Weight of the image, weight of the ice, and scale of the texture (CIFAR-10-C shrinks its photographs to a fifth)."""
 
 FOG: dict[str, tuple[Setting, ...]] = {
     "cifar": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     "imagenet": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 }
-"""Density, decay of the noise from one scale to the next finer."""
+"""Density, and decay of the noise from one scale to the next finer one."""
 
 SNOW: dict[str, tuple[Setting, ...]] = {
     "cifar": (
@@ -48,7 +49,8 @@ SNOW: dict[str, tuple[Setting, ...]] = {
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ),
 }
-"""Mean and deviation of the flakes' noise, zoom, threshold, radius and sigma of the drag, share of the image kept."""
+"""Mean and deviation of the flakes' noise, zoom, threshold, radius and sigma of the motion blur, share of the image
+kept."""
 
 SPATTER: dict[str, tuple[Setting, ...]] = {
     "cifar": (
@@ -83,7 +85,7 @@ def frost(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def fog(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Add a plasma cloud and scale back to the brightest value there was. Setting: see `FOG`."""
+    """Add a plasma cloud and rescale to the image's original brightest value. Setting: see `FOG`."""
     density, decay = setting
     height, width = x.shape[2:]
     side = max(2, 1 << (max(height, width) - 1).bit_length())
@@ -93,7 +95,7 @@ def fog(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def _three(u: Tensor) -> Tensor:
-    """Three uniform numbers of 8 bits for each of 24 bits: ``[N, k, k]`` to ``[N, 3, k, k]``, a third of the work.
+    """Split each 24-bit uniform number into three of 8 bits: ``[N, k, k]`` to ``[N, 3, k, k]``, a third of the work.
 
     A step of 1/256 of a level's noise is far below what 8-bit pixels show.
     """
@@ -114,7 +116,7 @@ def snow(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def flake_layer(noise: Tensor, zoom: float, threshold: float, size: tuple[int, int]) -> Tensor:
-    """Enlarge noise ``[N, h, w]``, keep its middle and nothing below ``threshold``: ``[N, 1, *size]``."""
+    """Enlarge noise ``[N, h, w]``, crop its centre and zero values below ``threshold``: ``[N, 1, *size]``."""
     enlarged = (round(noise.shape[1] * zoom), round(noise.shape[2] * zoom))
     layer = F.interpolate(noise[:, None], enlarged, mode="bilinear", align_corners=True)
     top, left = (enlarged[0] - size[0]) // 2, (enlarged[1] - size[1]) // 2
@@ -126,7 +128,7 @@ _WATER = (175 / 255, 238 / 255, 238 / 255)
 """Pale turquoise."""
 _MUD = (63 / 255, 42 / 255, 20 / 255)
 _OPAQUE = 0.8
-"""Mud thinner than this is not seen."""
+"""Mud with less cover than this is left out."""
 
 
 def spatter(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
@@ -136,7 +138,7 @@ def spatter(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 
 def spatter_with(noise: Tensor, x: Tensor, smoothing: float, threshold: float, amount: float, mud: float) -> Tensor:
-    """Spatter of a given noise field ``[N, H, W]``; the rest as in `SPATTER`."""
+    """Apply spatter with a given noise field ``[N, H, W]``; the other arguments are those of `SPATTER`."""
     liquid = gaussian(noise, smoothing)
     if mud:
         cover = gaussian((liquid > threshold).to(x.dtype), amount)[:, None]

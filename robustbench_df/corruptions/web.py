@@ -1,7 +1,8 @@
 """What pictures on the web have been through before a detector meets them.
 
-Severities are ours: from what a careful publisher does (1) to the worst that is still common (5). One set of constants
-serves 32 and 1000 pixels alike, because every step is relative to the image's size or a property of a codec.
+We chose the severities: from what a careful publisher does (1) to the worst that is still common (5). One set of
+constants serves images of 32 and of 1000 pixels, because every step is relative to the image's size or a property of a
+codec.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def jpeg_quality(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def double_jpeg(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Save as JPEG twice, first well, then worse, on the same grid. Setting: first and second quality."""
+    """Save as JPEG twice on one block grid, the second time worse. Setting: first and second quality."""
     return jpeg(jpeg(x, int(setting[0])), int(setting[1]))
 
 
@@ -49,13 +50,13 @@ def resize_bicubic(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def crop_resize(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Cut out a part, its place keyed by the image, and enlarge it to the old size. Setting: share of each side."""
+    """Crop a part at a place keyed by the image and enlarge it to the old size. Setting: share of each side."""
     part = pixels.crop(x, setting[0], draw.uniform((2,), "crop"))
     return pixels.resize(part, (x.shape[2], x.shape[3]))
 
 
 def screenshot(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Shown at another scale, sharpened by the display, saved as JPEG at that scale, brought back to the old size.
+    """Imitate a screenshot: rescale, sharpen as a display does, save as JPEG at that scale, resize to the old size.
 
     Setting: scale, sharpening (`pixels.sharpen`), JPEG quality.
     """
@@ -65,14 +66,14 @@ def screenshot(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 _SCALE_STEPS = 5
-"""Scales that one severity of `social_media` chooses from: few, so that images of one scale share a batch."""
+"""Number of scales that one severity of `social_media` chooses from; few, so that images of one scale share a batch."""
 
 
 def social_media(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """What platforms do to an upload: shrink, save as JPEG at that size; here also brought back to the old size.
+    """Imitate an upload to a platform: shrink, save as JPEG at that size, and resize to the old size.
 
-    Setting: lowest and highest scale, lowest and highest JPEG quality, both ends included. Each image has its own.
-    Over all severities .5 to .9 and 70 to 85.
+    Setting: lowest and highest scale, lowest and highest JPEG quality, both ends included. Each image draws its own
+    scale and quality. Over all severities they range from .5 to .9 and from 70 to 85.
     """
     scale_low, scale_high, quality_low, quality_high = setting
     u = draw.uniform((2,), "social")
@@ -94,7 +95,7 @@ def grey(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def gamma(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
-    """Darken the mid-tones as a display of another gamma does: ``x ** setting``."""
+    """Darken the mid-tones, as a display with another gamma does: ``x ** setting``."""
     return pixels.gamma(x, setting[0])
 
 
@@ -104,7 +105,7 @@ def posterise(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
 
 
 def text_overlay(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
-    """Lay a short text or a smiley over the picture; which one and where is keyed by the image.
+    """Lay a short text or a smiley over the picture; its choice and its place are keyed by the image.
 
     Setting: height as a share of the shorter side, opacity.
     """
@@ -126,7 +127,7 @@ def text_overlay(x: Tensor, setting: Setting, draw: Draw) -> Tensor:
 
 _TEXTS = ("@user", "LOL", "2026", "wow!")
 _LEAST_TEXT = 5
-"""Pixels; below it the built-in font is a smear."""
+"""Smallest height of a text, in pixels; below it, the built-in font is illegible."""
 
 
 @lru_cache(maxsize=16)
@@ -142,7 +143,7 @@ def _stickers(height: int) -> tuple[Tensor, Tensor]:
 
 
 def _text(text: str, height: int) -> Image.Image:
-    """White with a black edge, readable on anything, in Pillow's built-in font."""
+    """Draw white text with a black outline, readable on any background, in Pillow's built-in font."""
     font, edge = ImageFont.load_default(size=height), max(1, height // 12)
     left, top, right, bottom = font.getbbox(text, stroke_width=edge)
     picture = Image.new("RGBA", (round(right - left), round(bottom - top)))
@@ -168,13 +169,13 @@ def _same(*settings: Setting) -> dict[str, tuple[Setting, ...]]:
 
 _SCALES = _same((0.9,), (0.75,), (0.6,), (0.5,), (0.35,))
 
-# The ladders are ours; what they hold on to:
-# - JPEG: 95 is the most that Pillow's documentation advises, 85 what Google's PageSpeed asked of web pages, 75 the
-#   default of libjpeg; double_jpeg goes down the same ladder twice;
+# We chose the ladders of severities; these are their reference points:
+# - JPEG: 95 is the highest quality that Pillow's documentation advises, 85 is what Google's PageSpeed asked of web
+#   pages, 75 is the default of libjpeg; the two qualities of double_jpeg fall in a similar ladder;
 # - WebP: 75 is the default of libwebp's cwebp;
 # - social_media: .5 to .9 of the size and quality 70 to 85, divided evenly over the severities;
 # - grey: 1 is ITU-R BT.601's luma alone; posterise: 2 values per channel are 8 colours;
-# - gamma: 2 to 2.5 lie about the 2.2 of sRGB, a picture that was encoded once too little.
+# - gamma: 2 to 2.5 lie around the 2.2 of sRGB, which is a picture that lacks one gamma encoding.
 WEB: dict[str, Corruption] = {
     "jpeg_quality": Corruption("JPEG", jpeg_quality, _same((95,), (85,), (70,), (50,), (30,)), "web", codec=True),
     "webp": Corruption("lossy WebP", webp_quality, _same((90,), (75,), (60,), (40,), (20,)), "web", codec=True),

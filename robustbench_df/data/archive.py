@@ -17,7 +17,7 @@ from robustbench_df.errors import DataError
 
 
 class ZipStore(Store):
-    """Entries of a zip archive, read in place. Names that would escape a folder are findings, not files."""
+    """Entries of a zip archive, read in place. A name that leads out of the archive is a finding, not a file."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Paths that name both classes: where one of the names is no class, and what is refused."""
+"""Paths that name both classes: when one of the names is only a source, and when the path is refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from robustbench_df.errors import DataError
 
 
 def outer_sources(folders: Collection[str]) -> frozenset[str]:
-    """Return the paths of class words that are no class, since what lies below them is divided into both classes.
+    """Return the folders that are named by a class word but are no class, because both classes lie below them.
 
-    So it is in ``deepfake/0_real deepfake/1_fake``, one generator's folder of ForenSynths (Wang et al. 2020). Every
-    image below must lie in a class folder, all such words must be of one class, and none may have a class folder of the
-    other class beside it: where ``AI_generated/real`` and ``AI_generated/fake`` lie beside ``real``, who can tell?
+    An example is ``deepfake/0_real deepfake/1_fake``, one generator's folder of ForenSynths (Wang et al. 2020). Every
+    image below such a folder must lie in a class folder, all such folders must be named by the same class, and none may
+    have a class folder of the other class beside it: ``AI_generated/real`` and ``AI_generated/fake`` beside ``real``
+    are ambiguous.
 
     Args:
         folders: every folder that holds images.
@@ -33,18 +34,18 @@ def outer_sources(folders: Collection[str]) -> frozenset[str]:
 
 
 def contradictions(folders: Collection[str], outer: frozenset[str], origin: str) -> list[Finding]:
-    """Refuse paths that name both classes, unless the inner name tells the classes apart nowhere.
+    """Refuse paths that name both classes, unless the inner name lies below both classes and so does not separate them.
 
     Args:
         folders: every folder that holds images.
-        outer: what `outer_sources` says of them.
+        outer: the result of `outer_sources` for them.
         origin: the source, for messages.
 
     Returns:
-        What was taken for a source although it is a class word.
+        A finding for the class words that were taken as sources.
 
     Raises:
-        DataError: a path that could mean either class.
+        DataError: a path could mean either class.
     """
     found = []
     if outer:
@@ -52,7 +53,7 @@ def contradictions(folders: Collection[str], outer: frozenset[str], origin: str)
         detail = f"{names}: holds both a real and a fake folder; taken as a source"
         found.append(Finding("class-word-above-both", min(outer), detail))
     below: dict[str, set[int]] = defaultdict(set)  # an inner class folder's name -> the classes it lies in
-    against: dict[tuple[str, str], str] = {}  # a path and its folder against the first class folder -> that one
+    against: dict[tuple[str, str], str] = {}  # (path, inner name that contradicts) -> outer name
     for folder in folders:
         first, *inner = [posixpath.basename(path) for path in _class_folders(folder, outer)] or [""]
         for part in inner:
@@ -76,7 +77,7 @@ def contradictions(folders: Collection[str], outer: frozenset[str], origin: str)
 
 
 def _class_folders(folder: str, outer: frozenset[str]) -> list[str]:
-    """Return the paths along ``folder`` that end in a class word, the outermost first, without those in ``outer``."""
+    """Return ``folder`` and its parents if named by a class word, the outermost first, without those in ``outer``."""
     parts = folder.split("/")
     paths = ("/".join(parts[: depth + 1]) for depth, part in enumerate(parts) if class_of(part) != UNLABELLED)
     return [path for path in paths if path not in outer]

@@ -1,13 +1,13 @@
-"""Decoded once: a memory-mapped uint8 array on disk, found again by what the files contain.
+"""The cache of decoded images: a memory-mapped uint8 array on disk, keyed by the contents of the files.
 
     <cache>/<key>/pixels.npy    uint8 [rows >= N, 3, H, W]; the first N rows are the images
     <cache>/<key>/hashes.npy    uint64 [N]
     <cache>/<key>/about.json    names, sizes before scaling, formats, findings
-    <cache>/index/<signature>   the content digest last seen behind a folder's sizes and times
+    <cache>/index/<signature>   the content digest last seen for the sizes and times of a folder's files
 
-The key digests names, contents and size, so labels and layouts never cause decoding, nor does touching or
-moving files. An entry is built in a folder of its own and renamed into place: it is there whole or not at
-all. Of two processes that build it at once the first wins, and both use it.
+The key is a digest of names, contents and size, so other labels or layouts, or touching or moving files, never cause
+decoding. An entry is built in its own folder and renamed into place, so it exists whole or not at all. If two processes
+build it at once, the first one wins, and both use its entry.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from robustbench_df.errors import DataError
 
 _VERSION = f"1 pillow-{PIL.__version__}"  # another decoder may give other pixels
 _CHUNK = 64  # images per task: enough to hide the cost of handing it to a thread
-_TICK_NS = 100_000_000  # file systems stamp changes no finer than this; later changes could go unseen
+_TICK_NS = 100_000_000  # coarsest time stamps of file systems; a later change within one could go unseen
 _STALE_S = 24 * 3600  # an unfinished entry this old belongs to a process that died
 
 Outcome = tuple[str, str] | Finding
-"""Of one image: its format and its size before scaling; or what is wrong with it."""
+"""Result for one image: its format and its size before scaling, or what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Decoded:
     """The readable images among the names asked for, in order; ``data`` is a read-only uint8 [N,3,H,W].
 
-    ``sizes`` are those in which the images are seen before they are scaled, "width×height".
+    ``sizes`` are the sizes as displayed, before scaling, "width×height".
     """
 
     names: list[str]
@@ -72,20 +72,21 @@ def decoded(
     Args:
         store: where the files are.
         names: the images wanted.
-        size: side to scale and crop to, in pixels; None needs images of one size.
+        size: side to scale and crop to, in pixels; None requires images of one size.
         cache_dir: the cache's folder; `default_cache_dir` when None.
         workers: decoding threads; one per CPU when None.
 
     Raises:
-        DataError: mixed sizes without ``size``, not one readable image, a cache that cannot be written or is
-            too small, files that change meanwhile.
+        DataError: mixed sizes without ``size``, no readable image, a cache that cannot be written or is too small,
+            files that change while they are read.
     """
     root = cache_dir or default_cache_dir()
     try:
         (root / "index").mkdir(parents=True, exist_ok=True)
         content = _content(store, names, root / "index")
         key = hashlib.blake2b(f"{_VERSION} {size} {content}".encode(), digest_size=16).hexdigest()
-        # What a damaged archive gave holds for that very file: repaired, its directory would look the same.
+        # The result of a damaged archive is stored for that file's stamp only: a repaired archive may have the same
+        # directory.
         homes = (root / key, root / f"{key}-{store.stamp}")
         for home in homes:
             if (entry := _open(home)) is not None:
@@ -112,7 +113,8 @@ def _content(store: Store, names: Sequence[str], index: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
         return note.read_text("ascii")
     content = store.content(names)
-    # Files changed within the clock's tick could change again unseen, so they are read once more next time.
+    # Files changed within the last tick could change again unseen, so nothing is noted and they are read again next
+    # time.
     if store.newest_ns(names) < start - _TICK_NS and store.signature(names) == signature:
         draft = note.with_name(f"{signature}.{os.getpid()}")
         draft.write_text(content, "ascii")
@@ -121,7 +123,7 @@ def _content(store: Store, names: Sequence[str], index: Path) -> str:
 
 
 def _open(home: Path) -> Decoded | None:
-    """Return a finished entry, or None when it is absent or does not hold together."""
+    """Return a finished entry, or None if it is absent or inconsistent."""
     try:
         about = json.loads((home / "about.json").read_text("ascii"))
         hashes = np.load(home / "hashes.npy")
@@ -147,7 +149,7 @@ def _publish(scratch: Path, home: Path) -> Decoded:
 
 
 def _build(store: Store, names: Sequence[str], size: int | None, workers: int, scratch: Path) -> bool:
-    """Decode everything into ``scratch``; return whether the archive itself proved damaged."""
+    """Decode everything into ``scratch``; return whether the archive itself is damaged."""
     from robustbench_df.data.decode import decode, quiet_pillow
 
     damaged = False
@@ -166,7 +168,7 @@ def _build(store: Store, names: Sequence[str], size: int | None, workers: int, s
         hashes = np.zeros(len(names), np.uint64)
 
         def fill(rows: range) -> list[Outcome]:
-            """Decode some rows into place; give each one's format and size, or what is wrong with it."""
+            """Decode some rows into place; return each one's format and size, or what is wrong with it."""
             outcomes: list[Outcome] = []
             for row in rows:
                 result = read(names[row])
@@ -245,7 +247,7 @@ def _allocate(
 def _scratch(root: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix="unfinished-", dir=root))
     try:
-        entry = scratch / "entry"  # unlike its parent it is open to others who share the cache, as the umask says
+        entry = scratch / "entry"  # unlike its parent, it has the umask's permissions, for others who share the cache
         entry.mkdir()
         yield entry
     finally:

@@ -1,4 +1,4 @@
-"""A labelled set needs both classes: what to say where one is missing, or where there are no images at all."""
+"""The check that a labelled set has both classes, and the messages for a missing class or for no images at all."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NAMED = 5  # how many folders a message spells out
 
 
 def check_classes(read: Labels, planned: Labels, plan: Plan, store: Store, labels: str) -> None:
-    """A labelled set needs both classes; name the one that is missing and why.
+    """Raise `DataError` unless a labelled set has both classes, naming the missing one and why it is missing.
 
-    ``read`` are the labels of what could be read, ``planned`` of all that is named.
+    ``read`` are the labels of the images that could be read, ``planned`` those of all images that the source names.
     """
     missing = [(label, word) for label, word in CLASSES.items() if not (read == label).any()]
     if len(missing) == 2:
@@ -33,7 +33,7 @@ def check_classes(read: Labels, planned: Labels, plan: Plan, store: Store, label
 
 
 def why_no_images(plan: Plan, store: Store) -> str:
-    """Say in one line what a source holds in place of images that can be taken, and what to do."""
+    """Say in one line what a source holds instead of usable images, and what to do."""
     if images_of(store) and plan.layout in ("folders", "challenge"):
         return f"no image in '{store.origin}' lies in a class folder; {_sort_them(store)}"
     archives = [name for name in store.names if name.lower().endswith(".zip")]
@@ -58,7 +58,7 @@ def _why_no_labels(planned: Labels, plan: Plan, store: Store) -> str:
 
 
 def _sort_them(store: Store) -> str:
-    """Say how images get labels: by their folders or by a table, of which one may lie beside them."""
+    """Say how to label images: by their folders or by a table, which may already lie beside them."""
     tops = list(dict.fromkeys(name.split("/", 1)[0] for name in images_of(store) if "/" in name))
     reason = f"none of the folders reads as real or fake ({listed(tops, _NAMED)}); " if tops else ""
     remedy = "put real ones below a folder real/ and fake ones below fake/, or list them in a manifest (path,label)"
@@ -67,7 +67,7 @@ def _sort_them(store: Store) -> str:
 
 def _table_beside(store: Store) -> str:
     tables = [name for name in store.names if name.lower().endswith(ENDINGS)]
-    tables.sort(key=lambda name: "test" in name.lower())  # of these the labels are often kept back
+    tables.sort(key=lambda name: "test" in name.lower())  # a test set's labels are often withheld
     if tables and isinstance(store, FolderStore):
         return f"; if a table holds the labels ({listed(tables)}), give its path: '{store.root / tables[0]}'"
     others = tables or [name for name in store.names if name.lower().endswith(".json")]

@@ -1,4 +1,4 @@
-"""What the columns of a manifest seem to be: one under another name than the manifest's own is refused."""
+"""Checks of a manifest's columns: a needed column under another name is refused."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from robustbench_df.wording import listed
 
 COLUMNS = ("path", "label", "group", "source", "split", "prediction")
 DECISIVE = ("label", "group", "split")
-"""Without one of these other things are learnt, or what belongs together is divided: a misspelt one is refused."""
+"""Columns without which other things would be learnt, or what belongs together would be divided. A misspelt one is
+refused."""
 
 _PATHS = ("imagepath", "imgpath", "filepath", "filename", "file", "image", "img")
-"""Usual names of the path, without ``_``; those that say path come first: beside them a file's name is but a part."""
+"""Usual names of the path column, without ``_``. Names that contain "path" come first: beside them, a file name is only
+a part of the path."""
 _LABELS = ("target", "class", "gt", "y")
-"""Usual names of a label in numbers; of words the values tell."""
+"""Usual names of a numeric label column; labels in words are recognised by their values."""
 _NEUTRAL = {"id", "ids", "name", "no", "true", "gt", "image", "img", "class"}
-_MISSPELT = 0.7  # least likeness: "grp" is group (0.75), but a hospital's "site" is not split (0.67)
+_MISSPELT = 0.7  # least similarity: "grp" is group (0.75), but a hospital's "site" is not split (0.67)
 _NUMBERS, _TRUTHS = {"0", "1", "0.0", "1.0"}, {"true", "false"}
 
 
 def check_names(columns: Sequence[str], file: str) -> None:
-    """Refuse names, in lower case, of which one that is needed is absent, twice there or misspelt.
+    """Refuse column names (in lower case) if a needed one is absent, repeated or misspelt.
 
     Raises:
-        DataError: no ``path``; a name of `COLUMNS` twice; one that seems to be an absent `DECISIVE` one misspelt.
+        DataError: there is no ``path``, a name of `COLUMNS` occurs twice, or a name looks like a misspelt `DECISIVE`
+            one that is absent.
     """
     if "path" not in columns:
         plain = {re.sub(r"[ _-]", "", column): column for column in columns}
@@ -48,7 +51,7 @@ def check_names(columns: Sequence[str], file: str) -> None:
 
 
 def check_values(column: str, values: Collection[str], columns: Sequence[str], file: str, fake_is: int | None) -> None:
-    """Refuse a column that is not read but whose values are parts or labels, where the manifest has none of these.
+    """Refuse an unused column whose values are split parts or labels, if the manifest has no column for these.
 
     Args:
         column: its name in lower case.
@@ -75,7 +78,7 @@ def check_values(column: str, values: Collection[str], columns: Sequence[str], f
 
 
 def _number_remedy(column: str, values: Collection[str], fake_is: int | None) -> str:
-    """Return what to do with labels in numbers, or in true and false; empty where that is not what a column holds."""
+    """Return what to do with a column of numeric or true/false labels; empty if the column holds something else."""
     named = class_of(re.sub(r"^is[ _-]?", "", column))
     lower = {value.lower() for value in values}
     if (named == UNLABELLED and column not in _LABELS) or not (lower <= _NUMBERS or lower <= _TRUTHS):
@@ -93,9 +96,10 @@ def _number_remedy(column: str, values: Collection[str], fake_is: int | None) ->
 
 
 def _misspelt(column: str, names: Sequence[str]) -> str:
-    """Return which of ``names`` a column seems to be; empty for none.
+    """Return the one of ``names`` that a column seems to be; empty for none.
 
-    It is one with a word that adds nothing (``group_id``; but not ``age_group``), or nearly one.
+    A column matches a name if it is that name with words that add nothing (``group_id``, but not ``age_group``), or is
+    spelt nearly the same.
     """
     words = set(re.split(r"[\W\d_]+", column)) - {""}
     if held := [name for name in names if name in words]:

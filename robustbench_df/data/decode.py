@@ -1,15 +1,15 @@
-"""From the bytes of one file to uint8 RGB, or to the reason why not.
+"""Decode the bytes of one file to uint8 RGB, or say why that is not possible.
 
-What every kind of image becomes:
+How each kind of image is converted:
 
 - grey, palette, 1-bit and CMYK images become RGB; colour profiles are ignored;
 - transparent pixels are laid on white, as a browser's page would show them;
 - 16-bit grey is divided by 257, so that 65535 becomes 255 (of 16-bit colour Pillow keeps the high byte, at
   most one level away);
 - the EXIF orientation is applied, so the image is the way a viewer shows it;
-- of an animation the first frame is taken.
+- only the first frame of an animation is used.
 
-Other formats, and a truncated or malformed file, are refused, never padded or guessed.
+Other formats and truncated or malformed files are refused, never padded or guessed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from robustbench_df.data.stores import Unreadable
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 ENDINGS_NOT_READ = (".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jp2")
-"""Endings of images in formats that are not read: what Pillow makes of them depends on its version and on how it was
-built (AVIF, HEIC, the orientation of TIFF), or on a choice that is the user's (frames, numbers beyond 8 bits)."""
+"""File endings of image formats that are not read. Their pixels would depend on Pillow's version and build (AVIF, HEIC,
+the orientation of TIFF) or on a choice that belongs to the user (frames, values beyond 8 bits)."""
 _NOT_READ = (
     ("GIF", re.compile(rb"GIF8")),
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
@@ -43,7 +43,7 @@ _NOT_READ = (
 )
 """How files in these formats begin."""
 MAX_PIXELS = 100_000_000
-"""The largest image that is decoded; beyond it lie decompression bombs. Checked on the header."""
+"""Most pixels of an image that is decoded; larger ones may be decompression bombs. Checked on the header."""
 
 # What Pillow's parsers raise on damaged files; each means "this file is not a valid image".
 _PILLOW_ERRORS = (
@@ -71,7 +71,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-"""Orientations that make the stored width the height seen."""
+"""Orientations that swap the stored width and height."""
 
 
 def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str, str]:
@@ -82,11 +82,11 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str, str]:
         size: side S in pixels: the shorter side is scaled to S, the centre S×S kept. None keeps every pixel.
 
     Returns:
-        RGB as uint8 ``[3, H, W]``, the name of the file's format (``"JPEG"`` …), and the size before scaling, in which
-        the image is seen, as "width×height".
+        RGB as uint8 ``[3, H, W]``, the name of the file's format (``"JPEG"`` …), and the size as displayed, before
+        scaling, as "width×height".
 
     Raises:
-        Unreadable: the reason as its message, ``unreadable`` or ``too-large`` as its kind.
+        Unreadable: the file cannot be decoded; the message is the reason, the kind is ``unreadable`` or ``too-large``.
     """
     if not raw:
         raise Unreadable("unreadable", "the file is empty")
@@ -112,10 +112,10 @@ def decode(raw: bytes, size: int | None = None) -> tuple[Pixels, str, str]:
 
 
 def dimensions(raw: bytes) -> str | None:
-    """Return the size in which an image is seen, read from its header, as "width×height"; None where there is none."""
+    """Return an image's size as displayed, read from its header, as "width×height"; None if that cannot be read."""
     try:
         with Image.open(BytesIO(raw), formats=FORMATS) as image:
-            # Pillow would decode a whole PNG to see whether EXIF comes after the pixels, where hardly any writes it.
+            # Pillow would decode a whole PNG to look for EXIF after the pixels, where hardly any program writes it.
             told = image.format != "PNG" or "exif" in image.info
             turned = told and _orientation(image) in _SIDEWAYS
             width, height = reversed(image.size) if turned else image.size
@@ -126,7 +126,7 @@ def dimensions(raw: bytes) -> str | None:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings (odd EXIF, near-bombs) off the terminal: what matters becomes a finding.
+    """Keep Pillow's warnings (odd EXIF, near-bombs) off the terminal: problems that matter become findings.
 
     The warning filters belong to the whole process, so enter this once around a pool of threads, not in each.
     """
@@ -164,8 +164,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _square(image: Image.Image, size: int | None) -> Image.Image:
     """Scale the central square to S×S in one antialiased step.
 
-    It is what scaling the shorter side to S and cropping the centre gives, without the intermediate image,
-    which for a 1×10,000,000 picture would not fit in memory.
+    The result is that of scaling the shorter side to S and cropping the centre, but without the intermediate image,
+    which would not fit in memory for a 1×10,000,000 picture.
     """
     if size is None or image.size == (size, size):
         return image

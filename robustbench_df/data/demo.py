@@ -1,9 +1,9 @@
-"""The demo set: real and fake pictures made on the spot from photographs that come with scikit-learn and scikit-image.
+"""The demo set: real and fake pictures made on demand from photographs that come with scikit-learn and scikit-image.
 
 Real pictures are crops of the photographs, at full and at half resolution; fakes are other crops sent through a small
 generator (`robustbench_df.data.generator`). The photographs are divided into tiles that do not overlap; every picture,
-real or fake, is made from one tile alone, which is its group. Each tile gives as many fakes as reals, so neither
-content nor photograph tells them apart.
+real or fake, is made from a single tile, which is its group. Each tile gives as many fakes as reals, so neither the
+content nor the photograph separates the classes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ PHOTOGRAPHS = {
 }
 """Name -> (package, path in it): the colour photographs inside the wheels, which need no download.
 
-In natural order of the names. The right view of the motorcycle is left out: it shows what the left one shows.
+In natural order of the names. The right view of the motorcycle is left out, because it shows the same scene as the left
+one.
 """
 
 SIDES = (16, 64)
-"""Smallest and largest image side; beyond, the photographs yield too few tiles to split."""
+"""Smallest and largest image side; with larger sides, the photographs yield too few tiles to split."""
 _MARGIN = 32
-"""A tile is this much wider than a half-resolution crop, in photo pixels: the room for crops to differ."""
+"""A tile is this much wider than a half-resolution crop, in photo pixels, to leave room for different crops."""
 _CONTRAST = 5.0
-"""Least standard deviation, in grey levels, anywhere in a tile: plain sky looks the same real or generated."""
+"""Least standard deviation, in grey levels, of every block of a tile: plain sky looks the same real or generated."""
 _MOST_TILES = 24
-"""Tiles taken of one photograph at most, so that no motif dominates."""
+"""Most tiles taken from one photograph, so that no motif dominates."""
 _MOST_PER_TILE = 1000
-"""Pictures made from one tile at most; half resolution has 33² = 1089 distinct places, for half of them."""
+"""Most pictures made from one tile; about half of them are at half resolution, where 33² = 1089 distinct places
+exist."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ def _contrast(pixels: Pixels, size: int) -> float:
 
 
 def _choose(tiles: list[Tile], rng: np.random.Generator) -> list[Tile]:
-    """Keep `_MOST_TILES` of each photograph, at random, in order."""
+    """Keep at most `_MOST_TILES` random tiles of each photograph, in order."""
     chosen: list[Tile] = []
     for photo in PHOTOGRAPHS:
         own = [tile for tile in tiles if tile.photo == photo]
@@ -165,7 +167,7 @@ def _choose(tiles: list[Tile], rng: np.random.Generator) -> list[Tile]:
 
 
 def _pairs_per_tile(pairs: int, tiles: int, rng: np.random.Generator) -> list[int]:
-    """Share ``pairs`` of a real and a fake out evenly; which tiles give one more is random."""
+    """Divide ``pairs`` of a real and a fake evenly among the tiles; which tiles give one more is random."""
     most = tiles * _MOST_PER_TILE // 2
     if pairs > most:
         raise UsageError(f"the demo set's count is {2 * pairs}; at this size use {2 * most} or less")

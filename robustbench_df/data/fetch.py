@@ -1,4 +1,4 @@
-"""Fetch the CIFAKE images: resumable, verified, unpacked whole or not at all, with nothing but urllib."""
+"""Fetch the CIFAKE images with urllib alone: resumable, verified, unpacked whole or not at all."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _already_there(dest: Path, url: str) -> bool:
 
 
 def _download(url: str, part: Path, progress: Progress) -> None:
-    """Fill ``part``, going on after a broken connection as long as every attempt brings something."""
+    """Fill ``part``; after a broken connection, try again as long as every attempt brings new bytes."""
     before = _size(part)
     while True:
         try:
@@ -100,7 +100,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
 
 
 def _attempt(url: str, part: Path, progress: Progress) -> bool:
-    """Ask once for what is missing; return whether ``part`` is complete."""
+    """Request the missing bytes once; return whether ``part`` is complete."""
     former = _read_note(part)
     if former is None:
         _discard(part)
@@ -143,7 +143,7 @@ def _request(url: str, have: int, former: dict[str, Any]) -> urllib.request.Requ
 
 
 def _range_of(response: Any) -> tuple[int, int | None]:
-    """Return where the answer's bytes begin and the whole file's length, None where it is not said."""
+    """Return the offset of the response's first byte and the whole file's length, None if unknown."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range") or "")
     if response.status == 206 and match:
         return int(match[1]), None if match[2] == "*" else int(match[2])
@@ -185,7 +185,7 @@ def _unpack_whole(part: Path, dest: Path, url: str) -> None:
 
 
 def _unpack(archive: Path, folder: Path, *, nested: bool) -> None:
-    """Write every entry below ``folder``, less a wrapping folder; archives inside become folders once."""
+    """Write every entry below ``folder``, without a wrapping folder; archives inside become folders, one level deep."""
     opened = ZipStore.open(archive)
     with contextlib.closing(opened):
         unsafe = [finding.where for finding in opened.findings if finding.kind == "unsafe-path"]

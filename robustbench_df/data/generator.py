@@ -1,22 +1,22 @@
-"""A small generator of fake pictures, learnt on the spot: what the demo set has in place of a deepfake model.
+"""A small generator of fake pictures, fitted on demand: the demo set's substitute for a deepfake model.
 
-It has the parts by which published generators give themselves away, and hides what a mean or a variance would tell:
+It has the parts that leave traces in the output of published generators, and it hides differences in mean and variance:
 
 1. *Encoder.* The principal components of all 8×8×3 patches of the real crops (`PatchGenerator.fit`), applied at
    stride 4: a linear convolutional autoencoder.
-2. *Latents.* A patch's `KEEP` strongest components are what the generator understood of the picture. The others, the
-   fine detail, are drawn afresh from their learnt distribution, as in probabilistic PCA (Tipping & Bishop 1999,
-   J. R. Stat. Soc. B 61(3)), with the energy the encoder found in that patch.
-3. *Decoder.* A transposed convolution of stride 4 whose kernels are the components. The 8×8 kernels overlap and break
-   off at their edges, which leaves the grid of Odena, Dumoulin & Olah 2016 ("Deconvolution and checkerboard
+2. *Latents.* A patch's `KEEP` strongest components are kept as the content of the picture. The others, the fine detail,
+   are drawn anew from their learnt distribution, as in probabilistic PCA (Tipping & Bishop 1999, J. R. Stat. Soc. B
+   61(3)), with the energy the encoder found in that patch.
+3. *Decoder.* A transposed convolution of stride 4 whose kernels are the components. The 8×8 kernels overlap and end
+   abruptly at their edges, which leaves the grid of Odena, Dumoulin & Olah 2016 ("Deconvolution and checkerboard
    artifacts", Distill).
 4. *Matching.* Each picture's channel means, radial power spectrum and value range are set to those of the crop it was
    encoded from. Durall, Keuper & Keuper 2020 (CVPR, arXiv:2003.01826) train generators towards that spectrum.
 
-Fakes made by sending a real picture through a generator's up-sampling are the idea of AutoGAN (Zhang, Karaman & Chang
-2019, WIFS, arXiv:1907.06515). A share of the pictures (`REFINED`) keeps part of its true detail, so that a good
-detector meets cases it cannot decide. The fakes stand for no GAN or diffusion model: a score on them says nothing of
-those.
+The idea of making fakes by passing a real picture through a generator's up-sampling comes from AutoGAN (Zhang, Karaman
+& Chang 2019, WIFS, arXiv:1907.06515). A share of the pictures (`REFINED`) keeps part of its true detail, so that even a
+good detector meets cases that it cannot decide. The fakes do not represent any GAN or diffusion model: a score on them
+says nothing about such models.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REFINED, REFINED_DETAIL = 0.2, (0.3, 0.9)
 """Share of well-made pictures, and the range of the share of true detail energy they keep."""
 
 _DECIMALS = 9
-"""Components are rounded to this, so that the order in which a BLAS adds up does not reach the pixels."""
+"""Components are rounded to this many decimals, so that the summation order of a BLAS does not affect the pixels."""
 _BATCH = 100
 _TINY = 1e-9
 
@@ -52,9 +52,9 @@ def _patches(images: NDArray[Any]) -> Floats:
 
 
 def _transposed_convolution(patches: Floats) -> Floats:
-    """Add overlapping patches ``[n, rows, columns, 192]`` up to pictures ``[n, 3, H, W]``; the inverse of `_patches`.
+    """Sum overlapping patches ``[n, rows, columns, 192]`` into pictures ``[n, 3, H, W]``; the inverse of `_patches`.
 
-    The outermost `STRIDE` pixels lack some of the overlap: they are the caller's padding.
+    The outermost `STRIDE` pixels are covered by fewer patches; the caller adds them as padding and cuts them off.
     """
     n, rows, columns, _ = patches.shape
     blocks = patches.reshape(n, rows, columns, 3, PATCH, PATCH).transpose(4, 5, 0, 3, 1, 2)
@@ -119,7 +119,7 @@ class PatchGenerator:
         return cls(mean, components, spread)
 
     def generate(self, crops: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return one fake for each crop, uint8 ``[n, 3, S, S]``: its content, the generator's detail."""
+        """Return one fake for each crop, uint8 ``[n, 3, S, S]``: the crop's content with the generator's detail."""
         parts = [self._generate(crops[k : k + _BATCH], rng) for k in range(0, len(crops), _BATCH)]
         return np.concatenate(parts)
 
@@ -135,7 +135,7 @@ class PatchGenerator:
         return np.asarray(np.rint(out), dtype=np.uint8)
 
     def _redraw(self, detail: Floats, rng: np.random.Generator) -> Floats:
-        """Draw the weak components ``[n, rows, columns, 192 - KEEP]`` anew, at each patch's own energy."""
+        """Draw the weak components ``[n, rows, columns, 192 - KEEP]`` anew, with each patch's own energy."""
         fresh = rng.standard_normal(detail.shape) * self.spread[KEEP:]
         found = np.linalg.norm(detail, axis=-1, keepdims=True)
         fresh *= found / np.maximum(np.linalg.norm(fresh, axis=-1, keepdims=True), _TINY)

@@ -1,4 +1,4 @@
-"""`ImageSet`: the one shape in which images reach everything else."""
+"""`ImageSet`: the form in which every other module receives images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Strings = NDArray[np.object_]
 Labels = NDArray[np.int8]
 
 _PER_IMAGE = ("ids", "labels", "hashes", "sizes", "groups", "sources", "given", "predictions", "folder_labels")
-"""The arrays of an `ImageSet` beside its pixels."""
+"""The arrays of an `ImageSet` besides its pixels."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with the input that a run survives, but never hides.
+    """A problem in the input that does not stop a run and is always reported.
 
     ``kind`` is a short name (``unreadable``, ``missing-image``, ``missing-prediction`` …), ``where`` the path inside
     the source and ``detail`` the reason.
@@ -47,10 +47,10 @@ class ImageSet:
         labels: int8, 0 = real, 1 = fake, -1 = unlabelled; what is learnt and scored.
         data: uint8 ``[N, 3, H, W]``, RGB; a memory map when read from disk, so it may exceed the memory.
         hashes: uint64 digest of each image's decoded pixels; equal means pixel-identical.
-        sizes: in which each image is seen before it is scaled to that of ``data``: "width×height" in pixels.
+        sizes: each image's size as displayed, before it is scaled to that of ``data``: "width×height" in pixels.
         groups: images with the same non-empty string must never be divided by a split (a photo tile, an identity).
         sources: free text, deeper folders or a manifest column; metrics are broken down by it.
-        given: the split the source itself puts the image in: ``""`` or one of train, val, cal, test.
+        given: the part of the split that the source itself assigns: ``""`` or one of train, val, cal, test.
         predictions: a black-box detector's verdict on the image (0, 1; -1 where it gave none).
         folder_labels: the label the folder or manifest gives, kept also when ``labels`` are the predictions.
         fingerprint: digest of ids, labels and pixels; equal fingerprints mean equal data.
@@ -117,7 +117,7 @@ class ImageSet:
         return np.array([min(map(int, size.split("×"))) for size in self.sizes], dtype=np.int64)
 
     def subset(self, index: NDArray[np.intp]) -> ImageSet:
-        """Return the images at ``index`` as a set of its own (pixels are copied; findings stay with the whole)."""
+        """Return the images at ``index`` as a set of its own (pixels are copied; findings are left out)."""
         arrays = {name: getattr(self, name)[index] for name in _PER_IMAGE}
         data = np.ascontiguousarray(self.data[index])
         print_ = fingerprint_of(arrays["ids"], arrays["labels"], arrays["hashes"])

@@ -46,7 +46,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
 
 
 def findings_by_kind(findings: Sequence[Finding]) -> list[str]:
-    """Say in one line per kind what was found: how many there are of it, and the first."""
+    """Return one line per kind of finding: the first one, and how many more there are."""
     kinds: dict[str, list[Finding]] = {}
     for finding in findings:
         kinds.setdefault(finding.kind, []).append(finding)

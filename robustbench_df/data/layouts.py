@@ -25,7 +25,7 @@ _PREDICTIONS = re.compile(r"(.+?)_(?:preds?|predictions?)\.json", re.IGNORECASE)
 _NO_PHOTOGRAPHS = re.compile(r"masks?|ground[_ -]?truths?|gt|heat[_ -]?maps?|segmentations?", re.IGNORECASE)
 NO_CLASS_FOLDERS = "no-class-folders"
 OUTSIDE = "outside-classes"
-"""Kind of the finding that images are left out, since the names of their folders say neither class."""
+"""Kind of the finding for images that are left out because their folders' names say neither class."""
 _NAMED = 5  # how many names a summarising finding spells out
 
 
@@ -50,7 +50,7 @@ class Plan:
 
 
 def is_image(name: str) -> bool:
-    """Tell by its ending whether a file is meant to be an image, of a format that is read or not."""
+    """Tell by its ending whether a file is meant to be an image, even in a format that is not read."""
     return name.lower().endswith(EXTENSIONS + ENDINGS_NOT_READ)
 
 
@@ -70,21 +70,21 @@ def unwrap(store: Store) -> Store:
 
 
 def recognise(store: Store) -> str:
-    """Return the name of the layout a store shows: challenge, folders or unlabelled."""
+    """Return the name of the layout that a store has: challenge, folders or unlabelled."""
     if any(place_of(posixpath.dirname(name)).label != UNLABELLED for name in images_of(store)):
         return "challenge" if _prediction_files(store) else "folders"
     return "unlabelled"
 
 
 def folders(store: Store) -> Plan:
-    """Read class folders in any case (``real/ fake/``, ``0_real 1_fake``, ``nature ai``), also below splits.
+    """Read class folders, ignoring case (``real/ fake/``, ``0_real 1_fake``, ``nature ai``), also below splits.
 
     Deeper or outer folders become the source. ``test/`` without class folders holds unlabelled images; ``eval/`` is val
-    beside a test part, else test.
+    if there is also a test part, otherwise test.
 
-    A class folder below one of the other class (``real/camera/fake``) is not guessed at: it is refused. Only where one
-    of the names tells no classes apart is it a source as any other, and a finding: the inner one where both classes
-    have the same (``real/nature fake/nature``), the outer one where it holds both (``deepfake/real deepfake/fake``).
+    A class folder below one of the other class (``real/camera/fake``) is ambiguous and is refused. The exception is a
+    name that does not separate the classes; it becomes a source and a finding. This is the inner name if both classes
+    have it (``real/nature fake/nature``), or the outer name if it holds both classes (``deepfake/real deepfake/fake``).
 
     Raises:
         DataError: a path names both classes, or an image's own folder does.
@@ -119,7 +119,7 @@ def folders(store: Store) -> Plan:
 
 
 def grouped_by_folder(plan: Plan) -> Plan:
-    """Make each lowest folder a group; a group that the source names stays, and images in no folder have none."""
+    """Make each innermost folder a group; groups named by the source stay, and images in no folder have none."""
     entries = [entry._replace(group=entry.group or posixpath.dirname(entry.name)) for entry in plan.entries]
     return replace(plan, entries=entries)
 
@@ -149,7 +149,8 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     ``<prefix>_images`` (any ending). A row's ``label``, where present, is compared with the folder's.
 
     Raises:
-        DataError: as `folders` does, or about a predictions file, which without this layout would not matter.
+        DataError: a path or an image's own folder names both classes; or a predictions file cannot be read or has no
+            image folder (``--layout folders`` ignores these files).
     """
     plan = folders(store)
     by_folder: dict[str, dict[str, int]] = defaultdict(dict)
@@ -176,10 +177,10 @@ def _parents(name: str) -> Iterable[str]:
 
 
 def _left_out(outside: Sequence[str], images: int, held: Set[str]) -> list[Finding]:
-    """Count the images outside class folders, and name the highest folders that hold nothing else."""
+    """Count the images outside class folders, and name the topmost folders that hold nothing else."""
     if not outside:
         return []
-    tops: dict[str, None] = {}  # a set in the order of its names
+    tops: dict[str, None] = {}  # an ordered set
     for name in outside:
         above = [posixpath.dirname(name), *_parents(posixpath.dirname(name))]
         tops[next((folder for folder in reversed(above) if folder not in held), above[0]) or "the top folder"] = None
@@ -191,7 +192,7 @@ def _left_out(outside: Sequence[str], images: int, held: Set[str]) -> list[Findi
 
 
 def _masks(entries: Iterable[Entry]) -> list[Finding]:
-    """Point out folders in a class that by their name hold no photographs."""
+    """Report folders inside a class whose names suggest that they hold no photographs."""
     found = Counter(
         posixpath.dirname(entry.name)
         for entry in entries
@@ -245,7 +246,7 @@ def _read_rows(store: Store, file: str) -> list[dict[str, Any]]:
 def _match(
     file: str, rows: list[dict[str, Any]], images: dict[str, int], entries: list[Entry], fake_is: int | None
 ) -> list[Finding]:
-    """Write one file's predictions into ``entries``; return what does not fit together."""
+    """Write one file's predictions into ``entries``; return the mismatches as findings."""
     given: dict[str, int] = {}
     twice, against = [], []
     for row in rows:

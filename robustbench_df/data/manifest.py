@@ -18,11 +18,11 @@ from robustbench_df.data.whereabouts import is_missing
 from robustbench_df.errors import DataError, nearest
 
 UNUSED = "unused-column"
-_MOST = 100  # different pairs of label and value: a column of more holds no words for classes or parts
+_MOST = 100  # distinct pairs of label and value: a column with more does not hold class or part names
 
 
 def find_manifest(store: Store, *, named: bool) -> str | None:
-    """Return a store's ``manifest.csv`` or ``.parquet``; unless ``named``, the only table at its top."""
+    """Return a store's ``manifest.csv`` or ``.parquet``, or else, unless ``named``, the only table at its top level."""
     tables = [name for name in store.names if "/" not in name and name.lower().endswith(ENDINGS)]
     exact = [name for name in tables if posixpath.splitext(name)[0].lower() == "manifest"]
     if exact:
@@ -33,16 +33,16 @@ def find_manifest(store: Store, *, named: bool) -> str | None:
 def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: bool = False, strict: bool = True) -> Plan:
     """Read a manifest; its paths are relative to the folder it lies in.
 
-    Labels are ``real``/``fake`` or 0/1 (`parse_label`); a missing or empty label means unlabelled. Column
-    names may be in any case; each other column is a finding. On disk a path may also be absolute; with ``inside``
-    (an archive) it must name an entry. With ``strict``, labels and the columns that are not read are looked at: a label
-    that its own path contradicts is a finding. A prediction, which needs neither labels nor parts, does without.
+    Labels are ``real``/``fake`` or 0/1 (`parse_label`); a missing or empty label means unlabelled. Column names are
+    case-insensitive; each unknown column is a finding. On disk a path may also be absolute; with ``inside`` (an
+    archive) it must name an entry. With ``strict``, the labels and the unused columns are checked too: a label that
+    contradicts its own path is a finding. Prediction needs neither labels nor parts and skips these checks.
 
     Raises:
-        DataError: no ``path`` column, a column twice, one that looks like a misspelt label, group or split where
-            there is none, an unknown label or split, a path listed twice with different labels, no row; with ``strict``
-            also a label or split under another name where there is none (`check_values`), and labels that are all
-            contradicted (`polarity`).
+        DataError: no ``path`` column, a column that occurs twice or looks like a misspelt label, group or split that is
+            absent, an unknown label or split, a path listed twice with different labels, no row; with ``strict`` also a
+            column of labels or splits under another name (`check_values`), and labels that are all contradicted
+            (`polarity`).
     """
     columns, rows = _table(store, file)
     entries: dict[str, Entry] = {}
@@ -84,14 +84,14 @@ def manifest(store: Store, file: str, fake_is: int | None = None, *, inside: boo
 
 
 def _name_on_disk(store: Store, path: str) -> str:
-    """Return a path in normal form; a backslash divides folders, as in Windows, unless a file is so called."""
+    """Return a path in normal form; a backslash separates folders, as in Windows, unless a file of that name exists."""
     if "\\" in path and is_missing(store, path):
         path = path.replace("\\", "/")
     return posixpath.normpath(path)
 
 
 def _collect(beside: dict[str, set[tuple[int, str]]], row: Mapping[str, str], label: int) -> None:
-    """Add a row's label and value to each column's; one of too many different values is dropped."""
+    """Add a row's pair of label and value to each column's set; a column with too many distinct pairs is dropped."""
     for column in list(beside):
         if value := row.get(column):
             beside[column].add((label, value))
@@ -113,7 +113,7 @@ def _unused(columns: Sequence[str], file: str) -> list[Finding]:
 
 
 def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]:
-    """Return a manifest's columns, in lower case, and its rows; a row may end early."""
+    """Return a manifest's columns, in lower case, and its rows; a row may be shorter than the header."""
     try:
         raw = store.read(file)
     except Unreadable as error:
@@ -124,7 +124,7 @@ def _table(store: Store, file: str) -> tuple[list[str], Iterable[Sequence[Any]]]
 
 
 def _cells(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (row number from 1, column -> text) of rows that say something; absent values are left out."""
+    """Yield (row number from 1, column -> text) of rows with an entry in a known column; absent values are left out."""
     for line, values in enumerate(rows, start=1):
         cells = {c: v for c, v in zip(columns, values, strict=False) if v is not None and v == v}  # NaN
         if not cells.keys().isdisjoint(COLUMNS):

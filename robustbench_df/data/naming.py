@@ -1,4 +1,4 @@
-"""What a folder's or file's name or a label as written says: class, split, source, number. No store is looked at."""
+"""What the name of a folder or file, or a label as written, means: class, split, source, number. No store is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CELEB_DF = {REAL: "(celeb|youtube)[_ -]real", FAKE: "celeb[_ -]synthesis"}  # L
 _SHOWN = "images?|imgs?|faces?|photos?"
 _ALSO_SHOWN = "pictures?|videos?|frames?|sequences|art([_ -]?data)?"
 # "real", "0_real", "training_fake", "real_images", "fake_cifake_images", "real_test"; but not
-# "imagenet_ai_0419_biggan", nor "original_test", which may be a set's name as well as a class's
+# "imagenet_ai_0419_biggan", nor "original_test", which may name a set as well as a class
 _CLASS_FOLDERS = {
     label: re.compile(
         rf"(\d+[_. -]*|({_ANY_SPLIT})[_ -])?({words})([_ -](\w+[_ -])?({_SHOWN})|[_ -]({_ALSO_SHOWN}))?"
@@ -45,7 +45,7 @@ _CLASS_NAMED = {
     label: re.compile(rf"(?<!{_LETTER})({words})(?!{_LETTER})", re.IGNORECASE) for label, words in _CLASS_WORDS.items()
 }
 _HUMP = re.compile("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where a word begins in ``RealFaces`` and ``AIImages``."""
+"""Word boundaries in ``RealFaces`` and ``AIImages``."""
 
 
 class Place(NamedTuple):
@@ -59,11 +59,11 @@ class Place(NamedTuple):
 def class_of(folder: str) -> int:
     """Return the label a single folder name stands for, -1 when it is no class folder.
 
-    A name with words of both classes (``real_and_fake_face``) is a set's, not a class's.
+    A name with words of both classes (``real_and_fake_face``) names a set, not a class.
     """
     if names_both(folder):
         return UNLABELLED
-    for name in (folder, _HUMP.sub("_", folder)):  # as it is first: "DeepFakes" is one word
+    for name in (folder, _HUMP.sub("_", folder)):  # unchanged first: "DeepFakes" is one word
         for label, pattern in _CLASS_FOLDERS.items():
             if pattern.fullmatch(name):
                 return label
@@ -71,14 +71,15 @@ def class_of(folder: str) -> int:
 
 
 def names_both(folder: str) -> bool:
-    """Whether a single folder name holds words of both classes."""
+    """Tell whether a single folder name holds words of both classes."""
     return all(pattern.search(_HUMP.sub("_", folder)) for pattern in _CLASS_NAMED.values())
 
 
 def split_of(word: str, evaluation: str | None = None) -> str | None:
-    """Return train, val, cal or test for a split's usual names in any case, None for another word.
+    """Return train, val, cal or test for a split's usual names, ignoring case; None for another word.
 
-    ``eval`` and ``evaluation`` are ``evaluation``: some call so what they choose on, others what they judge on.
+    ``eval`` and ``evaluation`` give the argument ``evaluation``, because some data sets use these names for their
+    validation part and others for their test part.
     """
     name = _HUMP.sub("_", word.strip()).lower()
     part = next((part for part, pattern in _SPLIT_FOLDERS.items() if pattern.fullmatch(name)), None)
@@ -87,14 +88,14 @@ def split_of(word: str, evaluation: str | None = None) -> str | None:
 
 @lru_cache(maxsize=65536)
 def place_of(folder: str, evaluation: str | None = "test", outer: frozenset[str] = frozenset()) -> Place:
-    """Read a folder's path: its first class word labels, its first split word splits, the rest is source.
+    """Read a folder's path: the first class word is the label, the first split word the split, the rest the source.
 
-    Whether a later class word contradicts the first, only the whole store can tell: `folders` does.
+    Whether a later class word contradicts the first depends on the whole store, so `folders` checks that.
 
     Args:
         folder: the path.
         evaluation: the split that ``eval`` stands for, see `split_of`.
-        outer: paths whose own name, though a class word, is no class here.
+        outer: paths whose own name is a class word but not a class here.
     """
     label, given, rest = UNLABELLED, "", []
     parts = folder.split("/") if folder else []
@@ -117,7 +118,7 @@ def place_of(folder: str, evaluation: str | None = "test", outer: frozenset[str]
 def parse_label(value: Any, fake_is: int | None, where: str) -> int:
     """Return 0 (real), 1 (fake) or -1 (empty, ``unlabelled``, -1) for a label as written.
 
-    Words mean what they say. Of the numbers 0 and 1, ``fake_is`` names the one that means fake; 1 when None.
+    Words are taken literally. ``fake_is`` says which of the numbers 0 and 1 means fake; 1 when None.
 
     Raises:
         DataError: for any other value, with ``where`` in the message.

@@ -1,4 +1,4 @@
-"""A manifest's labels held against what its paths and its other columns say: all of them inverted is an error."""
+"""Compare a manifest's labels with its paths and its other columns: labels that are all inverted are an error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ABSOLUTE = re.compile(r"([A-Za-z]:)?/")
 
 
 def check_paths(entries: Iterable[Entry], folder: str, file: str, remedy: str) -> list[Finding]:
-    """Hold each label against its image's path, where that names one class; the label counts.
+    """Compare each label with its image's path, if that names exactly one class; the label counts.
 
-    Of an absolute path counts what is below the manifest's own ``folder``, or else what is below the folder that all
-    other absolute paths share: what lies above says nothing about one image (``/home/ai/…``).
+    Of an absolute path, only the folders below the manifest's own ``folder`` count. For paths that lead elsewhere, only
+    the folders below the one that they all share count: those above say nothing about a single image (``/home/ai/…``).
 
     Returns:
-        A finding for each label against its path.
+        A finding for each label that contradicts its path.
 
     Raises:
         DataError: every path that names a class contradicts its label; ``remedy`` ends the message.
@@ -54,7 +54,7 @@ def check_paths(entries: Iterable[Entry], folder: str, file: str, remedy: str) -
 
 
 def check_column(column: str, pairs: Collection[tuple[int, str]], file: str, remedy: str) -> None:
-    """Refuse labels that a column of class words beside them contradicts everywhere.
+    """Refuse labels that another column of class words contradicts in every row.
 
     Args:
         column: its name.
@@ -63,7 +63,7 @@ def check_column(column: str, pairs: Collection[tuple[int, str]], file: str, rem
         remedy: ends the message.
 
     Raises:
-        DataError: all values are class words, and none is that of its label.
+        DataError: all values are class words, and none agrees with its label.
     """
     said = [(label, class_of(value)) for label, value in pairs]
     known = [(label, word) for label, word in said if label != UNLABELLED]
@@ -76,7 +76,7 @@ def check_column(column: str, pairs: Collection[tuple[int, str]], file: str, rem
 
 
 def remedy_for(texts: Collection[str], fake_is: int | None) -> str:
-    """Return how labels, of which ``texts`` are the distinct ones as written, are turned round; it ends before "or"."""
+    """Return how to invert labels whose distinct spellings are ``texts``; the caller appends "or …"."""
     numbers = all(parse_label(text, 0, "") != parse_label(text, 1, "") for text in texts)
     if not numbers:
         return "mend the labels"
@@ -87,6 +87,6 @@ def remedy_for(texts: Collection[str], fake_is: int | None) -> str:
 
 @lru_cache(maxsize=65536)
 def _class_named(folder: str, skipped: int) -> int:
-    """Return the one class that a path's folders name, without the first ``skipped``; -1 for none or both."""
+    """Return the class named by a path's folders after the first ``skipped`` ones; -1 for none or both."""
     named = {class_of(part) for part in folder.split("/")[skipped:]} - {UNLABELLED}
     return named.pop() if len(named) == 1 else UNLABELLED

@@ -1,4 +1,4 @@
-"""`load_images`: from whatever the user has to an `ImageSet`."""
+"""`load_images`: read any supported source into an `ImageSet`."""
 
 from __future__ import annotations
 
@@ -55,20 +55,21 @@ def load_images(
         layout: how names are read, one of `LAYOUTS`; ``auto`` recognises it.
         labels: ``folder``, or ``predictions`` to take the black-box detector's verdicts as labels (the
             folder's stay in ``folder_labels``).
-        fake_is: which of the numeric labels 0 and 1 means fake; 1 when None. Words need none.
-        size: side S in pixels to which images are scaled and centre-cropped; None needs images of one size.
+        fake_is: which of the numeric labels 0 and 1 means fake; 1 when None. Labels in words do not need it.
+        size: side S in pixels to which images are scaled and centre-cropped; None requires images of one size.
         max_bad: share of unreadable images in [0, 1] beyond which loading stops.
         cache_dir: where decoded pixels are kept; ``$RDF_CACHE`` or the user's cache folder when None.
         workers: decoding threads; one per CPU when None.
         seed: seed of the demo set.
-        require_classes: refuse a labelled layout in which a class is missing; prediction does not care.
-        require_labels: refuse a source without labels too, which ``auto`` reads as unlabelled: training needs them.
-        every_image: where ``auto`` would leave images out, or refuse what it finds beside them, read class folders, or
-            no labels, instead, as a finding says: a prediction needs every image and no label.
-        group_by: ``folder`` makes each lowest folder a group, which no split divides, where the source names none.
+        require_classes: refuse a labelled layout in which a class is missing; prediction does not need this.
+        require_labels: also refuse a source without labels, which ``auto`` reads as unlabelled: training needs labels.
+        every_image: if ``auto`` would leave images out or refuse the source, read class folders or no labels instead,
+            and report that as a finding: a prediction needs every image but no label.
+        group_by: ``folder`` makes each innermost folder a group, which no split divides, for images without a group of
+            the source.
 
     Returns:
-        The readable images in natural order of their names; everything odd is in ``findings``.
+        The readable images in natural order of their names; every problem is in ``findings``.
 
     Raises:
         UsageError: an option out of range, an empty source.
@@ -108,7 +109,7 @@ def load_images(
 
 
 def load_configured(data: DataConfig, seed: int) -> ImageSet:
-    """Load what a run's settings name, both classes of it, or refuse before anything is decoded; see `load_images`."""
+    """Load the source of a run's settings; both classes are required, which is checked before anything is decoded."""
     return load_images(
         data.source,
         layout=data.layout,
@@ -125,10 +126,11 @@ def load_configured(data: DataConfig, seed: int) -> ImageSet:
 def image_sizes(
     source: str | Path | None = None, *, layout: str = "auto", fake_is: int | None = None
 ) -> dict[str, int]:
-    """Count the images of a source by the size ("width×height") they are seen in, from their headers; most first.
+    """Count the images of a source by size as displayed ("width×height"), from their headers; most frequent first.
 
     Raises:
-        UsageError, DataError: as `load_images`.
+        UsageError: an unknown layout, an empty source.
+        DataError: no such file or folder, nothing that can be read, or names that contradict each other.
     """
     _check_options(layout, fake_is=fake_is)
     _check_source(source)
@@ -153,7 +155,7 @@ def image_sizes(
 
 
 def _check_source(source: str | Path | None) -> None:
-    """An empty string, such as an unset shell variable, would be the current folder."""
+    """Refuse an empty string, such as an unset shell variable: it would mean the current folder."""
     if source == "":
         raise UsageError("the source is empty, perhaps an unset variable; name a folder, zip, manifest or 'demo'")
 
@@ -180,7 +182,7 @@ def _check_options(
 
 
 def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bool = False) -> tuple[Store, Plan]:
-    """Find out what the path is; return its store, which the caller closes, and what its names mean.
+    """Open the source at a path; return its store, which the caller must close, and what its names mean.
 
     Raises:
         DataError: no such file or folder, nothing that can be read, or names that contradict each other.
@@ -199,7 +201,7 @@ def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bo
         store = ZipStore.open(path)
         try:
             return read(layouts.unwrap(store), fake_is=fake_is)
-        except BaseException:  # Ctrl-C too must not leave the archive open; it goes on its way
+        except BaseException:  # Ctrl-C must not leave the archive open either
             store.close()
             raise
     raise DataError(
@@ -208,7 +210,7 @@ def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bo
 
 
 def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
-    """Read a store as ``auto`` does, or as class folders, where no image is left out; else as unlabelled."""
+    """Read a store as ``auto`` does, or as class folders, if that leaves no image out; otherwise as unlabelled."""
     own = set(layouts.images_of(store))
     why = ""
     for layout in ("auto", "folders"):
@@ -222,7 +224,7 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
         left = _left_out(store, plan)
         if not left:
             return read_from, _noted(plan, f"read-as-{plan.layout}", why, store)
-        # A manifest of images elsewhere: it is the source, not the folder in which it lies.
+        # A manifest of images elsewhere: the manifest is the source, not the folder that holds it.
         if plan.entries and left == own:
             return read_from, plan
         why = why or (
@@ -330,5 +332,5 @@ def _assemble(store: Store, plan: Plan, pixels: Decoded, labels: str) -> ImageSe
 
 
 def printable(name: str) -> str:
-    """Return a file name that can be written as UTF-8: what cannot (a byte E9) is spelt out (``\\udce9``)."""
+    """Return a file name that can be written as UTF-8: bytes that cannot (such as E9) are escaped (``\\udce9``)."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -18,7 +18,8 @@ from robustbench_df.errors import DataError
 from robustbench_df.wording import counted
 
 _KEEP_ORDER = ("test", "cal", "val", "train")
-"""Which part keeps a set of twins that a given split divides: the judged side stays whole, the learnt side loses."""
+"""Priority of the parts where a given split divides a set of twins: the first part keeps its twins, the others lose
+theirs. So the judged side stays whole and the learnt side loses images."""
 
 IN_FOLDS = "given-part-in-folds"
 """Kind of the finding that a part given by the source was divided among the folds."""
@@ -32,7 +33,8 @@ def _empty() -> Index:
 class Split:
     """Index sets ``train, val, cal, test`` over one `ImageSet`.
 
-    Train is learnt from, val chooses checkpoints and weights, cal fits temperature and threshold, test is only read.
+    Train is for learning, val for choosing checkpoints and weights, cal for temperature and threshold; test only for
+    the final evaluation.
 
     Raises:
         DataError: two parts share an id, a pixel hash or a group, or an index is unlabelled or out of range.
@@ -88,22 +90,22 @@ class Split:
 def make_split(images: ImageSet, config: SplitConfig | None = None, copies: Copies | None = None) -> Split:
     """Divide the labelled images: stratified by class, twins and groups kept together, given parts respected.
 
-    Where a given split divides twins (or a group), the judged side keeps them and train loses them: each becomes a
-    finding of kind ``twin-left-out``.
+    Where a given split divides twins (or a group), the part that comes first in test, cal, val, train keeps them. The
+    others lose them, and each lost image becomes a finding of kind ``twin-left-out``.
 
     Args:
         images: the set.
         config: fractions and seed; the defaults when None.
-        copies: `find_copies` of the set, where it has been called already; unused without ``config.near_copies``.
+        copies: the result of `find_copies` for the set, if it is known already; unused without ``config.near_copies``.
 
     Raises:
-        DataError: a class is missing in train, val or a given part.
+        DataError: there is nothing to train on, or a class is missing in train, val or another part that is not empty.
     """
     config = config or SplitConfig()
     families = _families(images, config, copies)
     given, free, findings = _given_parts(images, families)
     wanted = {part: getattr(config, part) for part in SPLIT_NAMES if part == "train" or not len(given[part])}
-    # The training images are the pool from which the parts that the source does not bring are cut.
+    # Parts that the source does not give are cut from the pool of training images.
     pool = np.concatenate([free, given["train"]])
     if not len(pool):
         raise DataError(_nothing_to_learn(images, given))
@@ -115,11 +117,11 @@ def make_split(images: ImageSet, config: SplitConfig | None = None, copies: Copi
 
 
 def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies | None = None) -> list[Split]:
-    """Return ``folds`` splits; ``cal`` of fold k is its held-out part, and together these cover every image.
+    """Return ``folds`` splits; ``cal`` of fold k is its held-out part; together these cover all images but test.
 
-    Each fold cuts its own val from its training images, so that nothing about the held-out part is ever chosen on it.
-    A given test part is the same in every fold; without one, test is empty: the held-out parts are the judge. Given
-    val and cal parts are divided like the rest, each a finding of kind `IN_FOLDS`. ``copies`` as in `make_split`.
+    Each fold cuts its own val from its training images, so nothing is ever chosen on the held-out part. A given test
+    part is the same in every fold; without one, test is empty and scores come from the held-out parts. Given val and
+    cal parts are divided like the rest, and each becomes a finding of kind `IN_FOLDS`. ``copies`` as in `make_split`.
     """
     families = _families(images, config, copies)
     given, free, findings = _given_parts(images, families)
@@ -151,20 +153,20 @@ def make_folds(images: ImageSet, config: SplitConfig, folds: int, copies: Copies
 
 
 def make_refit(split: Split) -> Split:
-    """Return a split that trains on everything but test: for a submission, with nothing left to validate on."""
+    """Return a split that trains on everything but test, for a submission; nothing is left to validate on."""
     everything = np.sort(np.concatenate([split.train, split.val, split.cal]))
     return Split(split.images, everything, _empty(), _empty(), split.test, split.findings)
 
 
 def _families(images: ImageSet, config: SplitConfig, copies: Copies | None) -> Index | None:
-    """Number the families of near copies, where these are to be kept together."""
+    """Number the families of near copies; None if these need not be kept together."""
     if not config.near_copies:
         return None
     return (find_copies(images) if copies is None else copies).families()
 
 
 def _given_parts(images: ImageSet, families: Index | None) -> tuple[dict[str, Index], Index, tuple[Finding, ...]]:
-    """Labelled images by the part the source gives, without the twins that a given split divides."""
+    """Return the labelled images by given part, those without one, and a finding for each twin that is left out."""
     index = images.labelled()
     if not len(index):
         raise DataError(
@@ -174,7 +176,7 @@ def _given_parts(images: ImageSet, families: Index | None) -> tuple[dict[str, In
     part_of = images.given[index].copy()
     component = components(images, index, families)
     rank = {part: k for k, part in enumerate(_KEEP_ORDER)}
-    # Images the source leaves free rank with train: they can only be learnt from or cut further.
+    # Images without a given part rank with train: they can only be trained on or divided further.
     ranks = np.fromiter((rank.get(part, rank["train"]) for part in part_of), np.intp, len(index))
     best = np.full(component.max() + 1, len(rank), dtype=np.intp)
     np.minimum.at(best, component, ranks)
@@ -197,7 +199,7 @@ def _divide(
 ) -> dict[str, Index]:
     """Divide ``pool`` in proportion to ``shares``, class by class, never cutting a component.
 
-    Components are shuffled, the large ones go first, and each goes to the part that lacks most of its classes.
+    Components are shuffled and then sorted by size, largest first. Each goes to the part that most lacks its classes.
     """
     rng = np.random.default_rng(np.random.PCG64(seed))
     pool = np.sort(pool)
@@ -231,7 +233,7 @@ def _nothing_to_learn(images: ImageSet, given: Mapping[str, Index]) -> str:
 
 
 def _require_both_classes(split: Split, remedies: Mapping[str, str], families: Index | None) -> None:
-    """Refuse a part without one of the classes; ``remedies`` say how a part that is cut, not given, can be larger."""
+    """Refuse a part that lacks a class; ``remedies`` say how to enlarge a part that is drawn, not given."""
     for part, counts in split.counts().items():
         lacking = [name for name, count in counts.items() if not count]
         if lacking and (sum(counts.values()) or part in ("train", "val")):
@@ -244,7 +246,7 @@ def _require_both_classes(split: Split, remedies: Mapping[str, str], families: I
 
 
 def _too_few(split: Split, name: str, drawn: list[str], families: Index | None) -> str:
-    """Say so where a class has fewer images, or groups of those that stay together, than parts: no setting helps."""
+    """Say so if a class has fewer images, or fewer inseparable groups, than there are parts: no setting helps."""
     pool = np.concatenate([split.part(part) for part in drawn])
     own = pool[split.images.labels[pool] == ("real", "fake").index(name)]
     alone = len(np.unique(components(split.images, pool, families)[np.isin(pool, own)]))
@@ -255,7 +257,7 @@ def _too_few(split: Split, name: str, drawn: list[str], families: Index | None) 
 
 
 def _other_fractions(part: str, config: SplitConfig) -> str:
-    """Settings that double a part at the cost of train, or train at that of val: with the others they still make 1."""
+    """Return settings that at most double a part at the cost of train (train at that of val) and still sum to 1."""
     taken = "val" if part == "train" else "train"
     more, less = getattr(config, part), getattr(config, taken)
     moved = min(more, less / 2)
@@ -263,7 +265,7 @@ def _other_fractions(part: str, config: SplitConfig) -> str:
 
 
 def split_rows(splits: Iterable[Split]) -> list[tuple[str, str, int]]:
-    """Rows (image id, part, fold) for ``split.parquet``; the fold is -1 where there is only one split."""
+    """Return rows (image id, part, fold) for ``split.parquet``; the fold is -1 if there is only one split."""
     many = list(splits)
     rows = []
     for fold, split in enumerate(many):

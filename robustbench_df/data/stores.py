@@ -1,6 +1,6 @@
-"""Where the bytes are: a folder here, a zip archive in `archive`, behind one small interface.
+"""Where files are read from: a folder here, a zip archive in `archive`, behind one small interface.
 
-A store lists names and reads bytes. What a name means is said by `layouts`, what the bytes show by `decode`.
+A store lists names and reads bytes. `layouts` interprets the names, `decode` the bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 
 class Unreadable(Exception):  # noqa: N818  (it becomes a finding, not an error the user sees)
-    """The bytes of one file cannot be had. ``kind`` names the finding, ``damaged`` blames the archive."""
+    """The bytes of one file cannot be read. ``kind`` names the finding; ``damaged`` blames the archive itself."""
 
     def __init__(self, kind: str, reason: str, *, damaged: bool = False) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ def natural_sort(names: Iterable[str]) -> list[str]:
 
 
 def is_junk(part: str) -> bool:
-    """Tell whether a file or folder name is left behind by an operating system, or hidden."""
+    """Tell by its name whether a file or folder is hidden or left behind by an operating system."""
     return part.startswith(".") or part.lower() in _JUNK
 
 
@@ -81,7 +81,7 @@ class Store(ABC):
 
     @abstractmethod
     def signature(self, names: Sequence[str]) -> str | None:
-        """Digest that changes when a file may have, taken without reading; None if `content` is cheap."""
+        """Digest that changes whenever a file may have changed, without reading files; None if `content` is cheap."""
 
     @abstractmethod
     def content(self, names: Sequence[str]) -> str:
@@ -92,7 +92,7 @@ class Store(ABC):
         return 0
 
     def close(self) -> None:  # noqa: B027
-        """Let go of open files."""
+        """Close open files."""
 
     def _inside(self, folder: str) -> tuple[list[str], frozenset[str]]:
         prefix = folder + "/"

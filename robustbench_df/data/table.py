@@ -1,4 +1,4 @@
-"""The bytes of a table, CSV or Parquet, as the names of its columns and its rows."""
+"""Parse the bytes of a CSV or Parquet table into column names and rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _SEPARATORS = ",;\t"
 
 
 def read_table(raw: bytes, file: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    """Return the columns' names in lower case and the rows; a row may end early.
+    """Return the columns' names in lower case and the rows; a row may be shorter than the header.
 
-    A CSV is UTF-8, or UTF-16 with its mark. Its separator is the one of comma, semicolon and tab that its header holds;
-    where that holds several, the comma. Of a Parquet, columns that hold no plain values come last, without values.
+    A CSV is UTF-8, or UTF-16 with a byte-order mark. Its separator is the comma, semicolon or tab, whichever its header
+    holds; the comma if it holds several. Parquet columns without plain values come last, and the rows hold no values
+    for them.
 
     Raises:
-        DataError: bytes that are no such table, also while the rows are read; a Parquet of the images themselves.
+        DataError: the bytes are no such table (this may be raised while the rows are read), or a Parquet file holds the
+            images themselves.
     """
     header, rows = _parquet(raw, file) if file.lower().endswith(".parquet") else _csv(raw, file)
     return [column.strip().lower() for column in header], rows
@@ -33,7 +35,7 @@ def read_table(raw: bytes, file: str) -> tuple[list[str], Iterator[Sequence[Any]
 
 def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
     text = _text(raw, file)
-    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])  # not what is quoted
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])  # without quoted text
     found = [separator for separator in _SEPARATORS if separator in header]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=found[0] if len(found) == 1 else ",")
 
@@ -77,7 +79,7 @@ def _parquet(raw: bytes, file: str) -> tuple[list[str], Iterator[tuple[Any, ...]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column's values are bytes, or hold some, as those of the type Image of Hugging Face's datasets do."""
+    """Tell whether a column's values are or contain bytes, as with the type Image of Hugging Face's datasets."""
     from pyarrow import types
 
     if types.is_struct(kind):

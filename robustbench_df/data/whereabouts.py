@@ -1,4 +1,4 @@
-"""A manifest none of whose images is there: where they were looked for, and where they seem to be."""
+"""A manifest none of whose images exists: where they were looked for, and where they seem to be."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def is_missing(store: Store, name: str) -> bool:
 
 
 def check_found(store: Store, names: Sequence[str], source: str) -> None:
-    """Refuse a manifest none of whose images is there; it stops at the first one that is.
+    """Refuse a manifest none of whose images exists; the search stops at the first one that does.
 
     Raises:
-        DataError: none is; it names the folder above or below the manifest's own, if any, where all seem to be.
+        DataError: no image exists; the message names the folder above or below the manifest's own where all seem to be,
+            if any.
     """
     if not all(is_missing(store, name) for name in names):
         return
@@ -45,7 +46,7 @@ def check_found(store: Store, names: Sequence[str], source: str) -> None:
 
 
 def _folders(store: Store) -> Iterator[str]:
-    """Yield folders in which a manifest's images may be, relative to its own; of a disk the next two levels only."""
+    """Yield folders that may hold a manifest's images, relative to its own: on disk, its parent and two levels down."""
     if not isinstance(store, FolderStore):
         yield from sorted(store.folders)
         return

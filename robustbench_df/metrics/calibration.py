@@ -15,19 +15,20 @@ from robustbench_df.metrics.scores import Floats, Ints, checked, fittable, log_l
 from robustbench_df.metrics.thresholds import best_cut, cuts
 
 TEMPERATURES = (0.05, 100.0)
-"""Where the temperature is sought: beyond, probabilities are 0, 1 or .5 for any margin a network gives."""
+"""Search range of the temperature: outside it, a network's margins all map to probabilities of 0, 1 or .5."""
 
 _CERTAIN = 30.0
-"""Log-odds of a threshold of 0 or 1: beyond any margin that float32 tells from certainty."""
+"""Log-odds that stand for a threshold of 0 or 1: larger than any margin that float32 can tell from certainty."""
 
 RULES = ("accuracy", "youden", "target_fpr")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How a margin becomes a verdict: ``P(fake) = sigmoid(margin / temperature)``, fake from ``threshold``.
+    """How a margin becomes a verdict: ``P(fake) = sigmoid(margin / temperature)``, fake from ``threshold`` on.
 
-    ``fitted_on`` names the split and ``n`` counts the images that the fit saw. The default changes nothing.
+    ``fitted_on`` names the split and ``n`` counts the images that the fit saw. The defaults leave the margins as they
+    are.
     """
 
     temperature: float = 1.0
@@ -59,7 +60,7 @@ class Decision:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Decision:
-        """Read what `to_dict` gave; raise `RunError` for other keys or for values of another kind."""
+        """Read the output of `to_dict`; raise `RunError` for a missing key or a value of another type."""
         try:
             return cls(
                 temperature=float(fields["temperature"]),
@@ -74,9 +75,9 @@ class Decision:
 def fit_temperature(margin: Floats, labels: Ints) -> float:
     """Return the temperature T that minimises the log loss of ``margin / T`` (Guo et al. 2017).
 
-    It is sought within `TEMPERATURES`. The loss is convex in 1/T, so a bounded search on log T finds the one
-    minimum. Margins without a single error want T = 0, whatever their confidence is worth: there T stays 1.
-    Margins that are wrong on the whole want T = ∞ and get the upper bound, which says so.
+    T is searched within `TEMPERATURES`. The loss is convex in 1/T, so a bounded search on log T finds the only minimum.
+    If no margin is wrong, the loss is lowest at T = 0, whatever the confidence is worth; T is then 1. If the margins
+    are wrong on the whole, the loss is lowest at T = ∞; T is then the upper bound, which shows the problem.
     """
     from scipy.optimize import minimize_scalar
 
@@ -94,10 +95,10 @@ def fit_temperature(margin: Floats, labels: Ints) -> float:
 
 
 def fit_threshold(margin: Floats, labels: Ints, rule: str = "accuracy", target_fpr: float | None = None) -> float:
-    """Return the threshold on P(fake) that a rule likes best: ``accuracy``, ``youden`` or ``target_fpr``.
+    """Return the threshold on P(fake) that is best by a rule: ``accuracy``, ``youden`` or ``target_fpr``.
 
-    It lies midway between two neighbouring probabilities; of equally good ones it is the nearest to .5. A
-    target FPR is met on these images, and on others up to sampling error (about ``sqrt(target / n_real)``).
+    It lies midway between two neighbouring probabilities; of equally good ones, the nearest to .5 is taken. A target
+    FPR is met on these images, and on other images up to sampling error (about ``sqrt(target / n_real)``).
     """
     margin, labels = fittable(margin, labels, "a threshold")
     thresholds, tp, fp = cuts(margin, labels)
@@ -105,7 +106,7 @@ def fit_threshold(margin: Floats, labels: Ints, rule: str = "accuracy", target_f
 
 
 def _objective(rule: str, tp: Ints, fp: Ints, target: float | None) -> Ints:
-    """Return what the rule makes largest, counted in whole images so that ties are ties and not rounding.
+    """Return the objective that the rule maximises, in integers so that rounding cannot break ties.
 
     ``tp`` and ``fp`` are the fakes and the reals called fake at each cut; the last cut calls everything fake.
     """
@@ -133,7 +134,7 @@ def fit_decision(
     target_fpr: float | None = None,
     fitted_on: str = "cal",
 ) -> Decision:
-    """Fit temperature, then the threshold on the tempered probabilities."""
+    """Fit the temperature, then the threshold on the tempered probabilities."""
     temperature = fit_temperature(margin, labels)
     threshold = fit_threshold(np.asarray(margin) / temperature, labels, rule, target_fpr)
     return Decision(temperature, threshold, fitted_on, len(labels))
@@ -146,10 +147,10 @@ def fit_decision(
 class Band:
     """Verdicts with a guarantee: "real" is possible up to a margin of ``high``, "fake" from ``low`` on.
 
-    With ``low <= high`` both are possible between them; with ``low > high`` neither is. Either way the
-    detector abstains there. An end is infinite where the calibration class is too small for ``alpha``.
-    Margins are those before temperature and threshold. ``fitted_on`` names the split and ``n`` counts the
-    images of the fit.
+    Between the two ends, both verdicts are possible if ``low <= high``, and neither is if ``low > high``. In both cases
+    the detector abstains there. An end is infinite if its calibration class is too small for ``alpha``. The band
+    applies to margins before temperature and threshold. ``fitted_on`` names the split and ``n`` counts the images of
+    the fit.
     """
 
     low: float
@@ -164,17 +165,17 @@ class Band:
         return np.stack([margin <= self.high, margin >= self.low], axis=-1)
 
     def deployed(self, decision: Decision) -> Band:
-        """Return the same band for margins as a decision deploys them, ``margin / temperature - offset``."""
+        """Return the same band for deployed margins, ``margin / temperature - offset``."""
         low, high = (end / decision.temperature - decision.offset for end in (self.low, self.high))
         return replace(self, low=low, high=high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, ready for JSON, which has no infinity: an end that is None is infinite."""
+        """Return the fields, ready for JSON, which has no infinity: None stands for an infinite end."""
         return {name: None if isinstance(v, float) and math.isinf(v) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Band:
-        """Read what `to_dict` gave; raise `RunError` for other keys or for values of another kind."""
+        """Read the output of `to_dict`; raise `RunError` for a missing key or a value of another type."""
         try:
             return cls(
                 low=-math.inf if fields["low"] is None else float(fields["low"]),
@@ -190,11 +191,11 @@ class Band:
 def fit_band(margin: Floats, labels: Ints, alpha: float = 0.05, *, fitted_on: str = "cal") -> Band:
     """Fit an abstention band by split conformal prediction, class by class (Vovk et al. 2005, 'Mondrian').
 
-    Of new images of either class, exchangeable with the calibration ones, at most a share ``alpha`` gets a
-    set without the true label; class by class, so the guarantee outlives a change in how common fakes are.
-    Nothing is guaranteed under attack or corruption. Out-of-fold margins come from as many detectors as
-    folds, where the guarantee is only near to this (Barber et al. 2021, "CV+"). Nonconformity is the margin
-    against the label, at the ``ceil((n_class + 1)(1 - alpha))``-th smallest value.
+    If new images of a class are exchangeable with its calibration images, at most a share ``alpha`` of them get a set
+    without the true label. The guarantee holds for each class, so it remains valid when the proportion of fakes
+    changes. Nothing is guaranteed under attack or corruption. Out-of-fold margins come from one detector per fold, so
+    for them the guarantee holds only approximately (Barber et al. 2021, "CV+"). The nonconformity score is the margin
+    against the label; each end is its ``ceil((n_class + 1)(1 - alpha))``-th smallest value.
     """
     if not 0 < alpha < 1:
         raise UsageError(f"target error alpha {alpha} must lie strictly between 0 and 1, for example 0.05")
@@ -206,17 +207,17 @@ def fit_band(margin: Floats, labels: Ints, alpha: float = 0.05, *, fitted_on: st
 def _quantile(nonconformity: Floats, alpha: float) -> float:
     """Return the conformal quantile: infinite where the class has fewer than ``1 / alpha - 1`` images."""
     n = len(nonconformity)
-    # (n + 1)(1 - alpha) may be a whole number that floats miss by a hair: 20 * 0.95 must not become 20.
+    # (n + 1)(1 - alpha) may be an integer that rounding slightly exceeds: the rank of 20 * 0.95 is 19, not 20.
     rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
     return float(np.sort(nonconformity)[rank - 1]) if rank <= n else math.inf
 
 
 @dataclass(frozen=True)
 class BandScores:
-    """What a band does on ``n`` labelled images, as shares; nan where there is none to count.
+    """Scores of a band on ``n`` labelled images; nan where there is no image to count.
 
     ``coverage``: the set holds the label. ``size``: mean number of labels in the set (0 to 2). ``abstained``:
-    the set does not hold exactly one. ``error``: wrong, among the images that were given one verdict.
+    the set does not hold exactly one. ``error``: share of wrong verdicts among the images with exactly one.
     """
 
     coverage: float
@@ -235,17 +236,17 @@ def score_band(band: Band, margin: Floats, labels: Ints) -> BandScores:
 def score_cross_fitted(
     margin: Floats, labels: Ints, fold: Ints, clean: Floats, clean_labels: Ints, clean_fold: Ints, alpha: float
 ) -> BandScores:
-    """Score each fold by a band fitted on the clean margins of the other folds.
+    """Score each fold with a band fitted on the clean margins of the other folds.
 
-    For out-of-fold images: a band fitted on the very images it is measured on covers them by construction.
+    Use this for out-of-fold images: a band covers the images that it was fitted on by construction.
 
     Args:
-        margin, labels, fold: what is scored, ``[N]``.
-        clean, clean_labels, clean_fold: what is fitted on, ``[M]``.
+        margin, labels, fold: the images to score, ``[N]``.
+        clean, clean_labels, clean_fold: the images to fit on, ``[M]``.
         alpha: target error.
 
     Raises:
-        DataError: the other folds hold one class only.
+        DataError: the other folds hold only one class.
     """
     margin, labels = checked(margin, labels)
     sets = np.ones((len(labels), 2), np.bool_)

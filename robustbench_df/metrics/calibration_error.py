@@ -10,7 +10,7 @@ from robustbench_df.metrics.scores import Floats, Ints, checked, probability
 
 
 class Reliability(NamedTuple):
-    """Bins of images of like confidence: mean confidence, accuracy, and number of images in each."""
+    """Bins of images of similar confidence: mean confidence, accuracy, and number of images in each."""
 
     confidence: Floats
     accuracy: Floats
@@ -20,8 +20,8 @@ class Reliability(NamedTuple):
 def reliability(margin: Floats, labels: Ints, bins: int = 15) -> Reliability:
     """Sort images into ``bins`` of equal size by the confidence in their top class, ``max(p, 1 - p)``.
 
-    Fewer images than bins make one bin each. Images of equal confidence share their accuracy evenly, so the
-    bins do not depend on the order in which the images came.
+    With fewer images than bins, each image is a bin. Images of equal confidence all count with their mean accuracy, so
+    the bins do not depend on the order of the images.
     """
     margin, labels = checked(margin, labels)
     confidence = probability(np.abs(margin))
@@ -37,25 +37,25 @@ def reliability(margin: Floats, labels: Ints, bins: int = 15) -> Reliability:
 
 
 def ece(margin: Floats, labels: Ints, bins: int = 15) -> float:
-    """Expected calibration error of the top label: ``|accuracy - confidence|`` of the bins, by their images.
+    """Expected calibration error of the top label: mean ``|accuracy - confidence|``, bins weighted by size.
 
     Bins of equal mass (Nguyen & O'Connor 2015; Guo et al. 2017 use equal width), so no bin is empty. The
-    estimate is biased upwards by something of the order of ``sqrt(bins / n)``: compare at equal ``n``. nan if
-    empty.
+    estimate is biased upwards by something of the order of ``sqrt(bins / n)``: compare at equal ``n``. nan without
+    images.
     """
     confidence, right, n = reliability(margin, labels, bins)
     return float(np.average(np.abs(right - confidence), weights=n)) if len(n) else float("nan")
 
 
 _CELLS = 4096
-"""Cells of the grid on [0, 1]: far finer than any bandwidth met with up to a million images."""
+"""Cells of the grid on [0, 1]: far finer than any bandwidth that occurs with up to a million images."""
 
 
 def smooth_ece(margin: Floats, labels: Ints) -> float:
     """Smooth calibration error of P(fake), without bins (Błasiok & Nakkiran 2023).
 
-    ``smECE_σ = ∫₀¹ |1/n Σ K_σ(t, pᵢ) (yᵢ - pᵢ)| dt`` with a Gaussian kernel reflected at 0 and 1, taken at
-    the one bandwidth where ``smECE_σ = σ``: it falls in σ, so the fixed point is unique. nan if empty.
+    ``smECE_σ = ∫₀¹ |1/n Σ K_σ(t, pᵢ) (yᵢ - pᵢ)| dt`` with a Gaussian kernel reflected at 0 and 1, taken at the
+    bandwidth where ``smECE_σ = σ``. ``smECE_σ`` decreases in σ, so this fixed point is unique. nan without images.
     """
     from scipy.fft import dct, idct
 
@@ -69,7 +69,8 @@ def smooth_ece(margin: Floats, labels: Ints) -> float:
     mass = np.zeros(_CELLS)
     for cell, share in ((left, left + 1 - place), (left + 1, place - left)):
         mass += np.bincount(np.clip(cell, 0, _CELLS - 1), weights=residual * share, minlength=_CELLS)
-    # Under reflection cosines are the eigenvectors of the smoothing: one factor each, no convolution.
+    # With reflection, cosines are the eigenvectors of the smoothing: it multiplies each by one factor, so no
+    # convolution is needed.
     spectrum = dct(mass, norm="ortho")
     frequency = np.pi * np.arange(_CELLS)
 

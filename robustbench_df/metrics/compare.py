@@ -1,4 +1,4 @@
-"""Is one detector better than another on the same images, and how does it bear corruptions?"""
+"""Is one detector better than another on the same images, and how well does it withstand corruptions?"""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Comparison:
 
 
 def mcnemar(right_a: NDArray[Any], right_b: NDArray[Any], level: float = 0.95) -> Comparison:
-    """Compare two accuracies by the exact McNemar test, from booleans ``[N]``: was the image called rightly?
+    """Compare two accuracies by the exact McNemar test, from booleans ``[N]``: was the image classified correctly?
 
-    Under the null, which detector is right on an image where only one is, is a fair coin (McNemar 1947, exact
-    form): no such image gives p = 1. The interval is Agresti & Min's (2005): Wald after adding half an image
-    to each of the four cells. All nan for no images.
+    Under the null hypothesis, on an image where only one detector is right, it is equally likely to be either (McNemar
+    1947, exact form). If there is no such image, p = 1. The interval is Agresti & Min's (2005): Wald after adding half
+    an image to each of the four cells. All nan without images.
     """
     from scipy.special import bdtr
 
@@ -54,16 +54,16 @@ def mcnemar(right_a: NDArray[Any], right_b: NDArray[Any], level: float = 0.95) -
 def paired_delong(margin_a: Floats, margin_b: Floats, labels: Ints, level: float = 0.95) -> Comparison:
     """Compare the AUCs of two detectors on the same images (DeLong et al. 1988, with Sun & Xu's midranks).
 
-    Equal rankings give a difference of 0 and p = 1. The interval and p are nan where the variance is unknown:
-    a class of one image, or two rankings that differ by a constant (both without an error in either
-    direction). All nan unless both classes are there.
+    Equal rankings give a difference of 0 and p = 1. The interval and p are nan where the variance is unknown: a class
+    has one image, or the placements differ by a constant (for example, one AUC is 1 and the other 0). All nan unless
+    both classes are present.
     """
     margin_a, labels_a = checked(margin_a, labels)
     margin_b, labels_b = checked(margin_b, labels)
     z = normal_quantile(level)
     if 0 in class_counts(labels_a):
         return Comparison(NAN, NAN, NAN, NAN, len(labels_a), "delong")
-    # The variance of a difference is that of the differences: no covariances, exactly 0 for equal rankings.
+    # Taking the variance of the per-image differences needs no covariances and is exactly 0 for equal rankings.
     per_fake, per_real = (
         a - b for a, b in zip(placements(margin_a, labels_a), placements(margin_b, labels_b), strict=True)
     )
@@ -79,9 +79,9 @@ def paired_delong(margin_a: Floats, margin_b: Floats, labels: Ints, level: float
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:
-    """Return p-values adjusted for their number, in the given order (Holm 1979).
+    """Return p-values adjusted for multiple comparisons, in the given order (Holm 1979).
 
-    ``max over j <= i of (m - j + 1) p_(j)``, at most 1. An undefined p (nan) stays nan and does not count.
+    ``max over j <= i of (m - j + 1) p_(j)``, at most 1. An undefined p (nan) stays nan and is not counted in m.
     """
     p = np.asarray(p_values, np.float64)
     defined = np.flatnonzero(~np.isnan(p))
@@ -95,9 +95,8 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
 class CorruptionErrors:
     """Errors under corruption, as shares: 1 in ``mce`` and ``relative_mce`` means "as bad as the reference".
 
-    ``undefined`` names the corruptions that had to be left out of ``relative_mce`` (``ce`` and
-    ``relative_ce`` hold nan for theirs). It depends on the reference alone, so figures against one reference
-    remain comparable.
+    ``undefined`` names the corruptions left out of ``relative_mce``; undefined entries of ``ce`` and ``relative_ce``
+    are nan. What is undefined depends on the reference alone, so values against the same reference remain comparable.
     """
 
     reference: str
@@ -118,17 +117,17 @@ def corruption_errors(
 ) -> CorruptionErrors:
     """Return mean error, mCE and relative mCE against a named reference (Hendrycks & Dietterich 2019).
 
-    ``errors[corruption]`` lists the error rate (share of images called wrongly) at each severity, the same
-    severities for both detectors; ``clean`` is the error on clean images. ``CE_c = Σ_s E_sc / Σ_s E'_sc`` and
-    relative ``CE_c = Σ_s (E_sc - E_clean) / Σ_s (E'_sc - E'_clean)``, primes for the reference; each mean is
-    over the corruptions. The paper's reference, AlexNet on ImageNet, means nothing for real/fake, hence the
-    name and the plain mean beside it.
+    ``errors[corruption]`` lists the error rate (share of misclassified images) at each severity, the same severities
+    for both detectors; ``clean`` is the error on clean images. ``CE_c = Σ_s E_sc / Σ_s E'_sc`` and relative ``CE_c =
+    Σ_s (E_sc - E_clean) / Σ_s (E'_sc - E'_clean)``, where primes mark the reference; mCE and relative mCE are means
+    over the corruptions. The paper's reference, AlexNet on ImageNet, means nothing for real/fake detection, so the
+    result also holds the reference's name and the plain mean error.
 
-    A ratio whose denominator is not positive is nan: a reference that a corruption does not hurt measures
-    nothing.
+    A ratio whose denominator is not positive is nan: a corruption that does not hurt the reference cannot be compared
+    with it.
 
     Raises:
-        DataError: where a corruption or a severity is there for one of the two detectors only.
+        DataError: a corruption has no severities, or not the same number for both detectors.
     """
     for name in {**errors, **reference_errors}:
         severities = len(errors.get(name, ())), len(reference_errors.get(name, ()))
@@ -154,7 +153,7 @@ def corruption_errors(
 
 
 def _over(part: float, whole: float) -> float:
-    # Error rates are counts over images: what is this small is a zero that sums of floats have missed.
+    # Error rates are counts divided by the number of images: a value this small is a zero with rounding error.
     return part / whole if whole > 1e-12 else NAN
 
 

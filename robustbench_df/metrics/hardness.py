@@ -15,7 +15,7 @@ Rows = NDArray[np.intp]
 def hardest(p_fake: Floats, verdict: Ints, labels: Ints) -> Rows:
     """Rank the images that any of D detectors gets wrong, those wrong by most detectors first.
 
-    Among equals come first those whose true class gets the least probability on average; then the order is kept.
+    Ties are ordered by the mean probability of the true class, lowest first, then by position.
 
     Args:
         p_fake: ``[D, N]``.
@@ -30,7 +30,7 @@ def hardest(p_fake: Floats, verdict: Ints, labels: Ints) -> Rows:
 
 
 def disputed(p_fake: Floats, verdict: Ints) -> Rows:
-    """Rank the images on which the verdicts of D detectors differ, by the standard deviation of their P(fake).
+    """Rank the images on which the verdicts of D detectors differ, by the standard deviation of P(fake), largest first.
 
     Args: see `hardest`.
     """

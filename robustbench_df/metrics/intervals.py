@@ -1,7 +1,7 @@
 """How sure a score is: Wilson for shares, DeLong for the AUC, a bootstrap of images or groups for the rest.
 
-Every interval speaks of other images from the same source, for this one detector. The variation between
-training seeds is not in it.
+Every interval holds for other images from the same source and for this one detector. It does not include the variation
+between training seeds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Groups = Sequence[str] | NDArray[Any]
 NAN = float("nan")
 
 _UNDEFINED_SHARE = 0.05
-"""Of the replicates, how many may be undefined before the whole bootstrap interval is."""
+"""Share of the replicates that may be undefined; if more are, the whole bootstrap interval is undefined."""
 
 
 @dataclass(frozen=True)
 class Interval:
     """A value, its confidence interval ``[low, high]``, the number of images behind it, and the method.
 
-    Ends are nan where the method has nothing to say; the value may be known all the same.
+    The ends are nan where the method gives no interval, even if the value is known.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Interval:
 
 
 def _tail(level: float) -> float:
-    """Return the probability left out on either side."""
+    """Return the probability left out on each side."""
     if not 0 < level < 1:
         raise UsageError(f"confidence level {level} must lie strictly between 0 and 1, for example 0.95")
     return (1 - level) / 2
@@ -61,7 +61,7 @@ def normal_quantile(level: float) -> float:
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Return the score interval of a share (Wilson 1927): sound at 0, 1 and small n. nan for ``n = 0``."""
+    """Return the score interval of a share (Wilson 1927): valid at 0, 1 and small n. nan for ``n = 0``."""
     if not 0 <= successes <= n:
         raise DataError(f"{successes} successes out of {n} is not a share")
     if n == 0:
@@ -77,7 +77,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 def placements(margin: Floats, labels: Ints) -> tuple[Floats, Floats]:
     """Return, per fake, the share of reals it outscores, and per real, the share of fakes that outscore it.
 
-    Ties count half; both average to the AUC. By midranks in O(N log N) (Sun & Xu 2014).
+    Ties count half; the mean of either array is the AUC. Computed from midranks in O(N log N) (Sun & Xu 2014).
     """
     fake, real = margin[labels == 1], margin[labels == 0]
     ranks = midranks(margin)
@@ -87,7 +87,7 @@ def placements(margin: Floats, labels: Ints) -> tuple[Floats, Floats]:
 
 
 def placement_variance(per_fake: Floats, per_real: Floats) -> float:
-    """Return the variance of an AUC, or a difference of AUCs, by placements; nan for a class of one image."""
+    """Return the variance of an AUC, or of a difference of AUCs, from placements; nan for a class of one image."""
     if min(len(per_fake), len(per_real)) < 2:
         return NAN
     return float(per_fake.var(ddof=1) / len(per_fake) + per_real.var(ddof=1) / len(per_real))
@@ -96,10 +96,10 @@ def placement_variance(per_fake: Floats, per_real: Floats) -> float:
 def auc_interval(margin: Floats, labels: Ints, level: float = 0.95) -> Interval:
     """Return the AUC with DeLong's interval (DeLong et al. 1988) on the logit scale, within (0, 1).
 
-    Where that variance is 0 or unknown (an AUC of 0 or 1, a constant score, a class of one image) the
-    interval is the Clopper-Pearson one of ``m = min(n_fake, n_real)`` trials: the images can be parted into
-    that many disjoint, independent (real, fake) pairs, each ordered rightly with probability AUC. For an AUC
-    of 1 its lower end is ``(alpha / 2) ** (1 / m)``. All nan unless both classes are there.
+    Where DeLong's variance is 0 or unknown (an AUC of 0 or 1, a constant score, a class of one image), this is the
+    Clopper-Pearson interval for ``m = min(n_fake, n_real)`` trials: the images can be divided into that many disjoint,
+    independent (real, fake) pairs, each ordered correctly with probability AUC. For an AUC of 1, its lower end is
+    ``(alpha / 2) ** (1 / m)``. All nan unless both classes are present.
     """
     margin, labels = checked(margin, labels)
     n_real, n_fake = class_counts(labels)
@@ -127,7 +127,7 @@ def _clopper_pearson(p: float, n: int, level: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What is drawn together: a group of images, or one image.
+    """The units of resampling: each is a group of images that are drawn together, or one image.
 
     ``order`` holds the images unit by unit; unit u is ``order[start[u] : start[u] + size[u]]``. ``strata``
     holds the units by what they contain: real only, both classes, fake only.
@@ -139,7 +139,7 @@ class Units:
     strata: list[NDArray[np.intp]]
 
     def images(self, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the images of the chosen units, a unit chosen twice twice."""
+        """Return the images of the chosen units; those of a unit chosen twice are returned twice."""
         size = self.size[chosen]
         shift = self.start[chosen] - (np.cumsum(size) - size)
         images: NDArray[np.intp] = self.order[np.arange(size.sum()) + np.repeat(shift, size)]
@@ -147,7 +147,7 @@ class Units:
 
 
 def units(labels: Ints, groups: Groups | None = None) -> Units:
-    """Part images into units: one per non-empty group, and each image without a group (``""``) alone."""
+    """Divide images into units: one per non-empty group, and one per image without a group (``""``)."""
     labels = np.asarray(labels)
     names = np.full(len(labels), "") if groups is None else np.asarray(groups, dtype=str)
     if names.shape != labels.shape:
@@ -177,12 +177,12 @@ def bootstrap(
 ) -> Interval:
     """Return a percentile bootstrap interval of any statistic (Efron & Tibshirani 1993, chapter 13).
 
-    Images are drawn with replacement within each class; with ``groups`` whole groups are drawn (Field & Welsh
-    2007), since images of one group err together. ``margin`` may be ``[N, K]``: rows are drawn, so a
-    statistic of two detectors stays paired. Undefined (nan) replicates are left out up to 5%.
+    Images are drawn with replacement within each class; with ``groups``, whole groups are drawn (Field & Welsh 2007),
+    since the errors within a group are correlated. ``margin`` may be ``[N, K]``: rows are drawn, so a statistic of two
+    detectors stays paired. Up to 5% undefined (nan) replicates are left out.
 
-    Both ends are nan beyond that, and where all replicates agree: images without an error among them, or a
-    single group, cannot tell by resampling how sure the value is (`wilson` and `auc_interval` can).
+    Both ends are nan if more replicates are undefined, or if all replicates agree: for images without a single error,
+    or a single group, resampling cannot measure the uncertainty (`wilson` and `auc_interval` can).
     """
     margin, labels = np.asarray(margin, np.float64), np.asarray(labels)
     method = "bootstrap" if groups is None else "cluster bootstrap"

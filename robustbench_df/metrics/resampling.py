@@ -1,4 +1,4 @@
-"""The bootstrap of several scores at once: images are drawn as counts, so that one sort serves all resamples."""
+"""Bootstrap of several scores at once: resamples are counts per image, so one sort serves all of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from robustbench_df.metrics.intervals import NAN, Groups, Interval, auc_interval
 from robustbench_df.metrics.scores import Floats, Ints, checked, eer_of, tpr_of
 
 BLOCK = 2**21
-"""Counts held at a time: some 50 MB of intermediate results, however many images there are."""
+"""Counts held at a time: about 50 MB of intermediate results for any number of images."""
 
 KEPT = 2**25
-"""Counts kept for the next score of the same images, a byte each: drawing them takes longer than most scores."""
+"""Counts cached for the next score of the same images, one byte each: drawing takes longer than most scores."""
 
 Counts = NDArray[np.float64]
 """How often each image is drawn, ``[r, N]``."""
@@ -35,12 +35,12 @@ def bootstrap_scores(
 ) -> dict[str, Interval]:
     """Return ``f1`` of the verdicts, ``eer`` and ``tpr_at_1pct_fpr`` with the intervals of `intervals.bootstrap`.
 
-    The same images are drawn as there for the same seed, so the intervals are the same too, many times sooner. That of
-    the TPR at 1% hangs on the few highest reals: with 100 of them it holds the truth in 84% of cases, with 200 in 93%
-    (simulated, normal margins).
+    The same seed draws the same images as there, so the intervals are the same too, but many times faster. The interval
+    of the TPR at 1% FPR depends on the few highest-scoring reals: with 100 reals it covers the true value in 84% of
+    cases, with 200 in 93% (simulated, normal margins).
 
     Args:
-        margin, verdict, labels: of N images; a verdict of 1 says fake.
+        margin, verdict, labels: of N images; a verdict of 1 means fake.
         groups: images of one group are drawn together.
         level, resamples, seed: as in `intervals.bootstrap`.
     """
@@ -73,7 +73,7 @@ def bootstrap_auc(
 
     def area(counts: Counts) -> Floats:
         fpr, tpr = _curve(counts, margin, labels)
-        # Ties are straight pieces of the curve, and count half by the trapezoid below them.
+        # Ties are straight segments of the curve; the trapezoid below a segment counts each tie as one half.
         found: Floats = (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1]) / 2).sum(1)
         return found
 
@@ -87,11 +87,11 @@ def bootstrap_auc(
 def resampled_means(
     values: Floats, labels: Ints, *, groups: Groups | None = None, resamples: int = 1000, seed: int = 0
 ) -> Floats:
-    """Return bootstrap replicates ``[resamples, K]`` of the means of ``values`` ``[N, K]``, a number per image each.
+    """Return bootstrap replicates ``[resamples, K]`` of the column means of ``values`` ``[N, K]``.
 
-    All K share the images that were drawn, so that their sums, differences and ratios stay paired. A mean over
-    conditions that showed the same images is such a number: its values are each image's mean over the conditions.
-    Arguments as in `bootstrap_scores`; nan without images.
+    All K columns share the same draws, so their sums, differences and ratios stay paired. For a mean over conditions
+    with the same images, a column holds each image's mean over the conditions. Arguments as in `bootstrap_scores`; nan
+    without images.
     """
     values = np.asarray(values, np.float64)
     if not len(labels):
@@ -106,7 +106,7 @@ def method_of(groups: Groups | None) -> str:
 
 
 def drawn(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> Iterator[Counts]:
-    """Yield how often each image is drawn, ``[r, N]``, in blocks of resamples; units within their stratum."""
+    """Yield how often each image is drawn, ``[r, N]``, in blocks of resamples; units are drawn within their stratum."""
     if resamples * len(labels) > KEPT:
         yield from _counts(labels, groups, resamples, seed)
         return
@@ -135,7 +135,7 @@ def _counts(labels: Ints, groups: Groups | None, resamples: int, seed: int) -> I
 
 
 def _curve(counts: Counts, margin: Floats, labels: Ints) -> tuple[Floats, Floats]:
-    """Return FPR and TPR ``[r, K]`` of images that are there ``counts`` times, from (0, 0) to (1, 1)."""
+    """Return FPR and TPR ``[r, K]``, each image counted ``counts`` ``[r, N]`` times, from (0, 0) to (1, 1)."""
     order = np.argsort(-margin, kind="stable")
     falling = margin[order]
     last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(order) - 1)  # of each distinct margin
@@ -150,7 +150,7 @@ def _curve(counts: Counts, margin: Floats, labels: Ints) -> tuple[Floats, Floats
 
 
 def _scores(counts: Counts, margin: Floats, verdict: Ints, labels: Ints) -> dict[str, Floats]:
-    """Score images that are there ``counts`` ``[r, N]`` times; each score is ``[r]``."""
+    """Score images, each counted ``counts`` ``[r, N]`` times; each score is ``[r]``."""
     if not counts.shape[1]:
         return {name: np.full(len(counts), NAN) for name in ("f1", "eer", "tpr_at_1pct_fpr")}
     fpr, tpr = _curve(counts, margin, labels)
@@ -163,9 +163,9 @@ def _scores(counts: Counts, margin: Floats, verdict: Ints, labels: Ints) -> dict
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What came of each image: 1 where it was called rightly, else 0, its class, and its group (None: there are none).
+    """The outcome of each image: 1 if it was classified correctly, else 0; its class; its group (None without groups).
 
-    Means over cells that show the same images are resampled by these: images, or whole groups, never cells.
+    Means over cells with the same images are resampled by image, or by whole group, never by cell.
     """
 
     right: Floats
@@ -173,9 +173,10 @@ class Outcomes:
     groups: Groups | None
 
     def interval(self, value: float, replicates: Floats) -> Interval:
-        """Return a mean's interval by its replicates.
+        """Return a mean's interval from its replicates.
 
-        Where these tell nothing, for all images came out alike, it is Wilson's of as many trials as units were drawn.
+        If they give no interval because all images had the same outcome, it is Wilson's, with the number of units as
+        trials.
         """
         found = percentile_interval(value, replicates, len(self.labels), method_of(self.groups))
         if not math.isnan(found.low) or not len(self.labels):
@@ -184,18 +185,18 @@ class Outcomes:
         return replace(wilson(round(value * count), count), value=value, n=len(self.labels))
 
     def resampled(self, values: Floats) -> Floats:
-        """Return replicates ``[R, K]`` of the means of ``values`` ``[N, K]``, the same draws every time."""
+        """Return replicates ``[R, K]`` of the means of ``values`` ``[N, K]``, with the same draws every time."""
         return resampled_means(values, self.labels, groups=self.groups)
 
 
 def accuracy_and_auc(margin: Floats, outcomes: Outcomes) -> tuple[Interval, Interval]:
-    """Return both with their intervals: Wilson's and DeLong's, or, where there are groups, a cluster bootstrap's.
+    """Return both with their intervals: Wilson's and DeLong's, or, with groups, a cluster bootstrap's.
 
-    Images of one group err together, so that there is less to go by than their number says.
+    The errors within a group are correlated, so the images hold less information than their number suggests.
 
     Args:
         margin: ``logit_fake - logit_real`` of N images.
-        outcomes: what came of the same images.
+        outcomes: the outcomes of the same images.
     """
     right, labels = outcomes.right, outcomes.labels
     if outcomes.groups is None:
@@ -205,5 +206,5 @@ def accuracy_and_auc(margin: Floats, outcomes: Outcomes) -> tuple[Interval, Inte
 
 
 def real_groups(names: Groups) -> Groups | None:
-    """Return the groups of images, "" for none; None where there is not one, so that every image stands for itself."""
+    """Return the images' groups ("" for none), or None if no image has one, so that each image is its own unit."""
     return names if any(map(str, names)) else None

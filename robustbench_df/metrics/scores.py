@@ -3,9 +3,8 @@
 The score of an image is its ``margin = logit_fake - logit_real`` and ``P(fake) = sigmoid(margin)``. Labels
 are 0 = real, 1 = fake; fake is the positive class. An image is called fake when ``P(fake) >= threshold``.
 
-What is undefined is ``nan``: every score of no images, and every score that compares the two classes where
-one of them is missing. It is never replaced by .5 or 0, so a table can say "undefined" where there is nothing
-to say.
+Undefined scores are ``nan``: every score without images, and every score that compares the two classes when one of them
+is missing. They are never replaced by .5 or 0, so a table can say "undefined".
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from robustbench_df.errors import DataError
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Statistic = Callable[[Floats, Ints], float]
-"""Anything that turns margins and labels into one number."""
+"""A function that turns margins and labels into one number."""
 
 _BELOW_ONE = float(np.nextafter(1.0, 0.0))
 
@@ -38,8 +37,7 @@ def margins(logits: Floats) -> Floats:
 def probability(margin: Floats) -> Floats:
     """Return ``P(fake) = sigmoid(margin)``, in ``[0, 1)`` and free of overflow.
 
-    It stops at the largest number below 1, so that a threshold of 1 always means "never fake" and 0 "always
-    fake".
+    It is capped at the largest float below 1, so a threshold of 1 always means "never fake" and 0 "always fake".
     """
     margin = np.asarray(margin, np.float64)
     decay = np.exp(-np.abs(margin))
@@ -47,7 +45,7 @@ def probability(margin: Floats) -> Floats:
 
 
 def checked(margin: Floats, labels: Ints) -> tuple[Floats, Ints]:
-    """Return margins in float64 and labels in int8, both ``[N]``; raise `DataError` if not scorable."""
+    """Return margins as float64 and labels as int8, both ``[N]``; raise `DataError` for NaN, other labels or shapes."""
     margin, labels = np.asarray(margin, np.float64), np.asarray(labels)
     if margin.ndim != 1 or margin.shape != labels.shape:
         raise DataError(f"margins {margin.shape} and labels {labels.shape} must both be [N], one entry per image")
@@ -63,7 +61,7 @@ def checked(margin: Floats, labels: Ints) -> tuple[Floats, Ints]:
 
 
 def fittable(margin: Floats, labels: Ints, what: str) -> tuple[Floats, Ints]:
-    """Return `checked` margins and labels; raise `DataError` unless ``what`` can be fitted on them."""
+    """Return `checked` margins and labels; raise `DataError` for a missing class or an infinite margin."""
     margin, labels = checked(margin, labels)
     n_real, n_fake = class_counts(labels)
     if not n_real or not n_fake:
@@ -103,17 +101,17 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of images called rightly."""
+        """Share of images classified correctly."""
         return _ratio(self.tn + self.tp, self.n)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean of the two classes' recalls; nan unless both classes are there."""
+        """Mean of the two classes' recalls; nan unless both classes are present."""
         return (_ratio(self.tp, self.tp + self.fn) + _ratio(self.tn, self.tn + self.fp)) / 2
 
     @property
     def precision(self) -> float:
-        """Share of fakes among the images called fake; nan where none is."""
+        """Share of fakes among the images called fake; nan if none is called fake."""
         return _ratio(self.tp, self.tp + self.fp)
 
     @property
@@ -136,12 +134,12 @@ def confusion(margin: Floats, labels: Ints, threshold: float = 0.5) -> Confusion
 
 
 def accuracy(margin: Floats, labels: Ints, threshold: float = 0.5) -> float:
-    """Share of images called rightly at ``threshold`` on P(fake)."""
+    """Share of images classified correctly at ``threshold`` on P(fake)."""
     return confusion(margin, labels, threshold).accuracy
 
 
 def balanced_accuracy(margin: Floats, labels: Ints, threshold: float = 0.5) -> float:
-    """Mean recall of the two classes; nan unless both are there (Brodersen et al. 2010)."""
+    """Mean recall of the two classes; nan unless both are present (Brodersen et al. 2010)."""
     return confusion(margin, labels, threshold).balanced_accuracy
 
 
@@ -189,7 +187,7 @@ class Roc(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision and recall when every image with at least ``margin`` is called fake, margins falling."""
+    """Precision and recall when every image with at least ``margin`` is called fake, in descending order of margin."""
 
     precision: Floats
     recall: Floats
@@ -197,7 +195,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def cumulative(score: Floats, labels: Ints) -> tuple[Floats, Ints, Ints]:
-    """Return the distinct scores, falling, and how many fakes and reals score at least that much."""
+    """Return the distinct scores, descending, and how many fakes and reals score at least each of them."""
     values, where = np.unique(score, return_inverse=True)
     fakes, reals = (np.bincount(where[labels == label], minlength=len(values)) for label in (1, 0))
     return values[::-1], np.cumsum(fakes[::-1]), np.cumsum(reals[::-1])
@@ -236,7 +234,7 @@ def auc(margin: Floats, labels: Ints) -> float:
 
 
 def average_precision(margin: Floats, labels: Ints) -> float:
-    """Sum of ``(R_k - R_{k-1}) P_k`` over the PR curve, not interpolated; nan unless both classes are in."""
+    """Sum of ``(R_k - R_{k-1}) P_k`` over the PR curve, not interpolated; nan unless both classes are present."""
     curve = precision_recall_curve(margin, labels)
     if 0 in class_counts(labels):
         return float("nan")
@@ -244,16 +242,16 @@ def average_precision(margin: Floats, labels: Ints) -> float:
 
 
 def eer(margin: Floats, labels: Ints) -> float:
-    """Equal error rate: where FPR = 1 - TPR on the ROC curve, its points joined by straight lines."""
+    """Equal error rate: the FPR where FPR = 1 - TPR on the linearly interpolated ROC curve."""
     fpr, tpr, _ = roc_curve(margin, labels)
     return float(eer_of(fpr, tpr))
 
 
 def eer_of(fpr: Floats, tpr: Floats) -> Floats:
-    """Return the equal error rate ``[...]`` of ROC curves ``[..., K]``; nan where a rate is."""
+    """Return the equal error rate ``[...]`` of ROC curves ``[..., K]``; nan where a rate is nan."""
     if fpr.shape[-1] < 2:  # no images
         return np.full(fpr.shape[:-1], np.nan)
-    gap = 1.0 - tpr - fpr  # falls from 1 to -1
+    gap = 1.0 - tpr - fpr  # decreases from 1 to -1
     after = np.maximum(np.argmax(gap <= 0, axis=-1), 1)[..., None]
     high, low = (np.take_along_axis(gap, row, -1)[..., 0] for row in (after - 1, after))
     left, right = (np.take_along_axis(fpr, row, -1)[..., 0] for row in (after - 1, after))
@@ -272,7 +270,7 @@ def tpr_at_fpr(margin: Floats, labels: Ints, target: float = 0.01) -> float:
 
 
 def tpr_of(fpr: Floats, tpr: Floats, target: float) -> Floats:
-    """Return `tpr_at_fpr` ``[...]`` of ROC curves ``[..., K]``; nan where a rate is."""
+    """Return `tpr_at_fpr` ``[...]`` of ROC curves ``[..., K]``; nan where a rate is nan."""
     found = np.where(fpr <= target, tpr, 0.0).max(-1)
     return np.asarray(np.where(np.isnan(fpr).any(-1) | np.isnan(tpr).any(-1), np.nan, found))
 
@@ -285,11 +283,10 @@ class Part(NamedTuple):
 
 
 def breakdown(statistic: Statistic, margin: Floats, labels: Ints, keys: NDArray[Any] | None = None) -> dict[str, Part]:
-    """Score each part of the images alone.
+    """Score each part of the images separately.
 
-    The parts are those of equal ``keys`` ``[N]`` (such as the sources), or the classes where none are given.
-    Parts come in the order of their names. A statistic that needs both classes is nan for a part of one
-    class.
+    A part is all images with the same entry of ``keys`` ``[N]`` (such as a source); without keys, the parts are the
+    classes. Parts are sorted by name. A statistic that needs both classes is nan for a part of one class.
     """
     margin, labels = checked(margin, labels)
     keys = np.where(labels == 1, "fake", "real") if keys is None else np.asarray(keys)

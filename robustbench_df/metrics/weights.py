@@ -1,8 +1,8 @@
-"""How much each member of an ensemble is listened to.
+"""The weights of an ensemble's members.
 
 ``uniform``, ``accuracy`` and ``logodds`` mix the members' probabilities; ``stacked`` is a logistic regression
-on their margins. Weights are fitted on validation logits; `cross_fitted` judges a way of weighing on those
-same images without letting it see the image it is judged on.
+on their margins. Weights are fitted on validation logits; `cross_fitted` evaluates a weighting on the same images, each
+with weights that were fitted without it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class EnsembleWeights:
     """Weights of M members, at least 0 and summing to 1.
 
     Without ``coefficients`` the ensemble's probability is the weighted mean of the members'. With them
-    (``stacked``) its margin is ``intercept + Σ coefficient_m · margin_m``, and ``weights`` are the
-    coefficients as shares, for reading.
+    (``stacked``) its margin is ``intercept + Σ coefficient_m · margin_m``, and ``weights`` are the coefficients as
+    shares, for display.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class EnsembleWeights:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> EnsembleWeights:
-        """Read what `to_dict` gave; raise `RunError` for other keys or for values of another kind."""
+        """Read the output of `to_dict`; raise `RunError` for a missing key or a value of another type."""
         try:
             return cls(
                 kind=str(fields["kind"]),
@@ -77,11 +77,11 @@ def _log_probabilities(margin: Floats) -> Floats:
 
 Weigher = Callable[[Floats, Ints], EnsembleWeights]
 WEIGHTINGS: Registry[Weigher] = Registry("ensemble weighting")
-"""Ways of weighing, from member margins ``[M, N]`` and labels ``[N]``."""
+"""Weighting methods, each a function of member margins ``[M, N]`` and labels ``[N]``."""
 
 
 def _shares(kind: str, raw: Floats) -> EnsembleWeights:
-    """Scale to a sum of 1; uniform where nothing is above 0."""
+    """Scale to a sum of 1; uniform if no entry is above 0."""
     total = float(raw.sum())
     shares = raw / total if total > 0 else np.full(len(raw), 1 / len(raw))
     return EnsembleWeights(kind, tuple(shares.tolist()))
@@ -93,7 +93,7 @@ def _accuracies(margin: Floats, labels: Ints) -> Floats:
 
 @WEIGHTINGS.register("uniform")
 def uniform(margin: Floats, _labels: Ints) -> EnsembleWeights:
-    """Listen to all alike."""
+    """Weigh all members equally."""
     return _shares("uniform", np.ones(len(margin)))
 
 
@@ -105,9 +105,9 @@ def accuracy_weights(margin: Floats, labels: Ints) -> EnsembleWeights:
 
 @WEIGHTINGS.register("logodds")
 def logodds(margin: Floats, labels: Ints) -> EnsembleWeights:
-    """Weigh by ``log(acc / (1 - acc))``, at least 0: best for independent voters (Nitzan & Paroush 1982).
+    """Weigh by ``log(acc / (1 - acc))``, at least 0: optimal for independent voters (Nitzan & Paroush 1982).
 
-    Accuracy is taken as ``(k + .5) / (n + 1)`` for k of n right, so a perfect member does not silence the
+    The accuracy of k correct out of n is taken as ``(k + .5) / (n + 1)``, so a perfect member does not silence the
     others.
     """
     n = len(labels)
@@ -116,24 +116,25 @@ def logodds(margin: Floats, labels: Ints) -> EnsembleWeights:
 
 
 _PENALTY = 0.1
-"""Strength of stacking's L2, in images: enough for a finite optimum, too little to dull the probabilities."""
+"""Strength of stacking's L2 penalty, in images: enough for a finite optimum, too little to flatten the
+probabilities."""
 
 
 @WEIGHTINGS.register("stacked")
 def stacked(margin: Floats, labels: Ints) -> EnsembleWeights:
-    """Regress the label on the members' margins: logistic, coefficients at least 0, an intercept, slight L2.
+    """Regress the label on the members' margins: logistic, non-negative coefficients, an intercept, slight L2.
 
-    Stacking is Wolpert's (1992); coefficients are kept from going negative after Breiman 1996: a member that
-    is subtracted overfits, and hands an attacker a lever. The penalty, ``_PENALTY |c|² / 2n`` on margins
-    scaled to unit mean square, makes the optimum finite on separable data and matters little elsewhere. The
-    scale is fitted too, so stacking calibrates on the way.
+    Stacking is due to Wolpert (1992). Coefficients are non-negative, following Breiman 1996: a member with a negative
+    coefficient overfits and gives an attacker a lever. The penalty, ``_PENALTY |c|² / 2n`` on margins scaled to unit
+    mean square, makes the optimum finite on separable data and matters little elsewhere. The scale is fitted too, so
+    stacking also calibrates.
     """
     from scipy.optimize import minimize
 
     for row in margin:
         fittable(row, labels, "stacking")
     scale = np.sqrt(np.mean(margin**2, axis=1))
-    scale[scale == 0] = 1.0  # a member that says nothing gets the coefficient 0 from the penalty
+    scale[scale == 0] = 1.0  # a member whose margins are all 0 gets the coefficient 0 from the penalty
     design = np.vstack([margin / scale[:, None], np.ones(len(labels))])
     sign = 2.0 * labels - 1.0
     ridge = np.append(np.full(len(margin), _PENALTY / len(labels)), 0.0)
@@ -180,8 +181,8 @@ def cross_fitted(
 ) -> Floats:
     """Return the ensemble's log-probabilities ``[N, 2]``, each image's from weights fitted without its fold.
 
-    Folds hold both classes in like shares and never divide a group. Score these to compare ways of weighing
-    honestly; ship `fit_weights` on everything.
+    Folds have similar shares of both classes and never divide a group. Score the result for a fair comparison of
+    weightings; ship the weights that `fit_weights` fits on all images.
     """
     logits, labels = _members(logits), np.asarray(labels)
     fold = _folds(labels, folds, seed, groups)
@@ -193,10 +194,10 @@ def cross_fitted(
 
 
 def _folds(labels: Ints, folds: int, seed: int, groups: Groups | None) -> Ints:
-    """Deal shuffled units in turn, stratum after stratum; return each image's fold."""
+    """Deal shuffled units to the folds in turn, stratum after stratum; return each image's fold."""
     parts = units(labels, groups)
     rng = np.random.default_rng(seed)
-    # Units that hold reals follow each other, and so do those that hold fakes: two of either meet two folds.
+    # Units with reals are adjacent in this order, and so are units with fakes: two such neighbours get different folds.
     dealt = np.concatenate([rng.permutation(stratum) for stratum in parts.strata])
     if not 2 <= folds <= len(dealt):
         raise DataError(f"{folds} folds cannot be made of {len(dealt)} images or groups; give 2 to {len(dealt)}")
