@@ -66,8 +66,8 @@ MODELS: Registry[Architecture] = Registry("model", ModelError)
 
 
 MLP_SIDE = 32
-"""Side to which larger images are reduced for the MLP. At 224 px, with the residual channels, its first layer would have
-460 M parameters."""
+"""Side to which larger images are reduced for the MLP. At 224 px and with the residual channels, its first layer would
+have 460 M parameters."""
 
 
 class MLP(nn.Module):

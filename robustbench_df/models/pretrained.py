@@ -222,7 +222,7 @@ def _fitted(detector: Detector, state: State) -> State:
 
 
 def _resampled(value: Tensor, own: Tensor, prefix: int) -> Tensor:
-    """Resample position embeddings ``[1, prefix + side², D]`` to the grid of ``own``, as timm does; leave others alone."""
+    """Resample position embeddings ``[1, prefix + side², D]`` to the grid of ``own``, as timm does; keep others."""
     before, after = (math.isqrt(max(t.shape[1] - prefix, 0)) if t.ndim == 3 else 0 for t in (value, own))
     square = all(side and t.shape[1] == prefix + side**2 for t, side in ((value, before), (own, after)))
     if not square or before == after:
