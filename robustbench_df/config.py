@@ -176,7 +176,7 @@ class AdversarialConfig(PhaseConfig):
     epsilons: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.03, 0.05, 0.08)
     """L∞ budgets in pixels of [0, 1]; one is drawn per image."""
     mix: Literal["sample", "batch"] = "sample"
-    """``sample``: attacks the share ``ratio`` of every batch; ``batch``: attacks that share of the batches, entirely."""
+    """``sample``: the share ``ratio`` of every batch is attacked; ``batch``: that share of the batches, as a whole."""
     separate_norm: bool = False
     """Attacked images use separate batch normalisation layers in training (AdvProp, Xie et al. 2020). The deployed
     detector has the clean layers: its accuracy is preserved, but only the robustness in the other weights remains."""
@@ -249,7 +249,7 @@ class RunConfig(Settings):
     speed: SpeedConfig = SpeedConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     attack_images: Count = 500
-    """Most images that `train-all` attacks by FGSM, evenly spaced in the judged part (0: all). Clean numbers use all."""
+    """Most images of the judged part that `train-all` attacks (FGSM), evenly spaced (0: all). Clean numbers use all."""
     refit: bool = False
     allow_findings: bool = False
     """Train in spite of a failing finding of the audit; the run and everything made from it say so."""

@@ -131,7 +131,7 @@ def score(
         table: `Predictions.table` of the cell.
         fitted: the deployed calibration; without it there are no scores before calibration and none of abstention.
         clean: the same detector's table on clean images, on which out-of-fold bands are fitted; None: ``table`` itself.
-        groups: group of each image id, "" for none; errors within a group are correlated, so whole groups are resampled.
+        groups: group of each image id, "" for none; a group's errors are correlated, so whole groups are resampled.
     """
     margin, label = _margin(table), table["label"].to_numpy()
     names = [(groups or {}).get(str(name), "") for name in table.get("image_id", ())]
