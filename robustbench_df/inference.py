@@ -239,7 +239,8 @@ def render(verdicts: Verdicts, form: str) -> str:
     "prediction": 0.00025}]`` with P(fake). ``confidence``: challenge rows with an additional ``confidence``, the
     probability of the predicted class; it may be below 0.5 if the threshold is not 0.5. ``csv``:
     ``filename,label,probability`` with P(fake) and, with an abstention band, ``possible``: real, fake, both or neither.
-    Challenge and confidence rows are in numeric order; the others keep the order of the images.
+    Challenge and confidence rows are in numeric order; the others keep the order of the images (sources sort by name,
+    2 before 10).
     """
     names = [PurePosixPath(i).name for i in verdicts.ids]
     if form in ("probability", "csv") and len(set(names)) != len(names):

@@ -151,7 +151,7 @@ class Lab:
         return run_attack(detector, x, y, AttackSpec(name=how, eps=eps, **settings), ids=ids, seed=0)
 
     def robust(self, detector: Detector, how: str, eps: float, **settings: Any) -> Interval:
-        """Return the robust accuracy under `attack` (share correct when clean and not fooled) with Wilson's interval."""
+        """Return the robust accuracy under `attack`, with Wilson's interval: the share correct and not fooled."""
         return self.withstood(detector, {how: settings}, eps)
 
     def withstood(self, detector: Detector, attacks: Mapping[str, Mapping[str, Any]], eps: float) -> Interval:

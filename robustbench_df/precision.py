@@ -1,4 +1,4 @@
-"""What fp32 means: all of its 24 bits, also on GPUs whose convolutions would rather take fewer."""
+"""Full fp32 precision (24 significant bits), also on GPUs whose convolutions use fewer bits by default."""
 
 from __future__ import annotations
 
