@@ -230,7 +230,7 @@ def _key(experiment: Experiment, cell: Cell, seed: int, fingerprint: str, device
     shaping = ("seeds", "columns", "figure", "data", "device")
     config = {k: v for k, v in experiment.config.items() if k not in shaping}
     made_of = [SCHEMA, experiment.source, config, cell.name, dict(cell.settings), seed, fingerprint]
-    made_of += [] if device == "cpu" else [device]  # a GPU's numbers never stand for a CPU's, nor the reverse
+    made_of += [] if device == "cpu" else [device]  # GPU results never replace CPU results, nor the reverse
     text = json.dumps(made_of, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

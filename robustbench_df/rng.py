@@ -70,7 +70,7 @@ def uniform(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
 
 
 def _words(ids: Tensor, count: int, key: tuple[Key, ...]) -> Tensor:
-    """Return 32 random bits for each of ``count`` elements (rounded up to even), int32; two words from every hash."""
+    """Return random int32 words ``[N, count]``, ``count`` rounded up to even; each 64-bit hash gives two."""
     return _bits(ids, ((count + 1) // 2,), key).view(torch.int32)
 
 

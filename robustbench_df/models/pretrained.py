@@ -113,7 +113,7 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
     and raises if they fail. ``model`` is named in errors.
 
     Raises:
-        ModelError: ``required`` and the weights cannot be had.
+        ModelError: ``policy`` is ``required`` and the weights are not available.
     """
     if policy == "never":
         return None

@@ -1,4 +1,4 @@
-"""The one training loop. Phase 1 learns clean images, phase 2 goes on with clean and adversarial images together.
+"""The one training loop. Phase 1 trains on clean images, phase 2 continues on clean and adversarial images together.
 
 Everything random is keyed by (seed, model, fold, phase, epoch, image). A phase resumed from its last saved epoch
 therefore ends with the same weights as an uninterrupted one, bit for bit on a CPU.

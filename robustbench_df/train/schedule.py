@@ -46,7 +46,7 @@ def learning_rate(config: PhaseConfig, progress: float) -> float:
 
 
 def momentum(config: PhaseConfig, progress: float) -> float:
-    """AdamW's β₁ at ``progress``: inverse to the learning rate under ``onecycle``, else AdamW's default of 0.9."""
+    """AdamW's β₁ at ``progress``: moves opposite to the learning rate under ``onecycle``, else AdamW's default 0.9."""
     if config.schedule != "onecycle":
         return 0.9
     warm = config.warmup

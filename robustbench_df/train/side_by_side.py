@@ -91,7 +91,9 @@ def fit_all(
             the number of processes.
 
     Raises:
-        TrainError, OSError: as in `fit`. The other processes are then ended; training can resume from what they saved.
+        TrainError: a loss is not finite, or even one image does not fit in memory.
+        OSError: a file cannot be read or written. After any error the other processes are ended; training can resume
+            from what they saved.
         RunError: a process ended unexpectedly, for example killed by the system when memory ran out.
         RuntimeError: another exception (a bug) in a process; the message holds its traceback.
     """

@@ -25,7 +25,7 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """Where a phase stands after its last finished epoch.
+    """The state of a phase after its last finished epoch.
 
     ``best_score`` and ``best_epoch`` refer to val. ``best`` holds the weights to be kept (on the CPU). ``plateau`` is
     the learning-rate factor of the ``plateau`` schedule, and ``plateau_epoch`` the epoch when it last changed.

@@ -44,7 +44,7 @@ class Stepper:
             detector,
             copy.deepcopy(detector).requires_grad_(False) if config.ema else None,
             _optimizer(detector, norms, config, device),
-            # Only fp16 needs loss scaling; in other precisions the scaler does nothing.
+            # Only fp16 needs loss scaling; in other precisions the disabled scaler passes everything through.
             torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16"),
             norms,
         )
