@@ -1,6 +1,6 @@
 """robustbench_df: how far can a real/fake image detector be trusted, and which ensemble should ship?
 
-The public API, loaded on first use so that importing the package costs nothing::
+The public API is loaded on first use, so that importing the package is fast::
 
     import robustbench_df as rdf
 

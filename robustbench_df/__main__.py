@@ -1,4 +1,4 @@
-"""``python -m robustbench_df`` is ``rdf``."""
+"""``python -m robustbench_df`` runs the ``rdf`` command."""
 
 from robustbench_df.cli import main
 

@@ -1,3 +1,3 @@
-"""The version, alone in a file that costs nothing to import."""
+"""The version, in a module of its own that is fast to import."""
 
 __version__ = "0.1.0"

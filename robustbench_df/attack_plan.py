@@ -1,4 +1,4 @@
-"""What `rdf attack` is asked for, and the cells that it comes to: a detector under an attack at a budget each."""
+"""The settings of `rdf attack`, and the resulting cells: each is one detector, one attack and one budget."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from robustbench_df.settings import Count, Settings
 from robustbench_df.summary import JUDGED_PARTS, JudgedPart, judged_part
 
 VOTES = {"vote": attackable_vote, "vote-surrogate": soft_surrogate}
-"""The members' majority vote, and the smooth stand-in whose gradient attacks it: attacked when asked for by name."""
+"""The members' majority vote, and the smooth surrogate that provides its gradient; attacked only if named."""
 
 
 WantedPart = Literal["auto", JudgedPart]
-"""Which images are asked for; ``auto``: those that the run's numbers are read from (`choose_part`)."""
+"""The requested part of the images; ``auto``: the part that the run's own numbers come from (`choose_part`)."""
 
 
 class AttackPlan(Settings):
-    """What `rdf attack` is asked for."""
+    """Settings of `rdf attack`."""
 
     epsilons: tuple[Annotated[float, Field(ge=0)], ...] = (8 / 255,)
     norm: Literal["linf", "l2", "l1"] = "linf"
     attacks: tuple[AttackSpec | str, ...] = (AttackSpec(name="fgsm"), "quick")
-    """Attacks, and suites by name."""
+    """Attacks, or names of suites."""
     models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all but the `VOTES`."""
+    """Names of detectors, also ``ensemble``; empty: all except the `VOTES`."""
     phases: tuple[Literal["base", "final"], ...] = ("base", "final")
     part: WantedPart = "auto"
     images: Count = 500
-    """Most images, evenly spaced; 0 takes all of the part."""
+    """Largest number of images, evenly spaced; 0: all of the part."""
     seed: int = 0
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = BATCH
@@ -50,7 +50,7 @@ class AttackPlan(Settings):
 
 @dataclass(frozen=True)
 class Cell:
-    """One detector under one attack or suite at one budget, and where its table is kept."""
+    """One detector under one attack or suite at one budget, and the path of its table."""
 
     model: str
     phase: str
@@ -60,7 +60,7 @@ class Cell:
 
     @property
     def attack_name(self) -> str:
-        """The attack's or suite's name."""
+        """Name of the attack or suite."""
         return self.attack if isinstance(self.attack, str) else self.attack.name
 
     @property
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """What stands beside its progress."""
+        """Title shown next to its progress."""
         return f"{self.model} · {self.phase} · {self.attack_name} {self.threat}"
 
     def specs(self) -> list[AttackSpec]:
@@ -85,7 +85,7 @@ class Cell:
 
 
 def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
-    """List the cells of a plan, cheapest attack first within a detector."""
+    """List the cells of a plan: by detector, phase, attack (in the plan's order) and increasing budget."""
     if not run.finished:
         raise RunError(f"run '{run.path}' is not finished; go on with: {run.resume_command}")
     whole = (*run.models, "ensemble")
@@ -109,14 +109,14 @@ def plan_cells(run: Run, plan: AttackPlan) -> list[Cell]:
 
 
 def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
-    """Name a cell by what it is and a digest of all that its numbers depend on."""
+    """Return a cell's file name: its description and a digest of everything that its numbers depend on."""
     specs = cell.specs()
     for spec in specs:
         attack_named(spec.name).check(spec)
     members = run.models if cell.model in VOTES else (cell.model,)
     decision = [run.decision(name, cell.phase).to_dict() for name in members]
     weights = run.weights(phase=cell.phase).to_dict() if cell.model == "ensemble" else None
-    # A single decision stands as itself: files that were written before there were votes keep their names.
+    # A single decision is not put into a list, so that files written before votes existed keep their names.
     what = [[spec.model_dump(mode="json") for spec in specs], part, plan.images, plan.seed]
     what += [decision if cell.model in VOTES else decision[0], weights]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
@@ -125,14 +125,14 @@ def _file_name(run: Run, cell: Cell, part: str, plan: AttackPlan) -> str:
 
 
 def choose_part(run: Run, wanted: str) -> str:
-    """Resolve ``auto`` to the part that the run's own numbers are read from (`robustbench_df.summary.judged_part`).
+    """Resolve ``auto`` to the part that the run's own numbers come from (`robustbench_df.summary.judged_part`).
 
     Raises:
         UsageError: the run has no such part.
     """
     has = set(run.split["part"])
     if run.folds > 1:
-        has = (has - {"val", "cal"}) | {"oof"}  # val and cal of a fold are train of another
+        has = (has - {"val", "cal"}) | {"oof"}  # val and cal of one fold are train in another
     there = [part for part in JUDGED_PARTS if part in has]
     if wanted == "auto":
         return judged_part(there)

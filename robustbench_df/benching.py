@@ -1,4 +1,4 @@
-"""`rdf bench`: how fast a run's detectors answer on this machine, in every way there is to run them."""
+"""`rdf bench`: inference speed of a run's detectors on this machine, in every available way of running them."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import choose_device, device_name, synchronize, working
 
 MEMORY_BATCH = 32
-"""Batch at which the working memory is measured: one for all, since it grows with the batch."""
+"""Batch size at which the working memory is measured; the same for all ways, since memory grows with the batch."""
 
 FEWEST_CALLS = 2 + ROUNDS[0]
-"""Calls of each way that `time_in_turn` takes at the least."""
+"""Least number of calls that `time_in_turn` makes in each way."""
 
 FILE_SECONDS = 8
-"""What making an ONNX or int8 file takes per network, on one core: between 4 and 10 seconds were seen."""
+"""Seconds to make an ONNX or int8 file, per network, on one core; 4 to 10 seconds were observed."""
 
 Answer = Callable[[Tensor], object]
 
 
 class BenchPlan(Settings):
-    """What `rdf bench` is asked for."""
+    """Settings of `rdf bench`."""
 
     models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all, the ensemble first."""
+    """Names of detectors, also ``ensemble``; empty: all, the ensemble first."""
     phase: Literal["base", "final"] | None = None
     batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 32, 128, 256)
     compiled: bool = False
-    """Also ``torch.compile``, which takes a minute or more per detector."""
+    """Also time ``torch.compile``, which takes a minute or more per detector."""
     seconds: Positive = 100.0
-    """For everything; what does not fit is not run, and says so."""
+    """Time budget for everything; rows that do not fit are marked as not run."""
     device: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of running a detector: what answers, and the bytes of its weights."""
+    """One way of running a detector: the function to call, and the bytes of its weights."""
 
     answer: Answer
     size: int
@@ -68,18 +68,18 @@ class Way:
 def bench_run(run: Run, plan: BenchPlan, reporter: Reporter | None = None) -> dict[str, Any]:
     """Time a run's detectors as deployed; returns hardware, versions and one row per detector, way and batch.
 
-    All ways of one detector and batch are timed in turn (`robustbench_df.deploy.timing`); ``times_faster`` is the
-    median over the rounds of the time of ``fp32`` (eager torch, NCHW: what everyone begins with) over the way's. Images
-    are noise, on the device before the clock starts; ONNX Runtime is handed them in the CPU's memory.
+    All ways of one detector and batch are timed in turn (`robustbench_df.deploy.timing`). ``times_faster`` is the time
+    of ``fp32`` (eager torch, NCHW: the usual baseline) divided by the way's time, as the median over the rounds. The
+    images are noise and are on the device before timing starts; ONNX Runtime gets them in CPU memory.
 
     Raises:
-        UsageError: an unknown model, or a device that is not there.
+        UsageError: an unknown model, or a device that is not present.
     """
     reporter = reporter or Reporter()
     device = torch.device(choose_device(plan.device))
     models = plan.models or ("ensemble", *run.models)
     for name in models:
-        run.decision(name, plan.phase)  # a misspelt name ends here, not after the others were timed
+        run.decision(name, plan.phase)  # fail on a misspelt name now, not after the others were timed
     threads = plan.threads or torch.get_num_threads()
     rows: list[dict[str, Any]] = []
     deadline = time.monotonic() + plan.seconds
@@ -111,7 +111,7 @@ def _bench_model(
         ways, missing = _ways(run, name, plan, device, Path(folder), seconds / 2)
         x = _noise(max(*plan.batches, MEMORY_BATCH), run.image_size, device)
         memory = {way: working_memory(_call(ways[way], x[:MEMORY_BATCH], device), device) for way in ways}
-        per_image = 0.0  # seconds of one round, over its images: what the batch before took
+        per_image = 0.0  # seconds of one round per image, measured with the previous batch size
         batches = sorted(set(plan.batches))
         for k, batch in enumerate(batches):
             calls = {way: _call(ways[way], x[:batch], device) for way in ways}
@@ -137,7 +137,7 @@ def _bench_model(
 
 
 def _weight(batch: int) -> float:
-    """Share of the time that a batch gets: a call on 256 images takes longer, but not 256 times as long as a visit."""
+    """Return the relative share of time for a batch size: larger batches take longer, but not in proportion."""
     return 2 + batch / 64
 
 
@@ -158,7 +158,7 @@ def _noise(n: int, size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def _call(way: Way, x: Tensor, device: torch.device) -> Callable[[], object]:
-    """Return a call that answers about ``x`` and waits for the answer."""
+    """Return a function that runs the detector on ``x`` and waits for the result."""
 
     def call() -> None:
         with torch.inference_mode():
@@ -171,9 +171,9 @@ def _call(way: Way, x: Tensor, device: torch.device) -> Callable[[], object]:
 def _ways(
     run: Run, name: str, plan: BenchPlan, device: torch.device, folder: Path, seconds: float
 ) -> tuple[dict[str, Way], dict[str, str]]:
-    """Prepare every way of running a detector; what cannot be had is named with its reason.
+    """Prepare every way of running a detector; returns the ways, and the reason for each one that is not available.
 
-    A file that `rdf export` left is used; another one is made if it takes no more than ``seconds``.
+    A file that `rdf export` wrote is reused; otherwise a file is made if that should take no more than ``seconds``.
     """
     detector = detector_of(run, ExportPlan(model=name, phase=plan.phase)).to(device)
     networks = sum(isinstance(m, Detector) and not isinstance(m, Ensemble) for m in detector.modules())
@@ -215,10 +215,10 @@ def _compiled(detector: Detector, size: int, plan: BenchPlan, image: tuple[int, 
         raise UsageError("takes minutes; ask for it with --compile")
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UsageError("torch.compile needs a C++ compiler (g++), and there is none")
-    torch.compiler.reset()  # after a few detectors in one process its cache is full, and eager is run without a word
+    torch.compiler.reset()  # after a few detectors its cache is full, and torch silently runs eager code
     compiled = torch.compile(detector, dynamic=True)
     try:
-        for batch in (1, 2):  # a batch of one is compiled apart
+        for batch in (1, 2):  # a batch of one is compiled separately
             _call(Way(compiled, size), _noise(batch, image, device), device)()
     except RuntimeError as error:
         raise ModelError(f"torch.compile failed: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""`rdf attack --detector`: someone else's detector, of which only the answers can be seen."""
+"""`rdf attack --detector`: black-box attacks on an external detector, of which only the outputs are visible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from robustbench_df.rundir import write_json
 from robustbench_df.train.report import Reporter
 
 QUERIES = 1000
-"""Default questions per image: a service answers slowly, and Square has most of its successes early."""
+"""Default number of queries per image: a service answers slowly, and Square has most of its successes early."""
 
 
 def attack_external(
@@ -38,22 +38,23 @@ def attack_external(
     rate: float | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Attack a detector by its answers; returns the numbers, which also join those of former calls beside the log.
+    """Attack an external detector through its outputs; returns the results and merges them into those of earlier calls.
 
-    Answers are logged as they come: a stopped attack started again asks only what it has not asked yet.
+    The merged results are written to ``result.json`` next to the log. Outputs are logged as they arrive, so an attack
+    that was stopped and is started again sends only the queries that it has not sent yet.
 
     Args:
         address: ``python:module:function`` or an http address (`robustbench_df.attacks.external`).
         plan: budgets, norm, attacks that need no gradient, number of images.
-        source: labelled images; None: the judged part of the run.
-        run_path: the run for the images and for transfer; the latest if None.
-        queries: most questions per image and attack.
+        source: labelled images; None: the part of the run that the plan names.
+        run_path: the run that provides images and the transfer attack; None: the latest.
+        queries: most queries per image and attack.
         rate: most requests per second.
         reporter: receives progress.
 
     Raises:
         UsageError: an attack needs a gradient.
-        ModelError: the detector answers with something else than P(fake).
+        ModelError: the detector returns something other than P(fake).
     """
     specs = [spec for spec in plan.attacks if isinstance(spec, AttackSpec)] or [AttackSpec(name="square")]
     for spec in specs:
@@ -82,7 +83,7 @@ def attack_external(
 
 
 def _other(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what former calls found by other attacks or at other budgets: the newest result of each is kept."""
+    """Return results of earlier calls for other attacks or budgets; only the newest result of each is kept."""
     if not path.exists():
         return []
     now = {(row["attack"], row["threat"]) for row in rows}
@@ -99,7 +100,7 @@ def _run(path: Path | None, *, needed: bool) -> Run | None:
     except RunError:
         if needed or path is not None:
             raise
-        return None  # without a run there are still score attacks
+        return None  # without a run, attacks on the outputs are still possible
 
 
 def _images(source: str | None, run: Run | None, plan: AttackPlan) -> tuple[ImageSet, Index]:
@@ -128,7 +129,7 @@ def _row(name: str, spec: AttackSpec, found: Attacked) -> dict[str, Any]:
 def _transfer(
     run: Run, detector: nn.Module, x: Tensor, y: Tensor, ids: Tensor, eps: float, plan: AttackPlan
 ) -> dict[str, Any]:
-    """Craft on the run's ensemble to the end, then ask the black box once per image."""
+    """Craft images on the run's ensemble, then query the black box once per image."""
     spec = AttackSpec(name="pgd", steps=20, eps=eps, norm=plan.norm)
     own = deployed(run, "ensemble", run.shipped["phase"], None)
     return _row(f"transfer from {run.name}", spec, transferred(detector, own, x, y, spec, ids=ids, seed=plan.seed))

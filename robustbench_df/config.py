@@ -1,7 +1,7 @@
-"""Frozen settings, one model per stage: TOML in, JSON out, unknown keys refused with a hint.
+"""Frozen settings, one class per stage: read from TOML, written as JSON, unknown keys refused with a hint.
 
-Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set key=value``. What the user sets for all
-models also stands over what the preset sets for one (`robustbench_df.layering`).
+Precedence, weakest first: field defaults, preset, ``--config FILE``, ``--set key=value``. A value that the user sets
+for all models also overrides the preset's value for a single model (`robustbench_df.layering`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
 
 
 class DataConfig(Settings):
-    """What to read (`robustbench_df.load_images`)."""
+    """Which images to read (`robustbench_df.load_images`)."""
 
     source: str = "demo"
     layout: str = "auto"
@@ -36,13 +36,13 @@ class DataConfig(Settings):
     size: Annotated[int, Field(ge=8)] | None = None
     max_bad: Fraction = 0.05
     group_by: Literal["folder"] | None = None
-    """``folder``: each lowest folder is a group, which no split divides: a video's frames, a person's photographs."""
+    """``folder``: each lowest folder is a group (for example the frames of a video), and no split divides a group."""
 
 
 class SplitConfig(Settings):
     """Fractions of the labelled images; parts given by the source are kept, the rest is divided in proportion.
 
-    With ``folds`` above 1 no test part is cut off: every image is judged by the detectors that have not seen it.
+    With ``folds`` above 1 no test part is set aside: each image is scored by the detectors not trained on it.
     """
 
     train: Fraction = 0.7
@@ -50,12 +50,12 @@ class SplitConfig(Settings):
     cal: Fraction = 0.1
     test: Fraction = 0.1
     folds: Annotated[int, Field(ge=1, le=20)] | Literal["auto"] = "auto"
-    """How often each detector is trained. ``auto``: 5 times up to 5,000 labelled images, where every image counts and a
-    held-out part would be too small to judge by; once beyond."""
+    """How often each detector is trained. ``auto``: 5 times for up to 5,000 labelled images, where a held-out part
+    would be too small for a reliable evaluation; once for more images."""
     near_copies: bool = True
     """Keep near copies (crops, flips, re-compressed ones …) in one part, as pixel-identical images always are."""
     seed: Count | None = None
-    """None: the run's own seed."""
+    """None: the run's seed."""
 
     def fold_count(self, labelled: int) -> int:
         """Resolve ``folds`` for a number of labelled images."""
@@ -89,7 +89,7 @@ class ModelConfig(Settings):
 
 
 class AugmentConfig(Settings):
-    """Batched augmentation on tensors, train images only (`robustbench_df.train.augment`)."""
+    """Batched augmentation of tensors, for train images only (`robustbench_df.train.augment`)."""
 
     flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
@@ -108,12 +108,12 @@ class AugmentConfig(Settings):
     erase: Fraction = 0.0
     """Probability of erasing a rectangle (RandomErasing, Zhong et al. 2020)."""
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Side of a grey square in every image, as a share of the image's (Cutout, DeVries & Taylor 2017)."""
+    """Side of a grey square in every image, as a share of the image's side (Cutout, DeVries & Taylor 2017)."""
     trivial: bool = False
-    """TrivialAugmentWide (Müller & Hutter 2021), before the others."""
+    """TrivialAugmentWide (Müller & Hutter 2021), before the other augmentations."""
     corruption: Fraction = 0.0
-    """Share of images that come with noise or JPEG traces of severity 1 to 5, after all others
-    (`robustbench_df.train.corrupted`). Blur is left out, so that `rdf corrupt` can still ask about the unknown."""
+    """Share of images that get noise or JPEG traces of severity 1 to 5, after all other augmentations
+    (`robustbench_df.train.corrupted`). Blur is excluded, so that `rdf corrupt` still tests unseen corruptions."""
 
 
 class PhaseConfig(Settings):
@@ -121,73 +121,73 @@ class PhaseConfig(Settings):
 
     epochs: Count = 60
     image_budget: Count = 0
-    """Most images to see in the phase on a CPU, over all folds (0: no limit), which bounds the time: as many whole
-    epochs as fit, or a part of one. An accelerator has no need of it."""
+    """Limits training time on a CPU: most images processed in the phase, over all folds (0: no limit). The phase has as
+    many whole epochs as fit, or a part of one. It is ignored on an accelerator."""
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Images per forward; smaller than the batch means gradient accumulation. None: the whole batch."""
+    """Images per forward pass; fewer than the batch means gradient accumulation. None: the whole batch if it fits."""
     schedule: Literal["cosine", "onecycle", "plateau", "constant"] = "onecycle"
-    """``plateau`` halves the rate when val stops improving, and so does not go with ``refit``."""
+    """``plateau`` halves the learning rate when val stops improving, so it cannot be combined with ``refit``."""
     warmup: Fraction = 0.25
-    """Share of the steps spent raising the rate (onecycle and cosine)."""
+    """Share of the steps in which the learning rate rises."""
     patience: Count = 0
-    """Epochs without a better val AUC after which the phase ends (0: never)."""
+    """Epochs without a better val score after which the phase ends (0: never)."""
     select: Literal["best", "last"] = "best"
     """Which checkpoint is kept: the best on val, or the last (for refits, which have no val)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Beta parameter (Zhang et al. 2018); 0 is off."""
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Beta parameter (Yun et al. 2019); 0 is off. With mixup on too, each batch takes one of the two at random."""
+    """Beta parameter (Yun et al. 2019); 0 is off. If mixup is on too, each batch uses one of the two at random."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the exponential moving average of the weights, which is then what is evaluated and kept; 0 is off."""
+    """Decay of the exponential moving average of the weights; if on, the average is evaluated and kept. 0 is off."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 is off."""
     freeze_backbone: bool = False
     copies: Count = 0
-    """Fixed augmented copies of train images, added to train under their source's label."""
+    """Number of fixed augmented copies of train images, added to train with the label of their source."""
 
     @property
     def all_copies(self) -> int:
-        """Images that train is longer by."""
+        """Number of copies added to train."""
         return self.copies
 
 
 class AdversarialConfig(PhaseConfig):
-    """Phase 2: clean and adversarial images together, from phase 1's checkpoint."""
+    """Phase 2: training on clean and adversarial images together, starting from the checkpoint of phase 1."""
 
     epochs: Count = 6
     lr: Positive = 1e-4
     objective: Literal["fgsm", "fast", "free", "pgd", "trades"] = "fgsm"
-    """How images are attacked (`robustbench_df.train.objectives`): ``fgsm`` is the recipe, which does not make robust;
-    ``fast`` one step from a random start; ``free`` by the gradient that trains the weights, each batch several times;
-    ``pgd`` several steps; ``trades`` several steps away from the clean answer, with a loss of its own. All but
-    ``fgsm`` have a guard that ends the phase when they collapse."""
+    """How images are attacked (`robustbench_df.train.objectives`). ``fgsm``: the published recipe, which does not make
+    detectors robust. ``fast``: one step from a random start. ``free``: reuses the gradient that trains the weights,
+    with several steps on each batch. ``pgd``: several steps. ``trades``: several steps away from the clean prediction,
+    with its own loss. For all but ``fgsm``, the phase ends early if robustness collapses."""
     attack_steps: Annotated[int, Field(ge=1)] = 5
     """Steps of ``pgd`` and ``trades``."""
     replays: Annotated[int, Field(ge=1)] = 4
-    """Steps of ``free`` on each batch; an epoch has as many steps as ever, so it meets fewer batches."""
+    """Steps of ``free`` on each batch. The steps per epoch stay the same, so an epoch sees fewer batches."""
     beta: Annotated[float, Field(ge=0)] = 6.0
-    """Weight of robustness against accuracy in ``trades`` (6 in Zhang et al. 2019)."""
+    """Weight of robustness relative to accuracy in ``trades`` (6 in Zhang et al. 2019)."""
     ratio: Fraction = 0.3
     """Share of adversarial images: 0.3 is the recipe's 70/30; ``trades`` attacks every image."""
     epsilons: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.02, 0.03, 0.05, 0.08)
-    """One is drawn per image, L∞ in pixels of [0, 1]."""
+    """L∞ budgets in pixels of [0, 1]; one is drawn per image."""
     mix: Literal["sample", "batch"] = "sample"
-    """sample: that share of every batch; batch: that share of the batches, whole."""
+    """``sample``: the share ``ratio`` of every batch is attacked; ``batch``: that share of the batches, as a whole."""
     separate_norm: bool = False
-    """Attacked images pass through batch normalisations of their own while training (AdvProp, Xie et al. 2020). What is
-    deployed has the clean ones: accuracy is kept, and robustness too only as far as the other weights carry it."""
+    """Attacked images use separate batch normalisation layers in training (AdvProp, Xie et al. 2020). The deployed
+    detector has the clean layers: its accuracy is preserved, but only the robustness in the other weights remains."""
     adversarial_copies: Count = 0
-    """Fixed FGSM copies of train images, crafted against phase 1's checkpoint, added under their source's label."""
+    """Number of fixed FGSM copies of train images, crafted against phase 1's checkpoint, with the source's label."""
     select_epsilon: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """The strength at which val is attacked to choose the checkpoint: by FGSM under ``fgsm``, else by PGD."""
+    """L∞ budget of the attack on val that chooses the checkpoint: FGSM if the objective is ``fgsm``, else PGD."""
 
     @property
     def all_copies(self) -> int:
-        """Images that train is longer by, attacked copies among them."""
+        """Number of copies added to train, including attacked ones."""
         return self.copies + self.adversarial_copies
 
     @model_validator(mode="after")
@@ -202,16 +202,16 @@ class AdversarialConfig(PhaseConfig):
 
 
 class SpeedConfig(Settings):
-    """How to compute; ``auto`` is measured by a probe of a few steps (`robustbench_df.train.speed`)."""
+    """How to compute; ``auto`` is resolved by a probe of a few steps (`robustbench_df.train.speed`)."""
 
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     own_gradients: bool = True
-    """On a CPU, gradients that the library is slow at are computed by `train.convolution` and `train.excitation`."""
+    """On a CPU, `train.convolution` and `train.excitation` compute the gradients that the library is slow at."""
     save_every: Annotated[float, Field(ge=0)] = 20.0
-    """Least seconds between two saves of the training state: what a kill can cost."""
+    """Least seconds between two saves of the training state. If the process is killed, work since the last is lost."""
 
 
 class EnsembleConfig(Settings):
@@ -220,22 +220,22 @@ class EnsembleConfig(Settings):
     weights: Literal["auto", "accuracy", "uniform", "logodds", "stacked"] = "accuracy"
     """``auto`` ships the kind with the lowest cross-fitted log loss; every kind is fitted and reported."""
     phase: Literal["auto", "base", "final"] = "final"
-    """Which checkpoints are shipped: before or after adversarial fine-tuning; ``auto``: the lower log loss on clean
-    images, because surviving one gradient step is worth little against an attacker who takes more."""
+    """Which checkpoints are shipped: before (``base``) or after (``final``) adversarial fine-tuning. ``auto`` takes the
+    lower log loss on clean images, since surviving one gradient step says little about attackers who take more."""
     threshold: Literal["accuracy", "youden", "half"] | FprRule = "accuracy"
-    """How the threshold is fitted: for accuracy, for TPR - FPR (Youden 1950), not at all, or, as in ``fpr:0.01``, for
-    the most fakes found at a rate of false alarms."""
+    """How the threshold is fitted. ``accuracy``: highest accuracy; ``youden``: highest TPR - FPR (Youden 1950);
+    ``half``: fixed at 0.5; ``fpr:0.01``: most fakes found at that false positive rate."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Target error of the abstention band (`rdf predict --abstain`), in either class."""
+    """Target error rate of the abstention band (`rdf predict --abstain`), per class."""
 
 
 def file_name(model: str) -> str:
-    """What the files of a detector are called: its name, without what a path cannot hold."""
+    """Return a detector's name with the characters replaced that a file name must not contain."""
     return model.replace(":", "_").replace("/", "_")
 
 
 class RunConfig(Settings):
-    """Everything `rdf train-all` needs, as kept in ``config.json``."""
+    """Everything that `rdf train-all` needs, as stored in ``config.json``."""
 
     preset: str = "full"
     models: tuple[str, ...] = MAIN_MODELS
@@ -249,13 +249,13 @@ class RunConfig(Settings):
     speed: SpeedConfig = SpeedConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     attack_images: Count = 500
-    """Most images of the judged part on which `train-all` tries FGSM, evenly spaced (0: all). Clean numbers use all."""
+    """Most images of the judged part that `train-all` attacks (FGSM), evenly spaced (0: all). Clean numbers use all."""
     refit: bool = False
     allow_findings: bool = False
-    """Train in spite of a failing finding of the audit; the run and what is made of it say so."""
+    """Train in spite of a failing finding of the audit; the run and everything made from it say so."""
     per_model: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``. A name of one's own is another
-    member of an architecture: ``{"twin": {"model": {"name": "resnet_se", "frontend": "rgb"}}}``."""
+    """Overrides by model name, for example ``{"resnet_se": {"phase1": {"lr": 3e-4}}}``. A new name adds another member
+    with an existing architecture: ``{"twin": {"model": {"name": "resnet_se", "frontend": "rgb"}}}``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -270,14 +270,14 @@ class RunConfig(Settings):
         return self
 
     def for_model(self, name: str) -> Recipe:
-        """Return the settings of one detector: the common ones with its own overrides on top."""
+        """Return the settings of one detector: the common ones with the detector's overrides on top."""
         base = {part: getattr(self, part).model_dump() for part in ("model", "augment", "phase1", "phase2")}
         base["model"]["name"] = name
         return Recipe.model_validate(merge(base, self.per_model.get(name, {})))
 
 
 class Recipe(Settings):
-    """One detector's own settings."""
+    """The settings of one detector."""
 
     model: ModelConfig
     augment: AugmentConfig
@@ -290,10 +290,10 @@ def load_config(
 ) -> RunConfig:
     """Build a `RunConfig` from a preset, an optional TOML file and ``key.path=value`` overrides.
 
-    ``values`` are nested dictionaries of the strongest precedence, as the command line's own options give them.
+    ``values`` are nested dictionaries with the highest precedence; they come from the command line's options.
 
     Raises:
-        UsageError: an unknown preset, key or value; the message names the key and the nearest known one.
+        UsageError: an unknown preset, key or value (the message names it and the nearest key), or an unreadable file.
     """
     if preset not in PRESETS:
         raise UsageError(f"unknown preset '{preset}'{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")

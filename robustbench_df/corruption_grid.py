@@ -1,9 +1,9 @@
 """`rdf corrupt`: a run's detectors on corrupted images, cell by cell; a finished cell is never computed again.
 
-A cell is one detector under one corruption at one severity, or under a chain. Detectors are judged as deployed, with
-their decision; with folds, each image meets the detectors that have not seen it. A batch is corrupted once for all of
-them, and what a member answers serves the ensemble too: the time goes into forwards that cannot be saved, and those
-run in the faster precision where it gives the same verdicts (`robustbench_df.corruption_precision`).
+A cell is one detector under one corruption at one severity, or under a chain. Detectors are evaluated as deployed, with
+their decision; with folds, each image is scored by the detectors that have not seen it. Each batch is corrupted once
+for all detectors, and a member's output is reused by the ensemble. Most time therefore goes into unavoidable forward
+passes, which run in the faster precision where it gives the same verdicts (`robustbench_df.corruption_precision`).
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ from robustbench_df.train.speed import PROBE_BATCH, choose_device, synchronize
 from robustbench_df.wording import duration
 
 LONG = 60
-"""Seconds from which on it is worth saying how long the corruptions to come will take."""
+"""If the remaining corruptions should take longer than this, in seconds, the estimate is reported."""
 
 PIXELS = 2**21
-"""Most pixels of a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
+"""Most pixels in a batch (41 images of 224 px): a corruption holds several 64-bit copies while it draws its noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Team:
-    """The detectors that may be shown some images: a fold's own, or the deployed ones.
+    """The detectors that may score some images: those of one fold, or the deployed ones.
 
-    ``networks`` are theirs, each once: a member that is also judged alone is one network of two detectors.
+    ``networks`` are the distinct networks of the detectors: a member that is also evaluated alone is one network that
+    two detectors share.
     """
 
     detectors: dict[Pair, Deployed]
@@ -61,29 +62,29 @@ class Team:
 
 @dataclass(eq=False)
 class Collected:
-    """What a cell has gathered so far."""
+    """The results of a cell so far."""
 
     tables: list[pd.DataFrame] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, table: pd.DataFrame, seconds: float) -> None:
-        """Add the answers to a batch."""
+        """Add the predictions for one batch."""
         self.tables.append(table)
         self.seconds += seconds
 
     @property
     def table(self) -> pd.DataFrame:
-        """All of it."""
+        """All predictions so far."""
         return pd.concat(self.tables, ignore_index=True)
 
 
 def corrupt_run(run: Run, plan: CorruptionPlan, reporter: Reporter | None = None) -> list[CorruptionCell]:
-    """Judge a run's detectors on corrupted images; each cell is written as it ends, only missing ones are computed.
+    """Evaluate a run's detectors on corrupted images; only missing cells are computed, each is written when it ends.
 
-    The clean cell of every detector is among the cells: the same images, untouched, in fp32.
+    The cells include a clean one per detector: the same images, unchanged, in fp32.
 
     Raises:
-        UsageError: a model, corruption, chain, constant set or part that is not there.
+        UsageError: an unknown model, corruption, chain, constant set or part.
         RunError: the run is not finished, or its images have changed.
     """
     cells = plan_cells(run, plan)
@@ -108,7 +109,7 @@ def _teams(run: Run, pairs: Sequence[Pair], images: ImageSet, plan: CorruptionPl
 
 
 def _share(detectors: Mapping[Pair, Deployed], models: Sequence[str]) -> dict[Pair, Network]:
-    """Let an ensemble use the very members that are judged beside it, where their phase is its own."""
+    """Let an ensemble share the networks of the members that are also evaluated alone in the same phase."""
     networks: dict[Pair, Network] = {}
     for pair, detector in detectors.items():
         if pair[0] != "ensemble":
@@ -123,7 +124,7 @@ def _share(detectors: Mapping[Pair, Deployed], models: Sequence[str]) -> dict[Pa
 
 
 def members_of(pair: Pair, detector: Deployed, models: Sequence[str]) -> list[Pair]:
-    """Name the networks that a detector asks: itself, or an ensemble's members."""
+    """Name the networks that a detector uses: its own, or those of an ensemble's members."""
     if pair[0] != "ensemble":
         return [pair]
     return [(models[k], pair[1]) for k in cast(Ensemble, detector.net).used]
@@ -131,7 +132,7 @@ def members_of(pair: Pair, detector: Deployed, models: Sequence[str]) -> list[Pa
 
 @dataclass(eq=False)
 class _Grid:
-    """A run's detectors, the images they may be shown, and what their forwards have cost so far."""
+    """A run's detectors, the images that they may score, and the time of their forward passes so far."""
 
     run: Run
     plan: CorruptionPlan
@@ -142,7 +143,7 @@ class _Grid:
     """Seconds."""
 
     def compute(self, cells: Sequence[CorruptionCell]) -> None:
-        """Compute what is missing, the clean cells first, and say how long it took."""
+        """Compute the missing cells, the clean ones first, and report how long it took."""
         started = time.perf_counter()
         missing = [cell for cell in cells if not cell.path.exists()]
         damaged = [cell for cell in missing if cell.damage.name != CLEAN]
@@ -158,7 +159,7 @@ class _Grid:
         )
 
     def _all(self, cells: Sequence[CorruptionCell], choices: Mapping[Pair, Choice]) -> None:
-        """Judge and write cell after cell, those of one damage together; in fp32 where nothing was chosen."""
+        """Evaluate and write the cells, those of one damage together; in fp32 if no precision was chosen."""
         self._answer_in({pair: choice.precision for pair, choice in choices.items()})
         count = sum(len(team.index) for team in self.teams)
         damages, started = len({cell.damage for cell in cells}), time.perf_counter()
@@ -176,7 +177,7 @@ class _Grid:
     # --- precision --------------------------------------------------------------------------------
 
     def _choose(self, cells: Sequence[CorruptionCell], damaged: Sequence[CorruptionCell]) -> dict[Pair, Choice]:
-        """Choose how the detectors of ``damaged`` answer: as asked for, as before, or as measured now."""
+        """Choose the precision for the detectors of ``damaged``: as requested, as in earlier cells, or by measuring."""
         pairs = list(dict.fromkeys(cell.pair for cell in damaged))
         members = {pair: members_of(pair, self.teams[0].detectors[pair], self.run.models) for pair in pairs}
         asked = self.plan.precision
@@ -185,7 +186,7 @@ class _Grid:
         if known:
             return known
         small = n * len({cell.damage for cell in damaged}) < corruption_precision.WORTH
-        if asked != "auto" or small or choose_device(self.plan.device) == "mps":  # as in training, which knows no other
+        if asked != "auto" or small or choose_device(self.plan.device) == "mps":  # mps: fp32 only, as in training
             chosen = "fp32" if asked == "auto" else asked
             return {pair: corruption_precision.given(chosen, (name for name, _ in members[pair])) for pair in pairs}
         self.reporter.start("choosing a precision", n)
@@ -210,7 +211,7 @@ class _Grid:
         return corruption_precision.machine(choose_device(self.plan.device))
 
     def _remembered(self, cells: Sequence[CorruptionCell], pairs: Sequence[Pair]) -> dict[Pair, Choice]:
-        """Return what the finished cells of all detectors were made with; nothing where one has none or two differ."""
+        """Return the choices recorded in finished cells; empty if a detector has none or if two choices differ."""
         known: dict[Pair, Choice] = {}
         for cell in cells:
             if cell.pair in pairs and cell.pair not in known and cell.damage.name != CLEAN and cell.path.exists():
@@ -220,7 +221,7 @@ class _Grid:
         return known if len(known) == len(pairs) and len(said) == len({net[:2] for net in said}) else {}
 
     def _answer_in(self, precision: Mapping[Pair, Mapping[str, str]]) -> None:
-        """Set the precision of every network: ``precision`` maps detectors to their networks' own; fp32 elsewhere."""
+        """Set the precision of every network: ``precision`` maps detector -> network -> precision; others get fp32."""
         found = {(name, pair[1]): how for pair, own in precision.items() for name, how in own.items()}
         for team in self.teams:
             for net, network in team.networks.items():
@@ -229,7 +230,7 @@ class _Grid:
     # --- cells ------------------------------------------------------------------------------------
 
     def _judge(self, damage: Damage, pairs: Sequence[Pair]) -> tuple[dict[Pair, Collected], float]:
-        """Judge detectors on every image, damaged; returns what they said and the seconds that the damage took."""
+        """Score every image, damaged, by the detectors; returns their predictions and the seconds spent on damaging."""
         collected = {pair: Collected() for pair in pairs}
         corrupting = 0.0
         size = max(min(self.plan.batch, PIXELS // (self.images.size[0] * self.images.size[1])), 1)
@@ -256,12 +257,12 @@ class _Grid:
         return collected, corrupting
 
     def _damaged(self, damage: Damage, index: Index) -> tuple[Tensor, float]:
-        """Return images as a detector takes them, damaged as 8-bit pixels, and the seconds that took."""
+        """Return images as input for a detector, damaged as 8-bit pixels, and the seconds that this took."""
         device = torch.device(choose_device(self.plan.device))
         pixels = torch.from_numpy(self.images.pixels(index)).to(device)
         ids = torch.from_numpy(self.images.keys(index)).to(device)
         started = time.perf_counter()
-        # As in `evaluate`: channels last is the faster layout for convolutions.
+        # Channels last is the faster layout for convolutions, as in `evaluate`.
         x = damage.apply(pixels, ids, self.plan.seed, constants_of(self.run, self.plan)).float().div_(255)
         x = x.contiguous(memory_format=torch.channels_last)
         synchronize(device)

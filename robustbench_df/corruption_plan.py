@@ -1,4 +1,4 @@
-"""What `rdf corrupt` is asked for, and the cells that it comes to: detector x corruption x severity."""
+"""The settings of `rdf corrupt`, and the cells that follow from them: detector x corruption x severity."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from robustbench_df.run import Run
 from robustbench_df.settings import Count, Settings
 
 SETS = ("all", "common", "web")
-"""Names for several corruptions: every one, the 15 of ImageNet-C, or what images meet on the web."""
+"""Names of sets of corruptions: all, the 15 of ImageNet-C, or those that images undergo on the web."""
 
 LIBRARY = "imagecorruptions"
-"""The backend that is not our own."""
+"""The external backend."""
 
 
 class CorruptionPlan(Settings):
-    """What `rdf corrupt` is asked for."""
+    """Settings of `rdf corrupt`."""
 
     corruptions: tuple[str, ...] = ("all",)
-    """Names and `SETS`."""
+    """Names of corruptions or of `SETS`."""
     severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = SEVERITIES
     chains: tuple[str, ...] = ()
-    """Corruptions one after the other (`robustbench_df.corruptions.chain`)."""
+    """Sequences of corruptions (`robustbench_df.corruptions.chain`)."""
     constants: Literal["auto", "cifar", "imagenet"] = "auto"
     backend: Literal["own", "imagecorruptions"] = "own"
-    """``imagecorruptions`` runs the library itself on its 19, for comparison with published numbers."""
+    """``imagecorruptions`` runs that library itself on its 19 corruptions, for comparison with published numbers."""
     models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all."""
+    """Names of detectors, also ``ensemble``; empty: all."""
     phase: Literal["auto", "base", "final"] = "auto"
     """``auto``: detectors after clean training, the ensemble as shipped."""
     part: attack_plan.WantedPart = "auto"
     images: Count = 400
-    """Most images, evenly spaced; 0 takes all of the part."""
+    """Largest number of images, evenly spaced; 0: all of the part."""
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forwards on damaged images; clean ones are always judged in fp32. ``auto``: bf16 where a probe finds it
-    faster and it gives the same verdicts (`robustbench_df.corruption_precision`)."""
+    """Precision of the forward passes on damaged images; clean images are always scored in fp32. ``auto``: bf16 where a
+    probe finds that it is faster and gives the same verdicts (`robustbench_df.corruption_precision`)."""
     batch: Annotated[int, Field(ge=1)] = BATCH
 
     @property
     def places(self) -> attack_plan.AttackPlan:
-        """Which images and detectors are meant, as `attack_plan` is told."""
+        """The choice of images and detectors, in the form that `attack_plan` takes."""
         return attack_plan.AttackPlan(
             attacks=(), models=self.models, part=self.part, images=self.images, seed=self.seed, device=self.device
         )
@@ -69,7 +69,7 @@ class CorruptionPlan(Settings):
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to the images: nothing (``clean``), a corruption at a severity, or a chain."""
+    """The change applied to the images: none (``clean``), a corruption at a severity, or a chain."""
 
     name: str
     severity: int = 0
@@ -82,7 +82,7 @@ class Damage:
         return f"{self.name}-{self.severity}" if self.severity else self.name
 
     def apply(self, x: Tensor, ids: Tensor, seed: int, constants: str) -> Tensor:
-        """Return uint8 images ``[N, 3, H, W]`` damaged."""
+        """Return a damaged version of the uint8 images ``[N, 3, H, W]``."""
         if self.chain is not None:
             return apply_chain(x, self.chain, ids=ids, seed=seed, constants=constants)
         if not self.severity:
@@ -92,13 +92,13 @@ class Damage:
         return corrupt(x, self.name, self.severity, ids=ids, seed=seed, constants=constants)
 
     def constants(self, chosen: str) -> str | None:
-        """Name the constant set, where the run's own corruptions take ``chosen``; the library has one, at any size."""
+        """Name the constant set: ``chosen`` for this package's corruptions; the library has one set for all sizes."""
         if self.name == CLEAN:
             return None
         return f"imagenet, by {LIBRARY}" if self.backend == LIBRARY else chosen
 
     def made_with(self, constants: str) -> list[Any]:
-        """The constants behind it: a corruption's own numbers, so that a cell made with others is another cell."""
+        """Return the constants used, as part of a cell's digest: a corruption with other constants is another cell."""
         if self.chain is not None:
             return [constants]
         if self.backend != "own" and self.severity:
@@ -108,7 +108,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class CorruptionCell:
-    """One detector under one damage, and where its table is kept."""
+    """One detector under one damage, and the path of its table."""
 
     model: str
     phase: str
@@ -129,10 +129,10 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
     """List the cells of a plan, damage by damage; the clean ones first.
 
     Raises:
-        UsageError: a model, corruption, chain, constant set, part or backend that is not there.
+        UsageError: an unknown or unavailable model, corruption, chain, constant set, part or backend.
         RunError: the run is not finished.
     """
-    attack_plan.plan_cells(run, plan.places)  # no attack, no cell: it refuses an unfinished run, models and parts
+    attack_plan.plan_cells(run, plan.places)  # without attacks it only checks: run, models and part
     pairs: list[tuple[str, str]] = []
     for name in plan.models or (*run.models, "ensemble"):
         if name in attack_plan.VOTES:
@@ -157,7 +157,7 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
         return run.file("corruptions", _file_name(pair, damage, constants, rest))
 
     def kept(pair: tuple[str, str], damage: Damage) -> Path:
-        """Where the cell is: clean ones, and what was asked for in fp32 before, serve ``auto`` as well."""
+        """Return the path of a cell: ``auto`` also uses clean cells and those computed in fp32 before."""
         exact = path(pair, damage, "fp32")
         if damage.name == CLEAN or (plan.precision == "auto" and exact.exists()):
             return exact
@@ -167,7 +167,7 @@ def plan_cells(run: Run, plan: CorruptionPlan) -> list[CorruptionCell]:
 
 
 def _check_library(run: Run, plan: CorruptionPlan) -> None:
-    """Refuse now what the library would refuse after the first cells."""
+    """Refuse early what the library would refuse only after the first cells."""
     if plan.constants == "cifar":
         raise UsageError("imagecorruptions has the constants of ImageNet-C alone; leave out --constants cifar")
     if min(run.image_size) < SMALLEST:
@@ -179,7 +179,7 @@ def _check_library(run: Run, plan: CorruptionPlan) -> None:
 
 
 def names_of(wanted: Sequence[str], backend: str = "own") -> list[str]:
-    """Resolve `SETS` and names to names, each once, in the order asked for; ``all`` is all that the backend has.
+    """Resolve names and `SETS` to distinct names, in the requested order; ``all`` is everything that the backend has.
 
     Raises:
         UsageError: an unknown name, or one that the backend does not have.
@@ -200,18 +200,18 @@ def names_of(wanted: Sequence[str], backend: str = "own") -> list[str]:
 
 
 def constants_of(run: Run, plan: CorruptionPlan) -> str:
-    """Resolve ``auto`` by the size of the run's images."""
+    """Resolve ``constants="auto"`` by the size of the run's images."""
     return constant_set(plan.constants, torch.empty(0, 3, *run.image_size))
 
 
 def _deployed_as(run: Run, model: str, phase: str) -> list[Any]:
-    """Decision and weights of a detector: refitted, it is another detector."""
+    """Return decision and weights of a detector, for the digest: if they are refitted, it is another detector."""
     weights = run.weights(phase=phase).to_dict() if model == "ensemble" else None
     return [run.decision(model, phase).to_dict(), weights]
 
 
 def _file_name(pair: tuple[str, str], damage: Damage, constants: str, rest: Sequence[Any]) -> str:
-    """Name a cell by what it is and a digest of all that its numbers depend on."""
+    """Return a cell's file name: its description and a digest of everything that its numbers depend on."""
     what = [damage.condition, damage.made_with(constants), *rest]
     digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=6).hexdigest()
     stem = re.sub(r"[^\w.+-]+", "_", f"{pair[0]}-{pair[1]}-{damage.condition}")[:120]

@@ -1,8 +1,8 @@
-"""In which precision a grid's forwards run: bf16 where it is faster here and says what fp32 says.
+"""Choice of the precision of a grid's forward passes: bf16 where it is faster on this machine and agrees with fp32.
 
-No setting wins everywhere, as in `robustbench_df.train.speed`: on one two-core CPU bf16 made ResNet-SE three times as
-fast and EfficientNet-B0 hardly. Clean images are always judged in fp32, as in ``results.json``; they are what bf16 is
-held against.
+As in `robustbench_df.train.speed`, no setting is best everywhere: on one two-core CPU, bf16 made ResNet-SE three times
+as fast and hardly sped up EfficientNet-B0. Clean images are always scored in fp32, as in ``results.json``; bf16 is
+compared with these scores.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from robustbench_df.precision import exact_fp32
 from robustbench_df.train.speed import DTYPES, PROBE_BATCH, PROBE_STEPS, synchronize
 
 Pair = tuple[str, str]
-"""A detector, or ``ensemble``, and its phase."""
+"""Name of a detector, or ``ensemble``, and its phase."""
 
 MOST_CHANGED, MOST_MOVED = 0.005, 0.01
-"""Share of the clean verdicts that bf16 may change, and mean distance by which it may move P(fake)."""
+"""Largest share of clean verdicts that bf16 may change, and largest mean change of P(fake)."""
 
 GAIN = 1.1
-"""bf16 must be this much faster: a tie is fp32's."""
+"""bf16 must be at least this many times as fast as fp32; otherwise fp32 is used."""
 
 FEW = 8
-"""Images of a first try, so that a processor that only emulates bf16 does not waste minutes on a whole probe."""
+"""Images of a first trial, so that a processor that only emulates bf16 does not spend minutes on a full probe."""
 
 CACHED = 64
-"""Most images per forward on a CPU, whose caches 256 of them overflow: up to 1.8 times as fast in bf16 at 32 px."""
+"""Most images per forward pass on a CPU, whose caches overflow with 256: up to 1.8 times as fast in bf16 at 32 px."""
 
 WORTH = 4000
-"""Images to be judged per detector from which on a probe, some hundred forwards, earns more than it costs."""
+"""Least number of images per detector for which a probe, some hundred forward passes, saves more time than it costs."""
 
 
 class Network(nn.Module):
-    """A network in some precision, fp32 until told otherwise; it answers in float32.
+    """A network with a settable precision (initially fp32) that returns float32 logits.
 
-    It keeps its answer to the last batch, because the ensemble asks it the same again.
+    It caches its output for the last batch, because the ensemble needs the same output again.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -55,13 +55,13 @@ class Network(nn.Module):
         self._last: tuple[Tensor, str, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[N, 2]``; the very same tensor is not computed twice."""
+        """Return logits ``[N, 2]``; a repeated call with the same tensor object returns the cached logits."""
         if self._last is None or self._last[0] is not x or self._last[1] != self.precision:
             self._last = x, self.precision, self.answer(x, self.precision)
         return self._last[2]
 
     def answer(self, x: Tensor, precision: str) -> Tensor:
-        """Compute logits ``[N, 2]`` anew."""
+        """Compute logits ``[N, 2]`` without the cache."""
         parts = math.ceil(len(x) / CACHED) if x.device.type == "cpu" else 1
         with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "fp32"), exact_fp32():
             return torch.cat([self.net(part) for part in x.tensor_split(parts)]).float()
@@ -69,10 +69,11 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Choice:
-    """How a detector's networks answer, and what that was decided by.
+    """The precision of a detector's networks, and the measurements behind the choice.
 
-    ``precision`` is one per network; ``rates`` images per second of each network in each precision, and ``changed`` and
-    ``moved`` what bf16 did to ``n`` clean images (`apart`): all empty, or None, where nothing was measured.
+    ``precision`` maps each network to its precision. ``rates`` are images per second of each network in each precision.
+    ``changed`` and ``moved`` are the effect of bf16 on ``n`` clean images (`apart`). If nothing was measured, ``rates``
+    is empty and the others are None or 0.
     """
 
     precision: Mapping[str, str]
@@ -89,7 +90,7 @@ class Choice:
 
     @property
     def said(self) -> str:
-        """The choice and its reasons, for whoever watches."""
+        """The choice and its reasons, as a message for the user."""
         times = ", ".join(f"{own['bf16'] / own['fp32']:.1f} times as fast ({name})" for name, own in self.rates.items())
         return (
             f"{self.text}: bf16 is {times}, changes {self.changed:.1%} of {self.n} clean verdicts and moves P(fake) by "
@@ -102,28 +103,28 @@ class Choice:
 
 
 def given(precision: str, names: Iterable[str]) -> Choice:
-    """Return the choice that was made by whoever asked."""
+    """Return a choice of ``precision`` for all networks, as the caller set it."""
     return Choice(dict.fromkeys(names, precision), {})
 
 
 def remembered(notes: Mapping[str, Any], where: str) -> Choice | None:
-    """Return what an earlier cell of the same plan was made with, so that a resumed grid goes on in the same way.
+    """Return the choice recorded in an earlier cell of the same plan, so that a resumed grid uses the same precision.
 
-    None where it says nothing, or was made elsewhere than ``where`` (`machine`).
+    None if the cell records no choice, or was computed on another machine than ``where`` (`machine`).
     """
     found = notes.get("choice")
     return Choice(**found) if found and found.get("machine") == where else None
 
 
 def machine(device: str) -> str:
-    """Name what a measured rate depends on besides the network."""
+    """Describe the machine: everything that a measured rate depends on besides the network."""
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return f"{platform.node()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {kind}, {torch.__version__}"
 
 
 @torch.no_grad()
 def timed(net: Network, x: Tensor) -> dict[str, float]:
-    """Return images per second of fp32 and bf16, on some of the images ``x``."""
+    """Return images per second in fp32 and in bf16, measured on some of the images ``x``."""
     rates: dict[str, float] = {}
     for some in (x[:FEW], x[:PROBE_BATCH]):
         rates = {precision: round(_rate(net, some, precision), 1) for precision in ("fp32", "bf16")}
@@ -133,7 +134,7 @@ def timed(net: Network, x: Tensor) -> dict[str, float]:
 
 
 def _rate(net: Network, x: Tensor, precision: str) -> float:
-    """Images per second of a forward: the best of some, after one that allocates and chooses kernels."""
+    """Return images per second of the fastest of a few forward passes, after one that allocates and chooses kernels."""
     seconds = []
     for _ in range(1 + PROBE_STEPS):
         synchronize(x.device)
@@ -145,15 +146,15 @@ def _rate(net: Network, x: Tensor, precision: str) -> float:
 
 
 def faster(rates: Mapping[str, float]) -> str:
-    """Choose by images per second alone."""
+    """Choose the precision by images per second alone."""
     return "bf16" if rates["bf16"] >= GAIN * rates["fp32"] else "fp32"
 
 
 def apart(exact: Floats, fast: Floats, offset: float) -> tuple[float, float]:
-    """Return the share of verdicts that differ, and by how much P(fake) does on average.
+    """Return the share of verdicts that differ, and the mean absolute difference of P(fake).
 
     Args:
-        exact, fast: deployed margins ``[N]``: fake from 0 on.
+        exact, fast: deployed margins ``[N]``; at least 0 means fake.
         offset: log-odds of the deployed threshold, which turns a margin back into P(fake).
     """
     changed = (exact >= 0) != (fast >= 0)
@@ -168,15 +169,15 @@ def settle(
     n: int,
     where: str,
 ) -> dict[Pair, Choice]:
-    """Decide for every detector: a network stays in bf16 if no detector that it belongs to is changed too much.
+    """Decide the precision of every network: it uses bf16 only if that changes none of its detectors too much.
 
     Args:
-        pairs: the detectors that are judged.
-        members: the networks of each: itself, or an ensemble's members.
-        rates: images per second of each network; those that are `faster` in bf16 are up for it.
-        differences: what `apart` says of each detector with these networks in bf16.
-        n: number of images that were compared.
-        where: `machine`.
+        pairs: the detectors to be evaluated.
+        members: the networks of each detector: its own, or those of an ensemble's members.
+        rates: images per second of each network; those that are `faster` in bf16 are candidates for it.
+        differences: result of `apart` for each detector with these networks in bf16.
+        n: number of images compared.
+        where: result of `machine`.
     """
     precision = {net: faster(own) for net, own in rates.items()}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""From the cells of `rdf corrupt` to numbers: accuracy, AUC, threshold gap, mCE, worst first. Never imports torch."""
+"""Numbers from the cells of `rdf corrupt`: accuracy, AUC, threshold gap, mCE; worst first. Never imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustbench_df.metrics.scores import Floats, confusion
 from robustbench_df.metrics.thresholds import threshold_gap
 
 CLEAN = "clean"
-"""The condition every other is compared with: the same images, untouched."""
+"""The condition that all others are compared with: the same images, unchanged."""
 
 COMMON = (
     "gaussian_noise",
@@ -41,11 +41,11 @@ COMMON = (
 """The 15 corruptions that mCE is defined over (Hendrycks & Dietterich 2019, arXiv:1903.12261, section 4.1)."""
 
 HURT = 0.05
-"""A loss of accuracy below this is not worth an explanation: it lies within the interval of some hundred images."""
+"""A smaller loss of accuracy gets no explanation: it lies within the confidence interval of a few hundred images."""
 
 
 class Key(NamedTuple):
-    """What a score belongs to; ``severity`` is 0 for clean images and for chains, which have none."""
+    """Identifies a score; ``severity`` is 0 for clean images and for chains, which have none."""
 
     model: str
     phase: str
@@ -55,7 +55,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was fitted for a detector: its decision, its abstention band (None: none) and the band's target error."""
+    """A detector's fitted decision, its abstention band (None if there is none) and the band's target error rate."""
 
     decision: Decision
     band: Band | None
@@ -66,9 +66,9 @@ class Calibrated:
 class Score:
     """One cell: accuracy and AUC with 95% intervals, and the threshold gap, all as shares.
 
-    They are those after calibration, as deployed; ``uncalibrated`` is the accuracy of P(fake) >= .5 before it. ``band``
-    says what the abstention band does, None where none was fitted. Intervals are Wilson's and DeLong's, or where there
-    are groups a cluster bootstrap's.
+    The scores are those after calibration, as deployed; ``uncalibrated`` is the accuracy of P(fake) >= 0.5 before
+    calibration. ``band`` holds the scores of the abstention band, None if none was fitted. Intervals are Wilson's and
+    DeLong's, or those of a cluster bootstrap if the images have groups.
     """
 
     accuracy: Interval
@@ -83,10 +83,11 @@ class Score:
 class Row:
     """One detector under one corruption: means over the severities.
 
-    The severities show the same images, so ``accuracy`` has a bootstrap interval that draws images, not cells (without
-    `Outcomes` Wilson's of one severity's images, which is never too narrow). ``lost`` is clean accuracy minus this one,
-    ``by_severity`` the accuracies it is the mean of. ``uncalibrated`` is the accuracy before calibration; ``covered``
-    and ``set_size`` are those of the abstention band, nan where none was fitted.
+    All severities use the same images, so the interval of ``accuracy`` is a bootstrap over images, not over cells.
+    Without `Outcomes` it is Wilson's interval for the number of images of one severity, which is never too narrow.
+    ``lost`` is clean accuracy minus this accuracy, and ``by_severity`` are the accuracies that it averages.
+    ``uncalibrated`` is the accuracy before calibration. ``covered`` and ``set_size`` are coverage and mean set size of
+    the abstention band, nan if none was fitted.
     """
 
     model: str
@@ -101,13 +102,13 @@ class Row:
     covered: float
     set_size: float
     failure: str
-    """``threshold``: most of the loss comes back with another threshold; ``ranking``: it does not; empty: no loss."""
+    """``threshold``: another threshold recovers at least half of the loss; ``ranking``: it does not; empty: no loss."""
 
 
 class DetectorErrors(NamedTuple):
     """A detector's clean error and its errors under corruption against the reference.
 
-    ``mean_error`` and ``mce`` are those of ``errors`` with intervals that draw images; None without `Outcomes`.
+    ``mean_error`` and ``mce`` are those of ``errors``, with bootstrap intervals over images; None without `Outcomes`.
     """
 
     model: str
@@ -124,13 +125,13 @@ def score(
     clean: pd.DataFrame | None = None,
     groups: Mapping[str, str] | None = None,
 ) -> Score:
-    """Score one cell's predictions table, whose logits are the deployed ones: fake from a margin of 0 on.
+    """Score one cell's predictions table; its logits are the deployed ones, so a margin of at least 0 means fake.
 
     Args:
         table: `Predictions.table` of the cell.
-        fitted: what it was deployed with; without it nothing is said of before calibration, nor of abstention.
-        clean: the same detector's table on clean images, on which out-of-fold bands are fitted; None: ``table`` is it.
-        groups: group of each image id, "" for none; images of one group err together and are drawn together.
+        fitted: the deployed calibration; without it there are no scores before calibration and none of abstention.
+        clean: the same detector's table on clean images, on which out-of-fold bands are fitted; None: ``table`` itself.
+        groups: group of each image id, "" for none; a group's errors are correlated, so whole groups are resampled.
     """
     margin, label = _margin(table), table["label"].to_numpy()
     names = [(groups or {}).get(str(name), "") for name in table.get("image_id", ())]
@@ -152,19 +153,19 @@ def _margin(table: pd.DataFrame) -> Floats:
 
 
 def _abstained(table: pd.DataFrame, clean: pd.DataFrame, fitted: Calibrated) -> BandScores | None:
-    """Measure the band; out of fold, where the stored one has seen the images, a band of the other folds for each."""
+    """Score the abstention band; out of fold, each fold gets a band fitted on the others, not the stored one."""
     margin, label, fold = _margin(table), table["label"].to_numpy(), table["fold"].to_numpy()
     if fold.min() < 0:
         return score_band(fitted.band.deployed(fitted.decision), margin, label) if fitted.band else None
     known = _margin(clean), clean["label"].to_numpy(), clean["fold"].to_numpy()
     try:
         return score_cross_fitted(margin, label, fold, *known, fitted.alpha)
-    except DataError:  # a handful of images: the other folds hold one class only
+    except DataError:  # so few images that the other folds hold only one class
         return None
 
 
 def detectors(scores: Iterable[Key]) -> list[tuple[str, str]]:
-    """Return the (model, phase) pairs, in the order met."""
+    """Return the distinct (model, phase) pairs, in order of appearance."""
     return list(dict.fromkeys((key.model, key.phase) for key in scores))
 
 
@@ -207,19 +208,19 @@ def _mean_accuracy(mean: float, cells: Sequence[Score]) -> Interval:
     if len(cells) == 1:
         return first.accuracy
     if first.outcomes is None:
-        # A share of all cells, on the images of one: per image it varies by no more than a single verdict would.
+        # The mean over all cells, with the image count of one: per image it varies no more than a single verdict does.
         return replace(wilson(round(mean * first.accuracy.n), first.accuracy.n), value=mean)
     return first.outcomes.interval(mean, first.outcomes.resampled(_right(cells)[:, None])[:, 0])
 
 
 def _right(cells: Iterable[Score]) -> Floats:
-    """Return in how many of the cells each image was called rightly, as a share ``[N]``."""
+    """Return the share of cells in which each image was classified correctly, ``[N]``."""
     share: Floats = np.mean([cell.outcomes.right for cell in cells if cell.outcomes], axis=0)
     return share
 
 
 def _failure(lost: float, won_back: float) -> str:
-    """Name what failed; the clean gap is taken off before, since a threshold read off its own images always wins."""
+    """Name what failed; ``won_back`` is net of the clean gap: a threshold tuned on the same images always gains."""
     if not lost >= HURT or math.isnan(won_back):
         return ""
     return "threshold" if won_back >= lost / 2 else "ranking"
@@ -228,8 +229,8 @@ def _failure(lost: float, won_back: float) -> str:
 def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[DetectorErrors]:
     """Return every detector's errors against the reference (model, phase), the highest mean error first.
 
-    Over the 15 of `COMMON` where all were run, else over every corruption that was; chains, which have no severity, are
-    not among them. Empty where there is none.
+    The mean is over the 15 corruptions of `COMMON` if all were run, otherwise over every corruption that was run.
+    Chains are excluded, since they have no severity. The result is empty if no corruption was run.
 
     Raises:
         UsageError: the reference has no cells.
@@ -265,7 +266,7 @@ def _error_intervals(
     reference: tuple[str, str],
     found: CorruptionErrors,
 ) -> tuple[Interval | None, Interval | None]:
-    """Return mean error and mCE with intervals that draw the same images for the detector and the reference."""
+    """Return mean error and mCE with bootstrap intervals that resample the same images for detector and reference."""
     outcomes = next(score.outcomes for key, score in scores.items() if key[:2] == pair)
     if outcomes is None:
         return None, None
@@ -281,7 +282,7 @@ def _error_intervals(
 
 
 def counted(scores: Iterable[Key]) -> tuple[str, ...]:
-    """Return the corruptions that the mean errors are taken over; see `errors`."""
+    """Return the corruptions over which the mean errors are taken; see `errors`."""
     run = tuple(dict.fromkeys(key.corruption for key in scores if key.severity))
     return COMMON if set(COMMON) <= set(run) else run
 

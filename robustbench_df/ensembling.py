@@ -1,4 +1,4 @@
-"""From the members' predictions to weights, decisions and results: numbers in, numbers out, no forward pass."""
+"""Ensemble weights, decisions and results, computed from the members' stored predictions without a forward pass."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from robustbench_df.rundir import write_json
 from robustbench_df.summary import decide, judge, judge_unseen, results_of
 
 CROSS_FITS = 5
-"""Parts into which val, or the out-of-fold images, are divided to judge fitted weights."""
+"""Number of folds into which val, or the out-of-fold images, are divided to evaluate fitted weights."""
 
 PARTS = ("val", "cal", "oof", "test")
 
 TWINS = "twins.json"
-"""File of a run with the ids, by part, of the given test images that have a copy, exact or near, outside that part."""
+"""File of a run that lists the ids of given test images with an exact or near copy outside test."""
 
 DEDUPLICATED = "test-deduplicated"
-"""The part of a result on the test images without `TWINS`: beside the official number, not in its place."""
+"""Part name of results on the test images without `TWINS`; they are reported in addition to the official results."""
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Clean predictions of all members on the same rows: what weights and decisions are fitted on.
+    """Clean predictions of all members on the same rows, on which weights and decisions are fitted.
 
-    ``tables`` maps each member to its predictions; ``groups`` image ids to their groups, as far as there are any.
+    ``tables`` maps each member to its predictions; ``groups`` maps image ids to their groups, where there are any.
     """
 
     tables: Mapping[str, Predictions]
@@ -50,11 +50,11 @@ class Votes:
 
     @property
     def logits(self) -> Floats:
-        """Float64 ``[M, N, 2]``."""
+        """Logits of M members for N rows, float64 ``[M, N, 2]``."""
         return np.stack([table.logits for table in self.tables.values()])
 
     def where(self, *parts: str) -> NDArray[np.bool_]:
-        """Rows of the first of ``parts`` that is not empty."""
+        """Return a mask of the rows of the first of ``parts`` that is not empty."""
         column = np.asarray(self.rows.table["part"], dtype=str)
         for part in parts:
             if (column == part).any():
@@ -62,23 +62,23 @@ class Votes:
         return np.zeros(len(column), dtype=bool)
 
     def weigh(self, kind: str) -> tuple[EnsembleWeights, Floats]:
-        """Fit weights on val, or out of fold; returns them with what `unseen` combines by them."""
+        """Fit weights on val or the out-of-fold rows; returns them and the logits that `unseen` combines with them."""
         rows = self.where("oof", "val")
         weights = fit_weights(kind, self.logits[:, rows], self.rows.labels[rows])
         return weights, self.unseen(weights)
 
     def unseen(self, weights: EnsembleWeights) -> Floats:
-        """Combine the logits of every row, ``[N, 2]``, out of fold by weights of that kind that have not seen it."""
+        """Return combined logits ``[N, 2]``; out-of-fold rows use weights of the same kind fitted without them."""
         combined, rows = weights.combine(self.logits), self.where("oof")
         if rows.any():
             combined[rows] = self._cross_fitted(weights.kind, rows)
         return combined
 
     def loss(self, kind: str) -> float:
-        """Log loss on val, or out of fold, of weights that have not seen the image they are judged on."""
+        """Return the cross-fitted log loss on val or the out-of-fold rows."""
         rows = self.where("oof", "val")
         margin, labels = margins(self._cross_fitted(kind, rows)), self.rows.labels[rows]
-        # At its own best temperature: a kind must not win by its confidence, which calibration mends anyway.
+        # Use the best temperature of each kind: confidence must not decide, since calibration corrects it anyway.
         return log_loss(margin / fit_temperature(margin, labels), labels)
 
     def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
@@ -88,12 +88,12 @@ class Votes:
             try:
                 return cross_fitted(kind, logits, labels, groups=groups, folds=folds)
             except DataError:
-                continue  # too few images or groups of a class for so many parts
+                continue  # too few images or groups of a class for this number of folds
         return fit_weights(kind, logits, labels).combine(logits)
 
 
 def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:
-    """Fit temperature and threshold on cal, or out of fold; on val where the split has no cal."""
+    """Fit temperature and threshold on the out-of-fold rows, else on cal, or on val if the split has no cal."""
     parts = np.asarray(table.table["part"], dtype=str)
     part = next((p for p in ("oof", "cal", "val") if (parts == p).any()), "none")
     rows = parts == part
@@ -101,9 +101,10 @@ def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:
 
 
 def fit_band_on(table: Predictions, margin: Floats, alpha: float) -> dict[str, Any] | None:
-    """Fit an abstention band on cal, or out of fold, ready for JSON.
+    """Fit an abstention band on the out-of-fold rows or on cal; returns it in JSON form.
 
-    None where there is neither, or not both classes: on val, where checkpoints were chosen, it would promise too much.
+    None if neither part exists with both classes. Val is not used: checkpoints were chosen on it, so the band would be
+    too optimistic.
     """
     parts = np.asarray(table.table["part"], dtype=str)
     part = next((p for p in ("oof", "cal") if len(set(table.labels[parts == p])) == 2), None)
@@ -125,10 +126,10 @@ def judge_table(
     twins: Collection[str] = (),
     groups: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Score one detector under one condition, part by part, before and after the decision fitted on clean images.
+    """Score one detector under one condition, part by part, without and with the decision fitted on clean images.
 
-    Where ``twins``, ids of test images, are among the rows, test is also scored without them (`DEDUPLICATED`).
-    ``groups`` has the group of each image id, "" for none: intervals draw whole groups.
+    ``twins`` are ids of test images; if some are among the rows, test is also scored without them (`DEDUPLICATED`).
+    ``groups`` has the group of each image id, "" for none; intervals resample whole groups.
     """
     parts = np.asarray(table.table["part"], dtype=str)
     fold = table.table["fold"].to_numpy()
@@ -153,7 +154,7 @@ def judge_table(
 
 
 def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
-    """Write ``ensemble.json``: per phase, weights of every kind, and each member's and ensemble's decision and band."""
+    """Write ``ensemble.json``: per phase, weights of every kind, and decision and band of each member and ensemble."""
     config = run.config
     entry: dict[str, Any] = {}
     losses: dict[tuple[str, str], float] = {}
@@ -184,7 +185,7 @@ def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
 
 
 def _ship(losses: Mapping[tuple[str, str], float], config: EnsembleConfig) -> tuple[str, str]:
-    """Choose phase and kind: as configured, and where that is ``auto`` by the lowest cross-fitted log loss."""
+    """Choose phase and kind as configured; ``auto`` takes the lowest cross-fitted log loss."""
     allowed = [
         (phase, kind) for phase, kind in losses if config.phase in ("auto", phase) and config.weights in ("auto", kind)
     ]
@@ -209,7 +210,7 @@ def write_results(run: Run, images: ImageSet, phases: tuple[str, ...], attacks: 
     judged = partial(judge_table, rule=rule, twins=twins, groups=groups_of(images))
     for phase in phases:
         for name in (*run.models, "ensemble"):
-            # Clean ensembles of every kind come from the members' logits; the attacked one is the one shipped.
+            # Clean ensembles of every kind are computed from the members' logits; only the shipped one is attacked.
             for condition in (*(("clean",) if name != "ensemble" else ()), *attacks):
                 table = run.predictions(name, phase, condition)
                 decision = run.decision(name, phase)

@@ -1,10 +1,10 @@
 """Every error this package raises on purpose, as one small tree.
 
-    RdfError                 anything a user can mend; the CLI prints one line and exits 1
+    RdfError                 anything a user can fix; the CLI prints one line and exits 1
     ├── UsageError           the command or configuration is wrong; exits 2
     ├── DataError            images, labels, archives, splits
     ├── ModelError           an unknown model, weights that do not fit
-    ├── TrainError           a non-finite loss, a batch that cannot be made to fit
+    ├── TrainError           a non-finite loss, a single image that does not fit in memory
     ├── RunError             a run folder that is missing, busy, damaged or of another version
     └── Interrupted          Ctrl-C: stopped cleanly, can be resumed; exits 130
 
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 
 class RdfError(Exception):
-    """Base of all errors that are the user's to mend. ``exit_code`` is what the command line returns."""
+    """Base of all errors that the user can fix. ``exit_code`` is the exit status of the command line."""
 
     exit_code = 1
 
@@ -38,7 +38,7 @@ class ModelError(RdfError):
 
 
 class TrainError(RdfError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class RunError(RdfError):
@@ -52,12 +52,12 @@ class Interrupted(RdfError):  # noqa: N818  (it is a state, not a fault)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something; the kind of error where there is none."""
+    """Return the first non-empty line of an error's message, or the name of its class if there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def kind_and_line(error: BaseException) -> str:
-    """Return the kind and the first line of an error of somebody else's code, whose messages alone may say little."""
+    """Return the class and the first line of an error of external code, whose message alone may not be informative."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
 

@@ -1,4 +1,4 @@
-"""Detectors over images: logits in, `Predictions` out. Streams from the image set, so memory stays flat."""
+"""Run detectors on images and store the logits as `Predictions`. Images are streamed, so memory use stays constant."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robustbench_df.models.footprint import fitting_batch
 from robustbench_df.records import Predictions
 
 BATCH = 256
-"""Images per forward in evaluation, fewer where they are large, halved while memory runs out; results do not depend on
-it beyond float rounding."""
+"""Images per forward pass in evaluation; fewer if they are large, halved when memory runs out. Results depend on it
+only through float rounding."""
 
 Transform = Callable[[Detector, Tensor, Tensor], Tensor]
-"""``(detector, x, y) -> x``: what a condition does to a batch before it is scored."""
+"""``(detector, x, y) -> x``: the change that a condition makes to a batch before it is scored."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Under what images are scored: ``clean``, or FGSM at an L∞ budget in pixels of [0, 1]."""
+    """Condition under which images are scored: ``clean``, or FGSM at an L∞ budget in pixels of [0, 1]."""
 
     kind: str = "clean"
     eps: float = 0.0
@@ -39,7 +39,7 @@ class Condition:
         return "clean" if self.kind == "clean" else f"{self.kind}-linf-{self.eps:g}"
 
     def transform(self) -> Transform | None:
-        """Return what is done to a batch, None for nothing."""
+        """Return the change made to a batch; None if there is none."""
         if self.kind == "clean":
             return None
         return lambda detector, x, y: fgsm(detector, x, y, self.eps)
@@ -49,7 +49,7 @@ CLEAN = Condition()
 
 
 def _batch(images: ImageSet, index: NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images float ``[n, 3, H, W]`` in [0, 1] and labels int64 ``[n]``, read only now."""
+    """Read images as float ``[n, 3, H, W]`` in [0, 1], and labels int64 ``[n]``."""
     x = torch.from_numpy(images.pixels(index)).to(device).float().div_(255)
     x = x.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions in fp32
     return x, torch.from_numpy(images.labels[index].astype(np.int64)).to(device)
@@ -68,16 +68,16 @@ def predict_logits(
 
     Args:
         detector: put in eval mode for the call, restored afterwards.
-        images, index: what to score, in this order.
+        images, index: the images to score, in this order.
         transform: an attack or corruption applied to each batch first.
-        views: test-time augmentation: the log of the mean probability over the views is returned.
+        views: test-time augmentation; the result is the log of the mean probability over the views.
         progress: called with the number of images of each finished batch.
     """
     device = detector.mean.device
     keep_freed_memory()
     out = np.empty((len(index), 2), dtype=np.float32)
-    # An attack holds the activations of every member for its gradient: smaller batches keep memory flat. On a CPU they
-    # stay in its caches: EfficientNet-B0 is 1.4 times as fast with 64 images of 32 px as with 256.
+    # An attack keeps the activations of every member for its gradient, so smaller batches limit memory. On a CPU they
+    # also fit in the caches: EfficientNet-B0 is 1.4 times as fast with 64 images of 32 px as with 256.
     size = BATCH if transform is None and device.type != "cpu" else BATCH // 4
     done, size = 0, fitting_batch(size, detector, images.size, device, gradient=transform is not None)
     with frozen(detector):

@@ -1,6 +1,6 @@
-"""`run_experiment`: an ablation or a bench, cell by cell and seed by seed; a finished cell is never run again.
+"""`run_experiment`: an ablation or a benchmark, cell by cell and seed by seed; a finished cell is never run again.
 
-What an experiment is made of is told in `robustbench_df.experiment_folder`.
+`robustbench_df.experiment_folder` describes the parts of an experiment.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 REPORTS = Path("reports") / "experiments"
 QUICK = Path("runs") / "experiments"
-"""Quick results are to look at, not to keep."""
+"""Folder of quick results, which are for a first look and are not committed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `run_experiment` left: where, which cells failed, how many wait, how many were there before."""
+    """Outcome of `run_experiment`: folder, failed cells, number of cells left to run, number that existed before."""
 
     out: Path
     failed: dict[str, str]
@@ -53,25 +53,26 @@ def run_experiment(
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run what is missing, then write ``results.json``, ``results.csv`` and ``figure.svg`` from all finished cells.
+    """Run the missing cells, then write ``results.json``, ``results.csv`` and ``figure.svg`` from all finished cells.
 
     Args:
         experiment: from `open_experiment`, with the same ``quick``.
-        data: the images; None takes the demo set where the config names it (as ``quick`` does), else the archive that
-            the config names, in the folder ``$RDF_DATA``.
-        quick: keep the results apart, under `QUICK`.
-        seeds: how often every cell is run that this machine can run; None takes the cell's own or the config's number.
-        out: folder of the results; None takes ``reports/experiments/NAME`` (quick: ``runs/experiments/NAME``).
-        fresh: forget finished cells.
-        limit: run that many cells at most and leave the rest for another call; 0 runs all.
-        device: where to compute; an experiment whose config names the only device it is about runs there.
+        data: the images; None: the demo set with ``quick`` or if the config names it, otherwise the archive that the
+            config names, in the folder ``$RDF_DATA``.
+        quick: write the results to a separate folder, under `QUICK`.
+        seeds: number of seeds of every cell, except those declared with 0 seeds (which this machine cannot run); None:
+            the number of the cell or of the config.
+        out: folder of the results; None: ``reports/experiments/NAME`` (quick: ``runs/experiments/NAME``).
+        fresh: delete finished cells first.
+        limit: run at most this many cells and leave the rest for another call; 0 runs all.
+        device: where to compute; if the config names a device, the experiment runs on that one only.
         reporter: receives progress.
 
     Returns:
-        Where the results are; cells that failed, with their error (they read "not run" in the results); how many wait.
+        The folder of the results; failed cells with their errors ("not run" in the results); the number left to run.
 
     Raises:
-        UsageError, DataError: no data, cells that share a name, or a device that the experiment is not about.
+        UsageError, DataError: no data, cells that share a name, or a device other than the config's.
         Interrupted: on Ctrl-C; finished cells are kept.
     """
     from robustbench_df.data.sources import load_images
@@ -105,7 +106,7 @@ def run_experiment(
 
 @dataclass(frozen=True)
 class Task:
-    """One seed of one cell: where its file is, and the digest of all that its numbers depend on."""
+    """One seed of one cell: the path of its file, and the digest of everything that its numbers depend on."""
 
     cell: Cell
     seed: int
@@ -119,7 +120,7 @@ class Task:
 
     @property
     def finished(self) -> bool:
-        """Whether its file is there and was made with the code and settings as they are."""
+        """Whether its file exists and was made with the current code and settings."""
         try:
             return bool(read_json(self.path)["key"] == self.key)
         except (FileNotFoundError, RunError):
@@ -129,7 +130,7 @@ class Task:
 def _run(
     experiment: Experiment, tasks: Sequence[Task], images: ImageSet, device: str, reporter: Reporter
 ) -> dict[str, str]:
-    """Run cells one by one; returns what failed, by title."""
+    """Run cells one by one; returns the errors of failed cells, by title."""
     failed: dict[str, str] = {}
     splits: dict[str, Any] = {}
     try:
@@ -146,7 +147,11 @@ def _run(
 
 
 def _device(experiment: Experiment, asked: str) -> str:
-    """Return where to compute: as asked, but for what is about one device."""
+    """Return the device: the requested one, unless the experiment's config fixes it.
+
+    Raises:
+        UsageError: another device than the config's was requested.
+    """
     only = str(experiment.config.get("device", asked))
     if asked not in ("auto", only):
         raise UsageError(f"{experiment.name} is about {only} alone, not {asked}; leave --device away")
@@ -154,10 +159,10 @@ def _device(experiment: Experiment, asked: str) -> str:
 
 
 def find_data(name: str, config: Mapping[str, Any], data: str | None) -> str:
-    """Return what to load: as given, or the archive that the config names, in the folder ``$RDF_DATA``.
+    """Return the source of the images: ``data`` if given, else the archive that the config names, in ``$RDF_DATA``.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: that archive does not exist.
     """
     wanted = data or str(config.get("data", "demo"))
     if data is not None or wanted == "demo":
@@ -169,7 +174,7 @@ def find_data(name: str, config: Mapping[str, Any], data: str | None) -> str:
 
 
 def cell_path(out: Path, name: str, seed: int) -> Path:
-    """Where a finished cell is kept."""
+    """Return the path of a finished cell's file."""
     return out / "cells" / f"{slug(name)}-seed{seed}.json"
 
 
@@ -201,7 +206,7 @@ def tasks_of(
     device: str,
     seeds: int | None = None,
 ) -> list[Task]:
-    """Return every seed of every cell, with its place under ``out`` and its key; ``seeds`` None takes the config's."""
+    """Return a task for every seed of every cell, with its path under ``out`` and its key; see `run_experiment`."""
     usual = int(experiment.config.get("seeds", 1))
     return [
         Task(cell, seed, cell_path(out, cell.name, seed), _key(experiment, cell, seed, fingerprint, device))
@@ -210,7 +215,7 @@ def tasks_of(
 
 
 def _work(declared: Sequence[Cell], usual: int, asked: int | None) -> Iterator[tuple[Cell, int]]:
-    """Yield cells by seed: the first seed of every cell comes before any second one."""
+    """Yield cells by seed: the first seed of every cell comes before any second seed."""
     own = [usual if cell.seeds is None else cell.seeds for cell in declared]
     wanted = [asked if asked and number else number for number in own]
     for seed in range(max(wanted)):
@@ -218,14 +223,14 @@ def _work(declared: Sequence[Cell], usual: int, asked: int | None) -> Iterator[t
 
 
 def _key(experiment: Experiment, cell: Cell, seed: int, fingerprint: str, device: str) -> str:
-    """Digest of all that a cell's numbers depend on; what only shapes the output is left out.
+    """Return a digest of everything that a cell's numbers depend on, without settings that only shape the output.
 
-    Neither the processor nor the version is in it: a cell says both, and ``fresh`` measures again.
+    Processor and version are not part of it: the cell's file records both, and ``fresh`` measures again.
     """
     shaping = ("seeds", "columns", "figure", "data", "device")
     config = {k: v for k, v in experiment.config.items() if k not in shaping}
     made_of = [SCHEMA, experiment.source, config, cell.name, dict(cell.settings), seed, fingerprint]
-    made_of += [] if device == "cpu" else [device]  # a GPU's numbers never stand for a CPU's, nor the reverse
+    made_of += [] if device == "cpu" else [device]  # GPU results never replace CPU results, nor the reverse
     text = json.dumps(made_of, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -238,7 +243,7 @@ def _run_cell(
     reporter: Reporter,
     splits: dict[str, Any],
 ) -> str:
-    """Run one cell and write its file; returns what went wrong, or nothing."""
+    """Run one cell and write its file; returns the error message, or an empty string."""
     from robustbench_df.lab import Lab
     from robustbench_df.settings import merge
 
@@ -250,7 +255,7 @@ def _run_cell(
         rows = [to_json(row) for row in (found if isinstance(found, list) else [found])]
     except RdfError as error:
         return str(error)
-    except Exception as error:  # whatever an experiment's own code does, the other cells are none the worse
+    except Exception as error:  # errors in an experiment's own code must not stop the other cells
         return f"{type(error).__name__}: {' '.join(str(error).split())} ({_where(error, experiment.folder)})"
     made = provenance(task.seed, images.fingerprint, *_machine(device))
     record = {
@@ -271,7 +276,7 @@ def _run_cell(
 
 
 def _where(error: BaseException, folder: Path) -> str:
-    """Name the line of the experiment's own code that an error came through."""
+    """Name the innermost line of the experiment's own code in an error's traceback."""
     lines, trace = [], error.__traceback__
     while trace is not None:
         path = Path(trace.tb_frame.f_code.co_filename)

@@ -1,7 +1,8 @@
-"""The figure of an experiment as SVG text, drawn from its results alone: the same results give the same bytes.
+"""The figure of an experiment as SVG text, drawn only from its results: the same results give the same bytes.
 
-Dots with intervals, a panel per metric (``[figure]`` may name ``columns``, and ask for ``one_axis`` for shares); or,
-where ``[figure]`` names ``x`` and ``y``, one metric against another with the front that no other row beats in both.
+By default it shows dots with intervals, one panel per metric; ``[figure]`` in the config may name ``columns``, and set
+``one_axis`` for a common axis of all shares. If ``[figure]`` names ``x`` and ``y``, it plots one metric against the
+other, with the Pareto front.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from html import escape
 from typing import Any
 
 PANEL, GAP, LINE, HEAD = 240, 36, 22, 40
-"""Width of a panel, the space between, and the heights of a row and of the head, in pixels."""
+"""Width of a panel, space between panels, height of a row and height of the head, in pixels."""
 WIDE = 6.6
-"""Width of a letter of a label, about, in pixels."""
+"""Approximate width of a letter of a label, in pixels."""
 SIDE = 420
-"""Side of the plane on which one metric is drawn against another, in pixels."""
+"""Side of the plot of one metric against another, in pixels."""
 PER_LINE = 3
-"""Panels side by side; the others follow below."""
+"""Panels per line."""
 
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600}.a{font-size:10px;fill:#666}"
@@ -31,7 +32,7 @@ Row = dict[str, Any]
 
 
 def draw(results: dict[str, Any]) -> str:
-    """Return the figure, or an empty string where there is nothing to draw."""
+    """Return the figure, or an empty string if there is nothing to draw."""
     rows = [row for row in results["rows"] if row["values"]]
     wanted = results["config"].get("figure", {})
     if {"x", "y"} <= set(wanted):
@@ -48,13 +49,13 @@ def _known(row: Row, column: str) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Round numbers from below the least to above the greatest end of some values."""
+    """An axis with round tick values that enclose all values and their interval ends."""
 
     ticks: tuple[float, ...]
     share: bool
 
     def at(self, value: float) -> float:
-        """Place of a value, 0 to 1."""
+        """Return the position of a value on the axis, 0 to 1."""
         return (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
 
 

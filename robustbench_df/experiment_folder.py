@@ -1,13 +1,13 @@
-"""An experiment's folder, read: ``config.toml`` (settings), ``run.py`` (what to do) and ``README.md`` (what for).
+"""Read an experiment's folder: ``config.toml`` (settings), ``run.py`` (code) and ``README.md`` (purpose).
 
-``run.py`` declares two functions and nothing else is asked of it::
+``run.py`` must declare two functions::
 
-    def cells(config) -> list[Cell]            # what is compared; every cell is run once per seed
-    def measure(cell, lab) -> dict             # its numbers; or a list of dicts that tell themselves apart by "row"
+    def cells(config) -> list[Cell]            # the cells to compare; every cell is run once per seed
+    def measure(cell, lab) -> dict             # the cell's values; or a list of dicts distinguished by their key "row"
 
 A value is an `Interval` (a share with its uncertainty over images), a plain number, or a word. Each finished cell is a
-small JSON file, never computed again while its settings, its images and the folder's code stay the same. A third
-function, ``tell(results) -> list[str]``, may put into sentences what the table says.
+small JSON file that is not computed again while its settings, its images and the folder's code stay the same. An
+optional third function, ``tell(results) -> list[str]``, returns sentences that summarise the table.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EXPERIMENTS = Path("experiments")
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is compared: a name, settings merged over the config for it, and how many seeds it gets.
+    """One variant of a comparison: a name, settings merged over the config, and its number of seeds.
 
-    ``seeds`` None takes the experiment's own number: give fewer where a row is costly and no headline, 0 for what this
-    machine cannot do (it reads "not run"). A number asked for (``--seeds``) stands over all but 0.
+    ``seeds`` None takes the experiment's number. Give fewer for a costly row that is not a main result, and 0 for a
+    cell that this machine cannot run (it reads "not run"). A number given by ``--seeds`` replaces all of these but 0.
     """
 
     name: str
@@ -50,12 +50,12 @@ Measure = Callable[[Cell, "Lab"], "Values | list[Values]"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder of `EXPERIMENTS`, read."""
+    """An experiment as read from its folder."""
 
     folder: Path
     config: dict[str, Any]
     source: str
-    """Digest of the folder's code, comments and layout apart: other code, other cells."""
+    """Digest of the folder's code, ignoring comments and layout; changed code invalidates finished cells."""
     declare: Callable[[dict[str, Any]], list[Cell]]
     measure: Measure
     tell: Callable[[dict[str, Any]], list[str]] = lambda _: []
@@ -67,12 +67,12 @@ class Experiment:
 
 
 def find_experiments(root: Path = EXPERIMENTS) -> dict[str, Path]:
-    """Return name -> folder of every experiment under ``root``, by name."""
+    """Return the folder of every experiment under ``root`` by its name, sorted."""
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.toml"))}
 
 
 def question(folder: Path) -> str:
-    """Return the question of an experiment, as its README.md asks it; empty where it does not."""
+    """Return the question that an experiment's README.md states; empty if it states none."""
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     found = re.search(r"\*\*Question\.\*\*\s+(.+?)(?:\n\s*\n|\Z)", text, re.DOTALL)
@@ -83,7 +83,7 @@ def open_experiment(name: str | Path, *, quick: bool = False, root: Path = EXPER
     """Read an experiment by its name under ``root``, or by its folder.
 
     Raises:
-        UsageError: there is none; the message gives the nearest name. Or its files do not fit together.
+        UsageError: there is no such experiment (the message gives the nearest name), or its files are invalid.
     """
     known = find_experiments(root)
     folder = known.get(str(name), Path(name))
@@ -111,7 +111,7 @@ def open_experiment(name: str | Path, *, quick: bool = False, root: Path = EXPER
 
 
 def _digest_of_code(folder: Path) -> str:
-    """Digest of ``run.py`` and its neighbours.
+    """Return a digest of ``run.py`` and the other Python files of the folder.
 
     Raises:
         FileNotFoundError: there is no ``run.py``.
@@ -127,7 +127,7 @@ def _digest_of_code(folder: Path) -> str:
 
 
 def _module(folder: Path) -> Any:
-    """Import ``run.py``; its neighbours can be imported by their bare names, as when it is run by itself."""
+    """Import ``run.py``; it can import other files of its folder by their bare names, as when it is run as a script."""
     spec = importlib.util.spec_from_file_location(f"rdf_experiment_{folder.name}", folder / "run.py")
     if spec is None or spec.loader is None:
         raise UsageError(f"'{folder / 'run.py'}' cannot be imported")
@@ -137,7 +137,7 @@ def _module(folder: Path) -> Any:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(folder))
-        # Another experiment may have a neighbour of the same name.
+        # Another experiment may have a file of the same name.
         own = [
             n
             for n, m in sys.modules.items()

@@ -1,4 +1,4 @@
-"""What the README files say of the experiments, written from ``results.json``; a test fails when they drift apart."""
+"""Write the results of experiments into README files, from ``results.json``; a test fails when the two differ."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from robustbench_df.experiment_results import kept_results, table_of
 from robustbench_df.rundir import write_text
 
 START, END = "<!-- experiments -->", "<!-- /experiments -->"
-"""Between these the main README holds every experiment that has results."""
+"""Marks between which the main README shows every experiment that has results."""
 BENCH = "bench_"
-"""How the names of benches begin."""
+"""Prefix of the names of benchmarks."""
 OWN_START, OWN_END = "<!-- measured -->", "<!-- /measured -->"
-"""Between these an experiment's README holds its own."""
+"""Marks between which an experiment's README shows its own results."""
 
 NOT_RUN = "Not run yet."
 
@@ -29,18 +29,18 @@ between rows count, not records."""
 
 
 def readmes(root: Path = Path()) -> dict[Path, str]:
-    """Return what every README that holds results of experiments should say, by its path.
+    """Return the expected text of every README that shows results of experiments, by its path.
 
     Raises:
-        UsageError: a README without the marks between which results stand.
-        RunError: results of another version.
+        UsageError: a README without the marks between which results are written.
+        RunError: damaged results, or results of another version.
     """
     sections: list[str] = []
     wanted: dict[Path, str] = {}
     for name, folder in find_experiments(root / EXPERIMENTS).items():
         results = kept_results(root / REPORTS / name)
         own = folder / "README.md"
-        if results is None:  # a copied folder brings the table of the one it was copied from
+        if results is None:  # a copied folder still holds the table of its original
             wanted |= {own: _filled(own, OWN_START, OWN_END, NOT_RUN)} if own.exists() else {}
             continue
         sections.append(_section(results, own))
@@ -51,7 +51,7 @@ def readmes(root: Path = Path()) -> dict[Path, str]:
 
 
 def write_readmes(root: Path = Path()) -> list[Path]:
-    """Bring every README up to its results; returns those that changed."""
+    """Update every README to its results; returns the paths of those that changed."""
     changed = {path: text for path, text in readmes(root).items() if path.read_text(encoding="utf-8") != text}
     for path, text in changed.items():
         write_text(path, text)
@@ -68,25 +68,25 @@ def _filled(path: Path, start: str, end: str, text: str) -> str:
 def _section(results: Mapping[str, Any], own: Path) -> str:
     name = results["name"]
     more = f"More: [experiments/{name}](experiments/{name})."
-    # A bench has a row for everything it times: its own README holds them, here stands what they say.
+    # A benchmark has many rows: its own README shows them, the main README only its summarising sentences.
     table = said(results) if name.startswith(BENCH) else folded("the table", measured(results))
     parts = [f"**{name}.** {results['question']}", _paragraph(own, "What it says"), table, more]
     return "\n\n".join(part for part in parts if part)
 
 
 def folded(title: str, text: str) -> str:
-    """Return Markdown that shows a title and opens on a click; the blank lines make it Markdown inside, too."""
+    """Return a collapsible section in Markdown; the blank lines make its content render as Markdown, too."""
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _paragraph(path: Path, title: str) -> str:
-    """Return the paragraph that begins with a bold title, without the title."""
+    """Return the paragraph that starts with the bold ``title``, without the title."""
     found = re.search(rf"^\*\*{title}\.\*\*\s+(.+?)(?:\n\s*\n|\Z)", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     return found.group(1).strip() if found else ""
 
 
 def measured(results: Mapping[str, Any]) -> str:
-    """Return a line about how it was measured, then the table, as Markdown."""
+    """Return, as Markdown, a line on how the results were measured, the table, and the experiment's sentences."""
     data, hardware = results["data"], results["hardware"]
     machines = ", ".join(dict.fromkeys(f"{h['processor']}, {h['device']}, threads: {h['threads']}" for h in hardware))
     torch = ", ".join(dict.fromkeys(v["torch"] for v in results["versions"]))
@@ -106,5 +106,5 @@ def measured(results: Mapping[str, Any]) -> str:
 
 
 def said(results: Mapping[str, Any]) -> str:
-    """Return the experiment's own sentences about its numbers, as a list in Markdown; empty where it has none."""
+    """Return the experiment's sentences about its numbers, as a Markdown list; empty if it has none."""
     return "\n".join(f"- {line}" for line in results["said"])

@@ -1,7 +1,7 @@
-"""From finished cells to ``results.json``, ``results.csv`` and a figure: numbers in, files out. Never imports torch.
+"""Write ``results.json``, ``results.csv`` and a figure from finished cells. Never imports torch.
 
-A row's value is the mean over its seeds. Two uncertainties stand beside it and are never mixed: over images (the mean
-of the seeds' intervals, by the method they name) and over training seeds (least, greatest, and Student's t interval).
+A row's value is the mean over its seeds. Two uncertainties are reported separately: over images (the mean of the seeds'
+intervals, with their named method) and over training seeds (least, greatest, and Student's t interval).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from robustbench_df.metrics.intervals import Interval
 from robustbench_df.rundir import write_json, write_text
 
 SCHEMA = 1
-"""Version of a cell's file and of ``results.json``; another one is refused."""
+"""Version of a cell's file and of ``results.json``; files of another version are refused."""
 
 LEVEL = 0.95
-"""Confidence level of the interval over seeds, as of those over images."""
+"""Confidence level of the interval over seeds, the same as of the intervals over images."""
 
 Value = Interval | float | int | str
 Values = Mapping[str, Value]
@@ -31,10 +31,10 @@ Json = dict[str, Any]
 
 
 def to_json(row: Values) -> Json:
-    """Return a row as JSON holds it; an `Interval` becomes a table with its method.
+    """Convert a row to JSON types; an `Interval` becomes a dictionary that includes its method.
 
     Raises:
-        UsageError: a value of another kind.
+        UsageError: a value that is neither an `Interval`, a number nor a word.
     """
     out: Json = {}
     for key, value in row.items():
@@ -55,8 +55,8 @@ def read_json(path: Path) -> Json:
     """Read a cell's file or a ``results.json``.
 
     Raises:
-        FileNotFoundError: it is not there.
-        RunError: it is damaged, or of another version.
+        FileNotFoundError: the file does not exist.
+        RunError: the file is damaged, or of another version.
     """
     try:
         raw: Json = json.loads(path.read_text(encoding="utf-8"))
@@ -68,10 +68,10 @@ def read_json(path: Path) -> Json:
 
 
 def kept_results(folder: Path) -> Json | None:
-    """Return an experiment's ``results.json``; None where it has none, or keeps its numbers in a form of its own.
+    """Return an experiment's ``results.json``; None if there is none, or if it has a format of its own.
 
     Raises:
-        RunError: it is damaged, or of another version.
+        RunError: the file is damaged, or of another version.
     """
     path = folder / "results.json"
     if not path.exists() or '"schema"' not in path.read_text(encoding="utf-8"):
@@ -80,15 +80,15 @@ def kept_results(folder: Path) -> Json | None:
 
 
 def collect(facts: Json, cells: Sequence[str], files: Mapping[Path, str]) -> Json:
-    """Return ``results.json``: what the finished cells hold, by cell and row, averaged over seeds.
+    """Return the content of ``results.json``: values of the finished cells, by cell and row, averaged over seeds.
 
     Args:
-        facts: what the experiment is about; goes to the head.
+        facts: general facts about the experiment, which become the first keys.
         cells: names of all cells, in order.
-        files: the file of every cell and seed, with the digest of its settings as they are now; a file with another
-            digest counts as not run.
+        files: the file of every cell and seed, with the digest of its current settings; a file with another digest
+            counts as not run.
 
-    ``seconds`` is what everything takes from the beginning: measuring, and each detector's training once.
+    ``seconds`` is the total time from scratch: all measurements, plus the training of each detector, counted once.
     """
     done: list[Json] = []
     for path, key in files.items():
@@ -111,7 +111,7 @@ def collect(facts: Json, cells: Sequence[str], files: Mapping[Path, str]) -> Jso
 
 
 def save_results(out: Path, results: Json) -> None:
-    """Write ``results.json``, ``results.csv`` and, where there is something to draw, ``figure.svg``."""
+    """Write ``results.json``, ``results.csv`` and, if there is something to draw, ``figure.svg``."""
     from robustbench_df.experiment_figure import draw
 
     write_json(out / "results.json", results)
@@ -126,7 +126,7 @@ def _distinct(records: Iterable[Json]) -> list[Json]:
 
 
 def _rows(name: str, done: list[Json]) -> list[Json]:
-    """Aggregate one cell over its seeds: a row for each name that `measure` gave its rows."""
+    """Aggregate one cell over its seeds; one row for each value of "row" that ``measure`` returned."""
     if not done:
         return [{"cell": name, "row": "", "seeds": 0, "values": {}}]
     found: dict[str, dict[str, list[Any]]] = {}
@@ -145,9 +145,9 @@ def _rows(name: str, done: list[Json]) -> list[Json]:
 
 
 def aggregate(values: Sequence[Any]) -> Any:
-    """Return one value of the seeds' values: words joined, numbers averaged with both kinds of uncertainty.
+    """Combine the values of all seeds: words are joined, numbers averaged, with both kinds of uncertainty.
 
-    An undefined (null) value of any seed makes the mean undefined: never an average over what happened to work.
+    If the value of any seed is undefined (null), the mean is undefined, rather than an average of the other seeds.
     """
     if any(isinstance(value, str) for value in values):
         return " / ".join(dict.fromkeys(str(value) for value in values))
@@ -162,7 +162,7 @@ def aggregate(values: Sequence[Any]) -> Any:
     if len(numbers) > 1:
         out["seed_low"], out["seed_high"] = min(numbers), max(numbers)
         low, high = t_interval(numbers)
-        # A share or an area lies in [0, 1], and so does its mean; Student's interval of three seeds does not know it.
+        # A share or an area lies in [0, 1], and so does its mean, but Student's interval may extend beyond.
         out["t_low"], out["t_high"] = (max(low, 0.0), min(high, 1.0)) if "method" in out else (low, high)
     elif all(isinstance(number, int) for number in numbers):
         out["value"] = numbers[0]
@@ -170,7 +170,7 @@ def aggregate(values: Sequence[Any]) -> Any:
 
 
 def t_interval(numbers: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Return Student's interval of the mean of at least two numbers (Student 1908)."""
+    """Return Student's t interval for the mean of at least two numbers (Student 1908)."""
     from scipy.stats import t
 
     mean, n = statistics.fmean(numbers), len(numbers)
@@ -182,7 +182,7 @@ COLUMNS = ("value", "low", "high", "n", "method", "seed_low", "seed_high", "t_lo
 
 
 def to_csv(results: Json) -> str:
-    """Return every number as a line: cell, row, metric, seeds, and what is known of it."""
+    """Return a CSV with one line per value: cell, row, metric, seeds, and the `COLUMNS` that are known."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["cell", "row", "metric", "seeds", *COLUMNS])
@@ -201,13 +201,13 @@ def _plain(value: Any) -> Any:
 
 
 def columns_of(results: Json) -> list[str]:
-    """Return the metrics to show: those the config lists, else all of them in order."""
+    """Return the metrics to show: those that the config lists, else all, in order of appearance."""
     every = list(dict.fromkeys(key for row in results["rows"] for key in row["values"]))
     return [str(c) for c in results["config"].get("columns", every)]
 
 
 def table_of(results: Json) -> list[list[str]]:
-    """Return the table in words: a head, then a line per row; what is missing reads "not run"."""
+    """Return the table as text: a header, then a line per row; cells without results read "not run"."""
     columns = columns_of(results)
     ran = [row for row in results["rows"] if row["values"]]
     named = any(row["row"] for row in ran)
@@ -219,7 +219,7 @@ def table_of(results: Json) -> list[list[str]]:
 
 
 def in_words(value: Any, ran: bool = True) -> str:
-    """Write a value: ``91.9% [90.6, 93.0] (91.5–92.4)`` is mean, interval over images, range over seeds."""
+    """Format a value: ``91.9% [90.6, 93.0] (91.5–92.4)`` is mean, interval over images and range over seeds."""
     if value is None:
         return "" if ran else "not run"
     if not isinstance(value, dict):

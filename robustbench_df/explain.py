@@ -1,8 +1,8 @@
-"""`rdf explain`: where a run's detectors and ensemble look, what those maps are worth, and images to look at.
+"""`rdf explain`: CAMs of a run's detectors and ensemble, checks of how far the maps can be trusted, example images.
 
-Every detector explains the same images: some that the ensemble is right on, some it is wrong on, some attacked, some
-corrupted. Detectors are those as deployed; with folds, each image meets the detectors that have not seen it. Written
-are ``explain/explain.json``, ``explain/specimens.json`` and their pictures.
+Every detector explains the same images: some that the ensemble classifies correctly, some that it misclassifies, some
+attacked and some corrupted. Detectors are used as deployed; with folds, each image is explained by the detectors that
+have not seen it. The results are ``explain/explain.json``, ``explain/specimens.json`` and their pictures.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ FOLDER, EXPLAINED, SPECIMENS = "explain", "explain.json", "specimens.json"
 
 
 class ExplainPlan(Settings):
-    """What `rdf explain` is asked for."""
+    """Settings of `rdf explain`."""
 
     models: tuple[str, ...] = ()
-    """Detectors by name, ``ensemble`` among them; empty: all that have a feature map."""
+    """Names of detectors, also ``ensemble``; empty: all that have a feature map."""
     images: Annotated[int, Field(ge=1)] = 8
-    """Pictures explained, a quarter each right, wrong, attacked and corrupted."""
+    """Number of explained images, a quarter each correct, misclassified, attacked and corrupted."""
     measured: Annotated[int, Field(ge=1)] = 48
-    """Clean images, evenly spaced, on which the maps themselves are checked."""
+    """Number of clean images, evenly spaced, on which the maps themselves are checked."""
     cam: str = "gradcam"
     """One of `robustbench_df.explaining.cams.CAMS`."""
     eps: Fraction = 0.05
-    """FGSM's L∞ budget in pixels of [0, 1]; the ensemble is attacked, and every detector explains the same image."""
+    """L∞ budget of FGSM in pixels of [0, 1]; the ensemble is attacked, and all detectors explain the result."""
     corruption: str = "jpeg_compression"
     severity: Annotated[int, Field(ge=1, le=5)] = 3
     specimens: Count = 8
-    """Images of each kind of specimen; half as many are attacked."""
+    """Number of images of each kind of specimen; half as many are attacked."""
     phase: Literal["auto", "base", "final"] = "auto"
     """``auto``: as shipped."""
     part: WantedPart = "auto"
@@ -73,24 +73,24 @@ class ExplainPlan(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What all steps need."""
+    """The inputs that all steps share."""
 
     run: Run
     plan: ExplainPlan
     images: ImageSet
     clean: Clean
-    """By the shipped decisions: as the detectors that are shown the images answer."""
+    """Verdicts on clean images by the shipped decisions, as the deployed detectors give them."""
     judged: Clean
-    """The same images by decisions that have not seen them, as the report's tables count them."""
+    """Verdicts on the same images by decisions not fitted on them, as counted in the report's tables."""
     device: str
 
     @property
     def pictures(self) -> Path:
-        """Where the run keeps its pictures."""
+        """Folder of the run's pictures."""
         return self.run.file(FOLDER, "pictures")
 
     def keep(self, pixels: Tensor) -> list[str]:
-        """Keep uint8 images ``[N, 3, H, W]`` as pictures of the run; returns their keys."""
+        """Save uint8 images ``[N, 3, H, W]`` as pictures of the run; returns their keys."""
         return [keep_picture(self.pictures, own) for own in pixels.cpu().numpy()]
 
     def load(self, rows: Index) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,19 +101,19 @@ class Task:
 def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
     """Explain a run's detectors; returns the content of ``explain.json``, which is written last.
 
-    With the same plan and the same run, what is there is returned and nothing computed.
+    If results of the same plan and run already exist, they are returned and nothing is computed.
 
     Raises:
-        UsageError: a model, part, cam, corruption or device that is not there.
+        UsageError: an unknown model, part, cam, corruption or device.
         RunError: the run is not finished, busy or damaged, or its images have changed.
-        ModelError: a detector that was asked for by name, or every detector, has no usable feature map; or all maps of
-            a detector are blank.
+        ModelError: a detector requested by name, or every detector, has no usable feature map; or all maps of a
+            detector are blank.
     """
     plan, reporter = plan or ExplainPlan(), reporter or Reporter()
     check_cam(plan.cam)
     _ = CORRUPTIONS[plan.corruption]
     places = AttackPlan(attacks=(), models=plan.models, part=plan.part)
-    attack_plan.plan_cells(run, places)  # no attack, no cell: it refuses an unfinished run, unknown models and parts
+    attack_plan.plan_cells(run, places)  # without attacks it only checks: run, models and part
     part, phase = choose_part(run, plan.part), run.shipped["phase"] if plan.phase == "auto" else plan.phase
     stamp = {"schema": SCHEMA, "fingerprint": run.fingerprint, "made_from": _digest(run, plan, part)}
     known = _finished(run, stamp)
@@ -134,13 +134,13 @@ def explain(run: Run, plan: ExplainPlan | None = None, reporter: Reporter | None
 
 
 def _digest(run: Run, plan: ExplainPlan, part: str) -> str:
-    """Digest of all that the files depend on, with the part that ``auto`` has come to."""
+    """Return a digest of everything that the files depend on, including the part that ``auto`` was resolved to."""
     what = [plan.model_dump(mode="json", exclude={"device", "batch"}), part, run.read_json("ensemble.json")]
     return hashlib.blake2b(json.dumps([*what, specimens.corruptions_of(run)]).encode(), digest_size=8).hexdigest()
 
 
 def _finished(run: Run, stamp: dict[str, Any]) -> dict[str, Any] | None:
-    """Return ``explain.json`` where both files and all pictures of exactly this work are there."""
+    """Return ``explain.json`` if both files and all their pictures exist and match ``stamp``, else None."""
     if not (run.file(FOLDER, EXPLAINED).exists() and run.file(FOLDER, SPECIMENS).exists()):
         return None
     found: list[dict[str, Any]] = [run.read_json(FOLDER, name) for name in (EXPLAINED, SPECIMENS)]
@@ -151,7 +151,7 @@ def _finished(run: Run, stamp: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _explain(task: Task, reporter: Reporter) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Go through the folds once: load their detectors, show and measure their images, attack the specimens."""
+    """For each fold: load its detectors, explain its images, check the maps, attack the specimens."""
     clean, plan = task.clean, task.plan
     chosen = subjects.choose(clean, plan.images)
     measured = subjects.some(np.arange(len(clean.ids)), plan.measured, clean.labels)
@@ -180,7 +180,7 @@ def _explain(task: Task, reporter: Reporter) -> tuple[dict[str, Any], dict[str, 
 
 
 def _mapped(team: dict[str, Deployed], names: Sequence[str], task: Task, reporter: Reporter) -> dict[str, Gathered]:
-    """Find the layers of the detectors; one without is left out with a warning, unless it was asked for by name."""
+    """Find the detectors' CAM layers; one without is skipped with a warning, or raises if it was requested by name."""
     found = {}
     for name in names:
         try:
@@ -197,7 +197,7 @@ def _mapped(team: dict[str, Deployed], names: Sequence[str], task: Task, reporte
 def _show(
     task: Task, team: dict[str, Deployed], chosen: Sequence[Subject], gathered: dict[str, Gathered]
 ) -> list[dict[str, Any]]:
-    """Explain images by every detector: entries of ``images`` in ``explain.json``."""
+    """Explain images by every detector; returns entries of ``images`` in ``explain.json``."""
     if not chosen:
         return []
     plan, clean = task.plan, task.clean
@@ -233,7 +233,7 @@ def _show(
 
 
 def _laid_over(task: Task, name: str, look: Look, pixels: Tensor) -> list[dict[str, Any]]:
-    """One detector's entries of ``maps``, for images uint8 ``[N, 3, H, W]``."""
+    """Return one detector's entries of ``maps``, for images uint8 ``[N, 3, H, W]``."""
     mute = blank(look.maps)
     laid = [overlay(image, cam) for image, cam in zip(pixels.cpu().numpy(), look.maps, strict=True)]
     return [
@@ -250,7 +250,7 @@ def _laid_over(task: Task, name: str, look: Look, pixels: Tensor) -> list[dict[s
 
 
 def _attack(task: Task, team: dict[str, Deployed], fold: int, rows: Index, names: Sequence[str]) -> specimens.Entries:
-    """Attack the grid's images of one fold: the ensemble as it is explained, the detectors after phase 2."""
+    """Attack the specimen images of one fold: the ensemble in the explained phase, the detectors after phase 2."""
     if not len(rows):
         return []
     pixels, y, _ = task.load(rows)
@@ -266,14 +266,14 @@ def _attack(task: Task, team: dict[str, Deployed], fold: int, rows: Index, names
 
 
 def _specimens(task: Task) -> dict[str, specimens.Entries]:
-    """Entries of ``specimens.json`` that need no detector."""
+    """Return the entries of ``specimens.json`` that need no detector."""
     rows = specimens.telling(task.judged, task.plan.specimens)
     loaded = {kind: task.load(own) for kind, own in rows.items()}
     out = {kind: specimens.described(task.judged, own, task.keep(loaded[kind][0])) for kind, own in rows.items()}
     pixels, _, ids = loaded["examples"]
     if not len(pixels):
         return {**out, "corruptions": []}
-    # The one of most contrast: on a flat image many corruptions cannot be seen.
+    # Use the image of highest contrast: on a flat image many corruptions are invisible.
     k = int(pixels.float().flatten(1).std(1).argmax())
     one = (str(task.clean.ids[rows["examples"][k]]), pixels[k : k + 1], ids[k : k + 1])
     names = specimens.corruptions_of(task.run)

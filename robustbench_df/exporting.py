@@ -1,4 +1,4 @@
-"""`rdf export`: a run's detector or shipped ensemble as a file that needs none of this package, checked against it."""
+"""`rdf export`: a run's detector or shipped ensemble as a file that works without this package, checked against it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from robustbench_df.settings import Settings
 from robustbench_df.train.report import Reporter
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit, relative to its size where that is above 1. Float32 in another order of summation
-differs by some 1e-5; a wrong operator by far more."""
+"""Largest allowed difference of a logit, relative to its magnitude if that is above 1. Another order of summation in
+float32 causes differences of some 1e-5; a wrong operator causes far larger ones."""
 
 CHECKED = 64
-"""Images of the run on which a file is checked, the first of them also alone: the batch must be free."""
+"""Number of the run's images on which a file is checked; the first is also checked alone, since the file must accept
+any batch size."""
 
 
 class ExportPlan(Settings):
-    """What `rdf export` is asked for."""
+    """Settings of `rdf export`."""
 
     model: str = "ensemble"
     """A detector of the run, or ``ensemble``: the shipped one."""
@@ -51,7 +52,7 @@ class ExportPlan(Settings):
 
 @dataclass(frozen=True)
 class Exported:
-    """The file, the JSON beside it, and what that says."""
+    """The exported file, the JSON sidecar next to it, and the content of the sidecar."""
 
     path: Path
     sidecar: Path
@@ -59,21 +60,21 @@ class Exported:
 
 
 def export_run(run: Run, plan: ExportPlan, to: Path | None = None, reporter: Reporter | None = None) -> Exported:
-    """Write a detector as one file, and beside it how its logits become a verdict.
+    """Write a detector as one file, with a JSON sidecar that says how its logits become a verdict.
 
-    The file is opened again and asked about images of the run; it is kept only if its logits are the detector's, up to
-    `TOLERANCE`. An int8 file differs by design: it is made from a float32 file that has passed, and judged by what it
-    costs in accuracy on images that its detectors have not seen (`robustbench_df.deploy.fidelity`).
+    The file is opened again and run on images of the run; it is kept only if its logits equal the detector's up to
+    `TOLERANCE`. An int8 file differs by design: it is made from a float32 file that has passed this check, and it is
+    evaluated by its loss of accuracy on images that its detectors have not seen (`robustbench_df.deploy.fidelity`).
 
     Args:
         run: a finished run.
-        plan: what to write.
-        to: the file; None: ``exports/`` in the run.
+        plan: what to export.
+        to: path of the file; None: a file in ``exports/`` of the run.
         reporter: receives progress.
 
     Raises:
-        UsageError: unknown model, int8 without ONNX, an extra that is not installed.
-        ModelError: the detector cannot be written in this format, or the file answers differently. Nothing is kept.
+        UsageError: an unknown model, int8 without ONNX, or an extra that is not installed.
+        ModelError: the detector cannot be written in this format, or the file's logits differ. No file is kept.
     """
     reporter = reporter or Reporter()
     if plan.int8 and plan.form != "onnx":
@@ -102,13 +103,13 @@ def export_run(run: Run, plan: ExportPlan, to: Path | None = None, reporter: Rep
 
 
 def default_path(run: Run, plan: ExportPlan) -> Path:
-    """Where a file goes when nothing else is said."""
+    """Return the default path of an exported file."""
     stem = f"{run.model_dir(plan.model).name}-{plan.phase or run.shipped['phase']}" + ("-int8" if plan.int8 else "")
     return run.file("exports", stem + FORMATS[plan.form])
 
 
 def ready_file(run: Run, plan: ExportPlan) -> Path | None:
-    """Return the file that `export_run` left for a plan; None if there is none, or not as the run now is."""
+    """Return the file that `export_run` wrote for a plan; None if there is none, or if it does not match the run."""
     path = default_path(run, plan)
     try:
         facts = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
@@ -120,7 +121,7 @@ def ready_file(run: Run, plan: ExportPlan) -> Path | None:
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON beside an exported file."""
+    """Return the path of the JSON sidecar of an exported file."""
     return path.with_name(path.name + ".json")
 
 
@@ -141,7 +142,7 @@ def detector_of(run: Run, plan: ExportPlan) -> Detector:
 
 
 def describe(run: Run, model: str, phase: str) -> dict[str, Any]:
-    """Say how to use a file: what goes in, what comes out, and how logits become a verdict."""
+    """Describe how to use a file: its input, its output, and how logits become a verdict."""
     height, width = run.image_size
     made_with = provenance(run.config.seed, run.fingerprint, torch.get_num_threads(), "cpu")["versions"]
     return {
@@ -167,10 +168,10 @@ def describe(run: Run, model: str, phase: str) -> dict[str, Any]:
 
 
 def check(detector: Detector, opened: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Any]:
-    """Ask both about ``x`` ``[N, 3, H, W]``, its first image also alone, and return the largest difference of a logit.
+    """Run both on ``x`` ``[N, 3, H, W]`` and on its first image alone; returns the largest difference of the logits.
 
     Raises:
-        ModelError: it is above `TOLERANCE`, or an answer is no number.
+        ModelError: the difference is above `TOLERANCE`, or a logit is NaN.
     """
     difference, size = _gaps(detector, opened, x)
     worst = float((difference / size.clamp(min=1)).max())
@@ -183,7 +184,7 @@ def check(detector: Detector, opened: Callable[[Tensor], Tensor], x: Tensor) -> 
 
 
 def _gaps(detector: Detector, opened: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much the logits differ, and how large the detector's are, ``[N + 1, 2]`` each."""
+    """Return absolute differences of the logits, and magnitudes of the detector's logits, ``[N + 1, 2]`` each."""
     with frozen(detector), torch.no_grad():
         asked = torch.cat([detector(x), detector(x[:1])])
         answered = torch.cat([opened(x), opened(x[:1])])

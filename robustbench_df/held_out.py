@@ -1,4 +1,4 @@
-"""Score a run's detectors, clean and after one attack step, on everything they have not been trained on."""
+"""Score a run's detectors, clean and after one attack step, on all images that they were not trained on."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from robustbench_df.train.state import load_checkpoint
 
 
 class Judges(NamedTuple):
-    """The detectors that score a cell: each fold's own, and the one that is deployed, made of the same networks."""
+    """The detectors that score a cell: one per fold, and the deployed one, which consists of the same networks."""
 
     of_fold: Sequence[Detector]
     deployed: Detector
 
 
 def conditions(config: RunConfig) -> tuple[Condition, ...]:
-    """Under what `train_all` scores every detector: clean, and FGSM at the strength that chose phase 2's checkpoint."""
+    """Return the conditions of `train_all`: clean, and FGSM at the budget that chose the checkpoint of phase 2."""
     return CLEAN, Condition("fgsm", config.phase2.select_epsilon)
 
 
@@ -44,14 +44,18 @@ def score_members(run: Run, splits: list[Split], config: RunConfig, reporter: Re
 
 
 def score_ensemble(run: Run, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
-    """Score the shipped kind of ensemble under attack, as deployed: the gradient goes through all members."""
+    """Score the shipped kind of ensemble under attack, as deployed: the gradient passes through all members."""
     for phase in PHASES:
         judge = partial(_whole, run, phase)
         _missing_cells(run, "ensemble", phase, conditions(config)[1:], judge, splits, reporter)
 
 
 def _whole(run: Run, phase: str, folds: int) -> Judges:
-    """Weigh the members of each fold, and their means over the folds: a stack of means is no mean of stacks."""
+    """Return the ensemble of each fold, and the deployed one.
+
+    The deployed ensemble combines the members' means over the folds. This differs from the mean of the folds' ensembles
+    if the combination is not linear (stacking).
+    """
     members = [_member(run, name, phase, folds) for name in run.models]
     weights = run.weights(phase=phase)
     of_fold = [assemble([member.of_fold[k] for member in members], weights) for k in range(folds)]
@@ -92,15 +96,16 @@ def score_cell(
     reporter: Reporter,
     limit: int = 0,
 ) -> Predictions:
-    """Score one detector under one condition on everything it has not been trained on.
+    """Score one detector under one condition on all images that it was not trained on.
 
-    With folds, each held-out part is scored by its own fold's detector and test by the deployed one. ``limit`` takes
-    that many evenly spaced images of each part (of all held-out parts together); 0 takes all.
+    With folds, the held-out part of each fold is scored by that fold's detector, and test by the deployed one.
+    ``limit`` is the number of evenly spaced images per part, where the held-out parts of all folds count as one part;
+    0 takes all.
     """
     images = splits[0].images
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
     if len(splits) == 1:
-        # Only the judged part is worth an attack's passes; clean, val and cal are what weights and decisions need.
+        # Attacks are costly: only the judged part is attacked. Weights and decisions also need val and cal, clean.
         parts = [part for part in ("val", "cal", "test") if len(splits[0].part(part))]
         parts = parts if condition == CLEAN else [judged_part(parts)]
         work += [(part, -1, judges.deployed, splits[0].part(part)) for part in parts]

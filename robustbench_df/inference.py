@@ -1,4 +1,4 @@
-"""Predictions on new images, and the forms in which challenges and people want them."""
+"""Predictions on new images, and the file formats in which they are written."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PACKED = "submission.zip"
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """What a detector says of new images: ids, P(fake) after calibration, and the verdict (1 = fake), each ``[N]``.
+    """Predictions for new images: ids, P(fake) after calibration, and the verdict (1 = fake), each ``[N]``.
 
-    ``possible``, bool ``[N, 2]``, says by the abstention band whether real, and whether fake, is possible; None where
-    it was not asked for.
+    ``possible``, bool ``[N, 2]``, says whether the abstention band allows real, and whether it allows fake; None if
+    abstention was not requested.
     """
 
     ids: tuple[str, ...]
@@ -48,20 +48,20 @@ class Verdicts:
 
     @property
     def fakes(self) -> int:
-        """Images called fake."""
+        """Number of images with the verdict fake."""
         return int(self.verdict.sum())
 
     @property
     def abstained(self) -> int:
-        """Images for which not exactly one label is possible."""
+        """Number of images for which both labels or neither are possible."""
         return 0 if self.possible is None else int((self.possible.sum(1) != 1).sum())
 
 
 def tta_views(x: Tensor) -> list[Tensor]:
-    """The fixed views of test-time augmentation of ``[N, 3, H, W]`` in [0, 1].
+    """Return the fixed views of test-time augmentation of ``[N, 3, H, W]`` in [0, 1].
 
-    Identity, horizontal flip, a shift of 1/32 of the side each way along the diagonal, a 6% enlargement about the
-    centre, and brightness ±0.1. Fixed, so that the same image always gets the same answer.
+    Identity, horizontal flip, a shift by 1/32 of the side in both directions along the diagonal, a 6% enlargement about
+    the centre, and brightness ±0.1. The views are fixed, so that the same image always gets the same prediction.
     """
     import torch.nn.functional as F
 
@@ -84,7 +84,7 @@ def tta_views(x: Tensor) -> list[Tensor]:
 
 
 def select(images: ImageSet, part: str = "auto") -> NDArray[np.intp]:
-    """Choose what to predict: ``auto`` takes the unlabelled images where there are any, else all.
+    """Choose the images to predict: ``auto`` takes the unlabelled images if there are any, else all.
 
     Raises:
         UsageError: an unknown part.
@@ -108,11 +108,11 @@ def check(
     phase: str | None = None,
     refit: bool = False,
 ) -> None:
-    """Refuse a misspelt model, weighting or form, or a band or refit that is not there, before any image is read.
+    """Refuse an unknown model, weighting or form, or a missing band or refit, before any image is read.
 
     Raises:
-        UsageError: the message names the choices and the nearest one; or the run has no refit.
-        RunError: ``abstain`` and the run has no abstention band.
+        UsageError: a name is unknown (the message gives the choices and the nearest one), or the run has no refit.
+        RunError: ``abstain`` is set and the run has no abstention band.
     """
     run.decision(model)
     if refit and not run.refitted:
@@ -140,23 +140,23 @@ def predict(
     """Score ``images[index]`` with a run's detector or ensemble and apply its decision.
 
     Args:
-        run: where the detectors come from.
-        images, index: what to score, of the size of the run's own images (``load_images(..., size=...)``) unless all
-            its detectors resize; an index of None: as `select` chooses.
+        run: the run whose detectors are used.
+        images, index: the images to score. They must have the size of the run's images (``load_images(..., size=...)``)
+            unless all detectors used resize. An index of None: as `select` chooses.
         model: a detector's name, ``ensemble``, or ``ensemble-uniform`` and the like.
         phase: ``base`` or ``final``; None: as shipped.
         tta: average the probabilities over `tta_views`.
-        refit: use the detectors trained on everything.
-        abstain: also say which labels are possible, by the run's abstention band, fitted without ``tta`` and ``refit``.
+        refit: use the detectors trained on all labelled images.
+        abstain: also return the possible labels by the run's abstention band, fitted without ``tta`` and ``refit``.
         device: where to compute.
         progress: called with the number of images of each finished batch.
 
     Raises:
         DataError: the images have another size than the run's, and a detector does not resize.
-        RunError: an abstention band is asked for and the run has none.
+        RunError: ``abstain`` is set and the run has no abstention band.
 
     Warns:
-        UserWarning: some of the images are, or were before scaling, smaller or larger than any the run learnt from.
+        UserWarning: the original size of some images is outside the range of sizes that the run was trained on.
     """
     from robustbench_df.evaluate import predict_logits
 
@@ -179,7 +179,7 @@ def predict(
 
 def _other_size(images: ImageSet, run: Run) -> DataError:
     (height, width), (own_height, own_width) = images.size, run.image_size
-    # Loading makes squares only.
+    # Scaling on loading always gives squares.
     square = f"load them with load_images(..., size={own_height}) or --size {own_height}"
     remedy = square if own_height == own_width else "bring them to that size first"
     return DataError(
@@ -189,7 +189,7 @@ def _other_size(images: ImageSet, run: Run) -> DataError:
 
 
 def _resized(images: ImageSet, index: NDArray[np.intp], run: Run) -> str:
-    """Say how many images were smaller or larger than any learnt: scaling takes away what gives fakes away, or adds."""
+    """Say how many images have an original size not seen in training: scaling can remove or add traces of fakes."""
     known = run.sides
     if known is None:
         return ""
@@ -217,10 +217,10 @@ def _band(run: Run, model: str, phase: str | None) -> Band:
 
 
 def challenge_order(ids: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs ``(number, position)`` by number: each image's own number goes with its own answer, 2 before 10.
+    """Return ``(number in the name, position)`` of each image, sorted by number, so that 2 comes before 10.
 
     Raises:
-        DataError: two images carry the same number.
+        DataError: a name has no number or several, or two images have the same number.
     """
     pairs = sorted((image_number(name), k) for k, name in enumerate(ids))
     for (first, a), (second, b) in pairwise(pairs):
@@ -233,17 +233,18 @@ _POSSIBLE = {(True, False): "real", (False, True): "fake", (True, True): "both",
 
 
 def render(verdicts: Verdicts, form: str) -> str:
-    """Write predictions in one of `FORMS`.
+    """Return predictions as text in one of `FORMS`.
 
-    ``challenge``: ``[{"index": 12, "prediction": "fake"}]``; ``probability``: ``[{"image_id": "1.png",
-    "prediction": 0.00025}]`` with P(fake); ``confidence``: challenge rows with ``confidence``, the probability of the
-    class named, which may be below .5 where the threshold is another; ``csv``: ``filename,label,probability`` with
-    P(fake), and with an abstention band ``possible``: real, fake, both or neither. Images are in numeric order
-    throughout.
+    ``challenge``: ``[{"index": 12, "prediction": "fake"}]``. ``probability``: ``[{"image_id": "1.png",
+    "prediction": 0.00025}]`` with P(fake). ``confidence``: challenge rows with an additional ``confidence``, the
+    probability of the predicted class; it may be below 0.5 if the threshold is not 0.5. ``csv``:
+    ``filename,label,probability`` with P(fake) and, with an abstention band, ``possible``: real, fake, both or neither.
+    Challenge and confidence rows are in numeric order; the others keep the order of the images (sources sort by name,
+    2 before 10).
     """
     names = [PurePosixPath(i).name for i in verdicts.ids]
     if form in ("probability", "csv") and len(set(names)) != len(names):
-        names = list(verdicts.ids)  # the same name in two folders: keep the folder
+        names = list(verdicts.ids)  # two folders have the same file name: keep the folder
     words = ["fake" if v else "real" for v in verdicts.verdict]
     p = [float(f"{v:.6g}") for v in verdicts.probability]
     if form == "csv":
@@ -273,9 +274,9 @@ def write_forms(
 ) -> list[Path]:
     """Write predictions in several forms; ``pack`` adds ``submission.zip`` with all of them.
 
-    Files are ``challenge.json``, ``probability.json``, ``confidence.json`` and ``predictions.csv``. Everything is
-    rendered before anything is written. With ``alone``, those of an earlier call that this one does not write are
-    removed in the end, so that the folder never keeps answers for other images beside these.
+    The files are ``challenge.json``, ``probability.json``, ``confidence.json`` and ``predictions.csv``. All texts are
+    rendered before the first file is written. With ``alone``, files of an earlier call that this call does not write
+    are finally removed, so that the folder never mixes predictions for different images.
     """
     texts = {_file_of(form): render(verdicts, form) for form in forms}
     for name, text in texts.items():
@@ -286,7 +287,7 @@ def write_forms(
         def fill(path: Path) -> None:
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, text in texts.items():
-                    # A fixed date: the same predictions give the same bytes.
+                    # The date is fixed, so that the same predictions give the same bytes.
                     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
 
         write_atomic(folder / PACKED, fill)

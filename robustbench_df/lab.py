@@ -1,4 +1,4 @@
-"""`Lab`: what a cell of an experiment works with: the images, their split, a recipe, detectors trained once, scores."""
+"""`Lab`: the tools of an experiment's cell: the images, their split, a recipe, detectors trained once, scores."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ from robustbench_df.train.shelf import SHELF, Phase, train_once, training_second
 from robustbench_df.train.state import load_checkpoint
 
 SPLIT_SEED = 0
-"""The split is the same for every seed of a cell, so that seeds differ in training alone and rows can be paired."""
+"""Seed of the split. It is the same for all seeds of a cell, so that seeds differ only in training and rows can be
+compared in pairs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """One seed of one cell at work.
+    """The working environment of one seed of one cell.
 
     Attributes:
-        images: what the experiment is about.
-        config: its ``config.toml``, with the cell's own settings merged over it.
+        images: the images of the experiment.
+        config: its ``config.toml``, with the cell's settings merged over it.
         seed: key of the training's randomness.
         device: where to compute.
         shelf: folder of trained detectors (`trained`).
         reporter: receives progress.
-        splits: those made already, by their settings; shared between cells.
-        training: what training took that this cell rests on: seconds by detector, also of those found on the shelf.
-        spent: seconds of this cell that went into training or finding detectors.
+        splits: the splits already made, by their settings; shared between cells.
+        training: training seconds of each detector that this cell uses, also of those found on the shelf.
+        spent: seconds that this cell spent on training or loading detectors.
     """
 
     images: ImageSet
@@ -85,11 +86,11 @@ class Lab:
         return validated(Recipe, merge(preset, tables))
 
     def trained(self, recipe: Recipe | None = None, split: Split | None = None, phase: Phase = "base") -> Detector:
-        """Return the detector of a recipe (that of the config) and a split (that of the config); see `train_once`."""
+        """Return the detector of a recipe and a split, by default those of the config; see `train_once`."""
         return load_checkpoint(self.checkpoint(recipe, split, phase).parent, phase)
 
     def checkpoint(self, recipe: Recipe | None = None, split: Split | None = None, phase: Phase = "base") -> Path:
-        """Return the weight file of `trained`, which ``recipe(model={"weights": ...})`` can set out from."""
+        """Return the weight file of `trained`, which ``recipe(model={"weights": ...})`` can start from."""
         start = time.perf_counter()
         folder = train_once(
             recipe or self.recipe(),
@@ -105,25 +106,25 @@ class Lab:
         return folder / f"{phase}.safetensors"
 
     def margins(self, detector: Detector, index: NDArray[Any] | None = None) -> NDArray[np.float64]:
-        """Return ``logit_fake - logit_real``, float64 ``[n]``, of the test images, or of those at ``index``."""
+        """Return ``logit_fake - logit_real``, float64 ``[n]``, for the test images, or for those at ``index``."""
         logits = predict_logits(detector, self.images, self.split.test if index is None else index).astype(np.float64)
         return np.asarray(logits[:, 1] - logits[:, 0])
 
     def accuracy(self, detector: Detector, index: NDArray[Any] | None = None) -> Interval:
-        """Accuracy at .5 on the test images, or on those at ``index``, with Wilson's interval."""
+        """Return the accuracy at threshold 0.5 on the test images, or on those at ``index``, with Wilson's interval."""
         index = self.split.test if index is None else index
         right = (self.margins(detector, index) >= 0) == (self.images.labels[index] == 1)
         return wilson(int(right.sum()), len(right))
 
     def corrupted(self, detector: Detector, corruptions: Sequence[str], severity: int) -> Interval:
-        """Mean accuracy over corruptions, on the images of `attacked_index`; Wilson's interval at that mean."""
+        """Return the mean accuracy over corruptions, on `attacked_index`, with Wilson's interval for that mean."""
         x, y, ids = (part.to(detector.mean.device) for part in self.batch(self.attacked_index))
         right = [right_on(detector, corrupt(x, name, severity, ids=ids), y).float().mean() for name in corruptions]
         return wilson(round(float(torch.stack(right).mean()) * len(y)), len(y))
 
     @cached_property
     def attacked_index(self) -> NDArray[np.intp]:
-        """Evenly spaced test images, at most ``attack_images`` of the config (all of them where it has none)."""
+        """Evenly spaced test images, at most ``attack_images`` of the config; all if the config does not set it."""
         test = self.split.test
         limit = int(self.config.get("attack_images", 0)) or len(test)
         return np.asarray(test[:: -(-len(test) // limit)])
@@ -135,7 +136,10 @@ class Lab:
         return x, labels, torch.from_numpy(self.images.keys(index))
 
     def attack(self, detector: Detector, how: str, eps: float, **settings: Any) -> Attacked:
-        """Attack the images of `attacked_index` by a suite or an attack (with its settings), L∞ in pixels of [0, 1]."""
+        """Attack the images of `attacked_index` by a suite or an attack; ``eps`` is L∞ in pixels of [0, 1].
+
+        ``settings`` are those of an attack.
+        """
         return self._attack(detector, self.attacked_index, how, eps, settings)
 
     def _attack(
@@ -147,11 +151,11 @@ class Lab:
         return run_attack(detector, x, y, AttackSpec(name=how, eps=eps, **settings), ids=ids, seed=0)
 
     def robust(self, detector: Detector, how: str, eps: float, **settings: Any) -> Interval:
-        """Robust accuracy under `attack`, with Wilson's interval: the share right on the clean image and not fooled."""
+        """Return the robust accuracy under `attack`, with Wilson's interval: the share correct and not fooled."""
         return self.withstood(detector, {how: settings}, eps)
 
     def withstood(self, detector: Detector, attacks: Mapping[str, Mapping[str, Any]], eps: float) -> Interval:
-        """Robust accuracy under several attacks, by name with their settings, each on what the former left standing."""
+        """Return the robust accuracy under several attacks (name -> settings), each run on the images still robust."""
         standing = self.attacked_index
         for how, own in attacks.items():
             if len(standing):

@@ -1,4 +1,4 @@
-"""What the user sets stands over what a preset sets, also where the preset sets it for one model."""
+"""User settings override preset settings, even those that the preset makes for a single model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PHASES = ("phase1", "phase2")
 
 
 def layered(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a preset's nested tables with the user's own on top; neither is changed.
+    """Return a preset's nested tables with the user's tables on top; the inputs are not changed.
 
-    Weakest first: the preset's common tables, its ``per_model`` ones, the user's common tables, the user's
-    ``per_model`` ones. ``model.name`` alone is not common: it says which architecture a member is.
+    Precedence, weakest first: the preset's common tables, its ``per_model`` tables, the user's common tables, the
+    user's ``per_model`` tables. Only ``model.name`` is never common, because it names the architecture of one member.
 
-    ``epochs`` that the user sets are all trained: without an ``image_budget`` of the user's beside them (or in the
-    common table), the preset's, which would cut them, is lifted for the phase.
+    If the user sets ``epochs``, all of them are trained: unless the user also sets ``image_budget`` (in the same table
+    or the common one), the preset's budget, which would reduce the epochs, is removed for that phase.
     """
     merged, asked = copy.deepcopy(dict(preset)), copy.deepcopy(dict(own))
     _lift_budgets(asked)
@@ -28,7 +28,7 @@ def layered(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _lift_budgets(own: dict[str, Any]) -> None:
-    """Set ``image_budget`` to 0 (no limit) where ``epochs`` are set without one; the common tables come first."""
+    """Set ``image_budget`` to 0 (no limit) where ``epochs`` is set without it; a budget in the common tables counts."""
     members = own.get("per_model")
     for tables in (own, *(members.values() if isinstance(members, dict) else ())):
         for phase in PHASES:
@@ -38,13 +38,13 @@ def _lift_budgets(own: dict[str, Any]) -> None:
 
 
 def _table(tables: Any, name: str) -> dict[str, Any]:
-    """Return a table; an empty one where it is absent or no table, which validation complains of later."""
+    """Return a table; an empty one if it is absent or not a table, which validation reports later."""
     found = tables.get(name) if isinstance(tables, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _drop(table: dict[str, Any], stronger: Mapping[str, Any]) -> None:
-    """Remove from one model's ``table`` what the common tables in ``stronger`` set."""
+    """Remove from one model's ``table`` the keys that the common tables in ``stronger`` set."""
     for key, value in stronger.items():
         if isinstance(value, Mapping) and isinstance(table.get(key), dict):
             _drop(table[key], value)

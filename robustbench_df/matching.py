@@ -1,6 +1,6 @@
-"""Which row of a table is about which image, and what the rows would say in another order.
+"""Match the rows of a table to images, and reorder them to detect mistakes in their order.
 
-`rdf score` and `rdf audit --predictions` match answers to images here, so that they always mean the same image.
+`rdf score` and `rdf audit --predictions` both use this module, so that they always match the same image.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Which image each of N rows is about, among M images.
+    """The match of N rows to M images.
 
     Attributes:
-        names: what each row calls its image, ``N``.
-        images: what the images are called, ``M``.
-        way: in which form the two were compared, one of `WAYS`.
-        place: for each row the position of its image ``[N]``; -1 where it is about none.
+        names: the name that each row gives its image, ``N``.
+        images: the names of the images, ``M``.
+        way: the form in which the names were compared, one of `WAYS`.
+        place: for each row the position of its image ``[N]``; -1 if it matches none.
     """
 
     names: tuple[str, ...]
@@ -38,13 +38,13 @@ class Matched:
 
     @property
     def found(self) -> int:
-        """How many images some row is about."""
+        """Number of images that at least one row matches."""
         return len(np.unique(self.place[self.place >= 0]))
 
     def rows(self, answered: NDArray[np.bool_]) -> Rows:
-        """Return for each image ``[M]`` the first row about it that is ``answered`` (bool ``[N]``); -1: none."""
+        """Return for each image ``[M]`` the first matching row that is ``answered`` (bool ``[N]``); -1 if none."""
         first = np.full(len(self.images), -1, np.intp)
-        known = np.flatnonzero(answered & (self.place >= 0))[::-1]  # backwards, so that the first one stays
+        known = np.flatnonzero(answered & (self.place >= 0))[::-1]  # reversed, so that the first row wins
         first[self.place[known]] = known
         return first
 
@@ -62,15 +62,15 @@ WAYS: dict[str, Callable[[str], str | None]] = {
     "file name without its ending": lambda name: PurePosixPath(name).stem,
     "number": _number,
 }
-"""The forms in which two names are compared; those that agree in one form agree in all later ones."""
+"""The forms in which two names are compared; names that agree in one form agree in all later ones."""
 
 
 def match(ids: Ids, images: Ids) -> Matched:
-    """Find the image that each row is about: the pair of columns, and the way, that fit the most images.
+    """Match each row to its image, using the pair of columns and the form of names that match the most images.
 
-    One way holds for all rows, and none is taken in which two names, or two images, become the same: it would be a
-    guess which of them is meant. Of ways and columns that fit as many images the first of `WAYS` and of
-    `robustbench_df.tables.IDS` counts, and so does the first of several images that are called the same.
+    The same form is used for all rows. A form is rejected if it makes two different names, or the names of two images,
+    equal, because the match would be ambiguous. Among forms and columns that match equally many images, the first in
+    `WAYS` and `robustbench_df.tables.IDS` is used; if several images have the same name, the first one is matched.
 
     Raises:
         DataError: two columns both name images, but different ones.
@@ -115,7 +115,7 @@ def _match(names: tuple[str, ...], images: tuple[str, ...]) -> Matched:
 
 
 def _keyed(names: Sequence[str], key: Callable[[str], str | None]) -> dict[str, str] | None:
-    """Return name -> its key, for the names that have one; None where two different names have the same."""
+    """Return name -> key for the names that have a key; None if two different names have the same key."""
     keyed = {name: found for name in dict.fromkeys(names) if name and (found := key(name))}
     return keyed if len(set(keyed.values())) == len(keyed) else None
 
@@ -136,23 +136,24 @@ WRONG_ORDERS = {
 
 
 def readings(matched: Matched, answered: NDArray[np.bool_]) -> dict[str, Rows]:
-    """Return which row would be about each image, had one of the usual mistakes been made and were undone.
+    """For each common ordering mistake, return the row of each image after undoing that mistake.
 
-    The usual slip is a position in an alphabetical listing (``1, 10, 2``) written where the image's number belongs, or
-    the other way about. The listing is that of the images with an answer; of all images where some name fits none.
+    The most common mistake is to write a position in an alphabetical listing (``1, 10, 2``) instead of the image's
+    number, or the reverse. The listing contains the images with an answer, or all images if some name matches none.
 
     Args:
         matched: rows and images.
-        answered: which rows have an answer ``[N]``; the others are as if they were not there.
+        answered: which rows have an answer ``[N]``; the others are ignored.
 
     Returns:
-        reading -> row for each image ``[M]``, -1 for none. ``written``: as they stand. ``alphabetical-position``:
-        image number k (in natural order) was given the answer of the k-th image in alphabetical order;
+        reading -> row for each image ``[M]``, -1 for none. ``written``: as the file says. ``alphabetical-position``:
+        image number k (in natural order) was given the answer of the k-th image in alphabetical order.
         ``alphabetical-from-0`` and ``-from-1``: the same, but positions are counted from 0 and images from 1, or the
-        reverse; ``natural-position``: names in alphabetical order beside answers in natural order; ``one-late`` and
-        ``one-early``: each answer stands one image too late or too early. Where some names fit no image, but there are
-        as many as images, ``alphabetical-rank`` and ``natural-rank``: the k-th name, whatever its number, is about the
-        k-th image. A reading is left out that differs from an earlier one in no image for which both have a row.
+        reverse. ``natural-position``: names in alphabetical order were paired with answers in natural order.
+        ``one-late`` and ``one-early``: each answer is one image too late or too early. ``alphabetical-rank`` and
+        ``natural-rank``: the k-th name, whatever its number, belongs to the k-th image; only if some names match no
+        image and there are as many names as images. A reading is omitted if it agrees with an earlier one on all images
+        for which both have a row.
     """
     written = matched.rows(answered)
     first: dict[str, int] = {}
@@ -160,13 +161,13 @@ def readings(matched: Matched, answered: NDArray[np.bool_]) -> dict[str, Rows]:
         first.setdefault(matched.names[row], row)
     complete = all(matched.place[row] >= 0 for row in first.values())
     listing = [k for k in range(len(written)) if written[k] >= 0 or not complete]
-    # Answers that know no folders were listed without them, whatever class folders the truth lies in.
+    # If the answers name no folders, they were listed without them, so class folders of the true labels are ignored.
     called = [name if matched.way == "id" else PurePosixPath(name).name for name in matched.images]
     natural = np.array(sorted(listing, key=lambda k: natural_key(called[k])), np.intp)
     alphabetical = np.array(sorted(listing, key=lambda k: called[k]), np.intp)
 
     def dealt(rows: Rows, images: Rows) -> Rows:
-        """The answer of ``rows[k]`` goes to ``images[k]``."""
+        """Assign the answer of ``rows[k]`` to ``images[k]``."""
         out = np.full(len(written), -1, np.intp)
         out[images] = rows
         return out

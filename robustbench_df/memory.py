@@ -1,4 +1,4 @@
-"""Memory: recognise when it runs out, and keep what the C library would give back only to fetch it again."""
+"""Memory: detect when it runs out, and stop the C library from returning memory that is needed again at once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 T = TypeVar("T")
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out, on any device."""
-    # cuBLAS and cuDNN have words of their own for a full GPU.
+    """Whether a torch error means that memory ran out, on any device."""
+    # cuBLAS and cuDNN use their own messages for a full GPU.
     signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def halving(size: int, compute: Callable[[int], T]) -> T:
-    """Return ``compute(size)``, begun anew with half the size for as long as memory runs out.
+    """Return ``compute(size)``; each time memory runs out, start again with half the size.
 
     Raises:
         RuntimeError: not even a size of 1 fits, or any other error of ``compute``.
@@ -37,20 +37,20 @@ def halving(size: int, compute: Callable[[int], T]) -> T:
 
 
 def give_back_freed_memory() -> None:
-    """Give the system back what `keep_freed_memory` has kept: between stages that need memory of different sizes."""
+    """Return the memory that `keep_freed_memory` kept to the system; for use between stages with other memory needs."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed for the next batch instead of giving it back to the system.
+    """Tell glibc to keep freed memory for the next batch instead of returning it to the system.
 
     Activations are allocated and freed at every step; by default each is a fresh mapping, zeroed page by page. Keeping
-    them made training 12 to 25% faster on two cores. Does nothing where the C library is another.
+    the memory made training 12 to 25% faster on two cores. Does nothing with another C library.
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version.restype = ctypes.c_char_p  # absent elsewhere, where the numbers mean other things
+        libc.gnu_get_libc_version.restype = ctypes.c_char_p  # only in glibc; elsewhere the constants mean other things
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_MMAP_MAX, 0)
     except (AttributeError, OSError, TypeError):

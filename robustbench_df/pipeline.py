@@ -1,6 +1,6 @@
-"""`train_all`: images in; leak-proof split, detectors trained in two phases, a weighted ensemble and its numbers out.
+"""`train_all`: from images to a leak-proof split, detectors trained in two phases, a weighted ensemble and its results.
 
-Every step leaves its result in the run folder and is skipped when it is there, so a killed run goes on where it was.
+Every step writes its result to the run folder and is skipped if the result exists, so an interrupted run can resume.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from robustbench_df.train.speed import Setting, choose_device, device_name, sett
 from robustbench_df.wording import counted, duration
 
 _LONG = 2 * 3600
-"""Seconds of training after which a way to shorten it is worth a line."""
+"""If training should take longer than this, in seconds, a hint on how to shorten it is shown."""
 
 
 def train_all(
@@ -64,25 +64,30 @@ def train_all(
     jobs: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Audit the images, train every detector of ``config``, weigh and judge them, and return the finished run.
+    """Audit the images, train every detector of ``config``, weight and evaluate them, and return the finished run.
 
     Args:
-        config: all settings; on ``resume`` they must be the run's own. Of ``pretrained=auto`` the run keeps what it was
-            decided to be when it began.
-        path: the run folder; None makes one under ``runs/``.
-        resume: go on with the run at ``path``.
-        jobs: how many trainings run at the same time on a CPU, with a share of the cores each; None decides by their
-            number, the cores and the memory (`robustbench_df.train.side_by_side.how_many`).
+        config: all settings; on ``resume`` they must equal the run's. The run stores ``pretrained=auto`` as it was
+            resolved at the start.
+        path: the run folder; None creates one under ``runs/``.
+        resume: continue the run at ``path``.
+        jobs: number of parallel trainings on a CPU, each with a share of the cores; None chooses it from the number of
+            trainings, the cores and the memory (`robustbench_df.train.side_by_side.how_many`).
         reporter: receives progress.
 
     Raises:
-        DataError: also where the audit fails what the run cannot cure, unless ``config.allow_findings``.
-        TrainError, RunError, UsageError: see there; what is finished stays on disk.
-        Interrupted: on Ctrl-C; the message says how to go on.
+        DataError: the images or the split are unusable, or the audit has a failing finding that the run cannot fix and
+            ``config.allow_findings`` is not set.
+        ModelError: an unknown model, weights that do not fit, or a network that cannot take images of that size.
+        TrainError: the loss is not finite, or even one image does not fit in memory. Finished steps stay on disk.
+        RunError: the folder already holds a run, is in use or damaged, or the images, split or device have changed
+            since the run began.
+        UsageError: an unknown device, settings that do not fit together, or settings that differ from a resumed run's.
+        Interrupted: on Ctrl-C; the message says how to resume.
     """
     reporter = reporter or Reporter()
     for name in {*config.models, *config.per_model}:
-        # A misspelt name, of a model or a weight file, fails before anything is read or written.
+        # A misspelt name of a model or weight file fails before any image is read and anything is written.
         model = config.for_model(name).model
         architecture(model.name)
         if model.weights is not None and not resume:
@@ -105,7 +110,7 @@ def train_all(
         splits = _splits(images, config, copies)
         known = run is not None and run.file(AUDIT).exists()
         audited = None if known else audit_before_training(images, copies, config, reporter.say)
-        # Only now, when the data has proved usable, is anything written: a mistyped path leaves no run behind.
+        # Nothing is written until the data has proved usable, so a mistyped path leaves no run folder behind.
         run = run or Run(create_run(config, path).path)
         with run.lock():
             _begin(run, images, splits, config, reporter)
@@ -145,7 +150,7 @@ def _train_all(
 
 
 def _tell_how_long(seconds: float | None, size: tuple[int, int], reporter: Reporter, *, begun: bool) -> None:
-    """Say how long training takes, where it is known; and how to shorten what is long and has not ``begun``."""
+    """Report the estimated training time, if known, and how to shorten a long training that has not ``begun``."""
     if not seconds:
         return
     reporter.say(f"training: about {duration(seconds)} by the speeds of the probe")
@@ -158,14 +163,14 @@ def _tell_how_long(seconds: float | None, size: tuple[int, int], reporter: Repor
 
 
 def _splits(images: ImageSet, config: RunConfig, copies: Copies) -> list[Split]:
-    """Make the split or the folds; the same images and settings always give the same."""
+    """Make the split or the folds; the result depends only on the images and the settings."""
     settings = config.split if config.split.seed is not None else config.split.model_copy(update={"seed": config.seed})
     folds = settings.fold_count(len(images.labelled()))
     return make_folds(images, settings, folds, copies) if folds > 1 else [make_split(images, settings, copies)]
 
 
 def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, reporter: Reporter) -> None:
-    """Keep what the run is about; on resume, refuse other images or another split than it was begun with."""
+    """Record the run's images and split; on resume, refuse images or a split that differ from those at the start."""
     reporter.say(f"run folder: {run.path}")
     table = pd.DataFrame(split_rows(splits), columns=["image_id", "part", "fold"])
     if run.file("provenance.json").exists():
@@ -185,7 +190,7 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
         about = {"images": len(images), "sides": [int(sides.min()), int(sides.max())]}
         write_json(run.file("provenance.json"), {**record, **about, "layout": images.layout})
     write_atomic(run.file("split.parquet"), lambda temporary: table.to_parquet(temporary, index=False))
-    # What a report needs of the images, so that it never has to read them.
+    # Everything that a report needs to know about the images, so that it never has to read them.
     told = {"image_id": images.ids, "group": images.groups, "source": images.sources}
     known = pd.DataFrame({name: values.astype(str) for name, values in told.items()}).assign(label=images.labels)
     write_atomic(run.file("images.parquet"), lambda temporary: known.to_parquet(temporary, index=False))
@@ -200,7 +205,7 @@ def _begin(run: Run, images: ImageSet, splits: list[Split], config: RunConfig, r
 
 
 def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | None, reporter: Reporter) -> None:
-    """Keep what the audit found, and which given test images have twins, so that every later number can say so."""
+    """Record the audit's findings and the given test images that have copies, so that every later result can say so."""
     twins = [str(name) for name in images.ids[twins_of_test(images, copies)]]
     if twins:
         write_json(run.file(TWINS), {"test": twins})
@@ -211,7 +216,7 @@ def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | Non
         record_audit(run, audited)
         reporter.say(f"audit: {audited.said()}, kept in {run.file(AUDIT)}")
         grouped = audited[IN_NAMES]
-        # Of the audit's warnings the one that a better split can cure.
+        # This is the only warning of the audit that a better split can fix.
         if grouped.severity == "warn" and grouped.figures["kind"] != "class":
             reporter.warn(f"{grouped.id}: {grouped.detail}; {grouped.remedy}")
         for name in audited.allowed:
@@ -219,7 +224,7 @@ def _keep_audit(run: Run, images: ImageSet, copies: Copies, audited: Audit | Non
 
 
 def _how_many(run: Run, images: ImageSet, splits: int, config: RunConfig) -> int:
-    """Return how many detectors to train at once; a resumed run has the threads that each of them was begun with."""
+    """Return how many detectors to train at once; on resume, the thread counts are those recorded at the start."""
     known = run.read_json("speed.json") if run.file("speed.json").exists() else {}
     threads = max((setting["threads"] for setting in known.values()), default=config.speed.threads or 1)
     recipes = [config.for_model(name) for name in config.models]
@@ -231,7 +236,7 @@ def _how_many(run: Run, images: ImageSet, splits: int, config: RunConfig) -> int
 
 
 def _settings(run: Run, images: ImageSet, config: RunConfig, at_once: int, reporter: Reporter) -> dict[str, Setting]:
-    """Probe each model's fastest setting once per run; a resumed run computes as it began."""
+    """Probe each model's fastest setting once per run; a resumed run uses the recorded settings."""
     speed = config.speed
     if at_once > 1 and speed.threads is None:
         speed = speed.model_copy(update={"threads": max(1, cores() // at_once)})
@@ -280,7 +285,7 @@ def _tasks(run: Run, name: str, splits: list[Split], setting: Setting, config: R
 
 
 def _share_budget(recipe: Recipe, folds: int, setting: Setting) -> Recipe:
-    """Divide the phases' image budgets among the folds; an accelerator needs none."""
+    """Divide the phases' image budgets among the folds; on an accelerator, remove the budgets."""
     on_cpu = setting.device == "cpu"
     shared = {
         phase: config.model_copy(update={"image_budget": -(-config.image_budget // folds) if on_cpu else 0})
@@ -290,14 +295,14 @@ def _share_budget(recipe: Recipe, folds: int, setting: Setting) -> Recipe:
 
 
 def _refit_job(run: Run, name: str, setting: Setting, splits: list[Split], config: RunConfig) -> Job:
-    """The recipe with nothing chosen on val, of which there is none: all epochs a fold plans, and the last one kept."""
+    """Return the job of a refit, which has no val: it trains all epochs that a fold plans and keeps the last one."""
     recipe = _share_budget(config.for_model(name), len(splits), setting)
     images = len(splits[0].train)
     fixed = {
         phase: settings.model_copy(
             update={
                 "epochs": planned_epochs(settings, images + settings.all_copies),
-                # A budget below one epoch goes on cutting it; any other one is in the number of epochs.
+                # A budget below one epoch still shortens that epoch; a larger one is already applied to ``epochs``.
                 "image_budget": min(settings.image_budget, images) % images,
                 "select": "last",
                 "patience": 0,

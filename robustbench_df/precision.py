@@ -1,4 +1,4 @@
-"""What fp32 means: all of its 24 bits, also on GPUs whose convolutions would rather take fewer."""
+"""Full fp32 precision (24 significant bits), also on GPUs whose convolutions use fewer bits by default."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 
 @contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Compute convolutions of float32 in float32.
+    """Compute float32 convolutions in full float32 precision inside the context.
 
-    From Ampere on cuDNN rounds their inputs to TF32, whose 11 bits move a margin by some thousandths of its size,
-    unless told not to; matrix products are exact by default. Not for training, which is faster and no worse with TF32.
+    On Ampere and later GPUs, cuDNN by default rounds the inputs of convolutions to TF32, whose 11 bits change a margin
+    by some thousandths of its size. Matrix products are not rounded by default. Do not use this for training, which is
+    faster and no worse with TF32.
     """
     place: Any = torch.backends.cudnn
     name, exact = "allow_tf32", False
     try:
         before = getattr(place, name)
     except RuntimeError:
-        # Somebody has set it for convolutions alone, as torch allows since 2.9, and that is where it is asked for now.
+        # The setting was made for convolutions alone, which torch allows since 2.9; it must then be read there.
         place, name, exact = place.conv, "fp32_precision", "ieee"  # type: ignore[assignment]
         before = getattr(place, name)
     setattr(place, name, exact)

@@ -1,4 +1,4 @@
-"""From a source of new images to files with an answer for each: what `rdf predict` does."""
+"""`rdf predict`: read new images and write files with a prediction for each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from robustbench_df.run import Run
 
 MOST_FINDINGS = 10
-"""Findings told one by one; the rest are counted."""
+"""Number of findings reported one by one; the rest are only counted."""
 
 
 class PredictPlan(Settings):
-    """What `rdf predict` is asked for."""
+    """Settings of `rdf predict`."""
 
     model: str = "ensemble"
     """A detector's name, ``ensemble``, or ``ensemble-uniform`` and the like."""
@@ -34,27 +34,27 @@ class PredictPlan(Settings):
     """None: as shipped."""
     tta: bool = False
     refit: bool | None = None
-    """Use the detectors refitted on everything; None: where there are any."""
+    """Use the detectors refitted on all labelled images; None: if the run has them."""
     abstain: bool = False
     forms: tuple[str, ...] = ()
-    """Of `inference.FORMS`; empty: all that fit the names of the images."""
+    """Some of `inference.FORMS`; empty: all that fit the names of the images."""
     pack: bool = False
-    """Also ``submission.zip``."""
+    """Also write ``submission.zip``."""
     part: str = "auto"
     """One of `inference.PARTS`."""
     layout: str = "auto"
     size: Annotated[int, Field(ge=1)] | None = None
-    """Side in pixels to bring the images to; None: the run's own, where its images are square."""
+    """Side in pixels to which images are scaled; None: that of the run's images, if these are square."""
     max_bad: Fraction = 0.05
     device: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """The verdicts and the files that say them.
+    """The verdicts and the files that contain them.
 
-    ``refit``: whether the detectors refitted on everything gave them; ``band``: the abstention band, where it was asked
-    for; ``findings``: how many things were wrong with the images.
+    ``refit``: whether they come from the refitted detectors. ``band``: the abstention band, if requested. ``findings``:
+    number of problems found in the images.
     """
 
     verdicts: Verdicts
@@ -67,23 +67,23 @@ class Predicted:
 def predict_source(
     run: Run, source: str, plan: PredictPlan, to: Path | None = None, reporter: Reporter | None = None
 ) -> Predicted:
-    """Read new images, ask a run's detectors about them, and write their answers.
+    """Read new images, score them with a run's detectors, and write the predictions.
 
     Args:
         run: a finished run.
-        source: folder, zip, manifest or one image.
-        plan: what to do.
-        to: folder for the files; None: one in the run, named after source, detector, phase and ways, in which the
-            answers of an earlier call are not kept.
-        reporter: receives progress, and what is wrong with the images.
+        source: folder, zip, manifest or a single image.
+        plan: settings.
+        to: folder for the files; None: a folder in the run, named after source, detector, phase and options. Files of
+            an earlier call in that folder are replaced or removed.
+        reporter: receives progress, and problems of the images.
 
     Raises:
-        UsageError: an unknown model, form, part or device, or a refit that is not there.
-        RunError: an abstention band is asked for and the run has none.
-        DataError: images that cannot be read, have another size than the run's, or do not fit a form asked for.
+        UsageError: an unknown model, form, part or device, or the run has no refitted detectors but they are requested.
+        RunError: an abstention band is requested and the run has none.
+        DataError: images cannot be read, have another size than the run's, or do not fit a requested form.
 
     Warns:
-        UserWarning: see `inference.predict`.
+        UserWarning: the original size of some images is outside the range of sizes that the run was trained on.
     """
     from robustbench_df.train.speed import choose_device
 
@@ -112,7 +112,7 @@ def predict_source(
     reporter.finish()
     forms = plan.forms or _forms_for(verdicts, reporter)
     folder = to or run.file("submissions", _folder_name(source, plan, refit))
-    # The run's folder is ours alone: another set of the same name may have left its answers there.
+    # A folder in the run holds only such files; an earlier call for another set of the same name may have left some.
     files = inference.write_forms(verdicts, folder, forms, pack=plan.pack, alone=to is None)
     band = run.band(plan.model, plan.phase) if plan.abstain else None
     return Predicted(verdicts, refit, band, len(images.findings), tuple(files))
@@ -120,7 +120,7 @@ def predict_source(
 
 def _images(run: Run, source: str, plan: PredictPlan, reporter: Reporter) -> ImageSet:
     height, width = run.image_size
-    # A detector is only as good as judged on images of the size it was trained on.
+    # The evaluation of a detector only holds for images of the size that it was trained on.
     side = plan.size or (height if height == width else None)
     images = load_images(
         source, layout=plan.layout, size=side, max_bad=plan.max_bad, require_classes=False, every_image=True
@@ -133,7 +133,7 @@ def _images(run: Run, source: str, plan: PredictPlan, reporter: Reporter) -> Ima
 
 
 def _forms_for(verdicts: Verdicts, reporter: Reporter) -> tuple[str, ...]:
-    """All forms, but for the challenge's where the names have no number of their own."""
+    """Return all forms, or those without challenge index if the names do not have unique numbers."""
     try:
         inference.challenge_order(verdicts.ids)
     except DataError as error:
@@ -143,7 +143,7 @@ def _forms_for(verdicts: Verdicts, reporter: Reporter) -> tuple[str, ...]:
 
 
 def _folder_name(source: str, plan: PredictPlan, refit: bool) -> str:
-    """Name the answers after the source (a folder's name, a file's without its ending) and how they were made."""
+    """Return a folder name made of the source's name (without a file's extension) and the options."""
     path = Path(source)
     own = (path.name if path.is_dir() else path.stem) or "images"
     ways = [word for word, used in (("tta", plan.tta), ("refit", refit)) if used]

@@ -1,22 +1,23 @@
-"""Prediction files, as `rdf predict` or anyone else wrote them: verdicts, P(fake), or verdicts with a confidence.
+"""Prediction files from `rdf predict` or other tools: verdicts, P(fake), or verdicts with a confidence.
 
-A file is a CSV with a heading, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of these. Its columns
-may be in any case and order. What counts first:
+A file is a CSV with a header, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of these. Column names
+may be in any case, and columns in any order. They are interpreted as follows:
 
-1. *The image* is named by a column of `robustbench_df.tables.IDS`. Of several columns the one that fits the most images
-   counts; columns that name different images are refused (`robustbench_df.matching.match`).
-2. *The verdict* is the class named by ``prediction``, ``label`` or ``class``: a word, or 0 (real) and 1 (fake) in a
-   column without other figures. It counts whatever P(fake) says, since a calibrated threshold need not be .5. Where no
-   class is named, fake is from .5 on.
-3. *P(fake)* is ``probability`` or ``score``, or the figure under ``prediction``, ``label`` or ``class`` in a column
-   with others than 0 and 1.
-4. *A confidence* is the probability of the class named. P(fake) follows from it where it is not stated.
+1. *The image* is named by a column of `robustbench_df.tables.IDS`. If there are several, the one that matches the most
+   images is used; columns that name different images are refused (`robustbench_df.matching.match`).
+2. *The verdict* is the class given by ``prediction``, ``label`` or ``class``: a word, or 0 (real) and 1 (fake) in a
+   column without other numbers. It takes precedence over P(fake), since a calibrated threshold need not be 0.5. If no
+   class is given, the verdict is fake for P(fake) of at least 0.5.
+3. *P(fake)* is ``probability`` or ``score``, or the number under ``prediction``, ``label`` or ``class`` in a column
+   that also has numbers other than 0 and 1.
+4. *A confidence* is the probability of the given class. P(fake) is derived from it if it is not stated.
 
-Columns that contradict each other are refused: two of ``prediction``, ``label`` and ``class`` that differ, one of which
-may be the truth; two different P(fake); a ``confidence`` beside a figure under one of those three that is neither
-P(fake) nor its complement. A verdict against ``probability`` or ``score`` is not refused, since a threshold may explain
-it; `PredictionFile.crossed` counts those that none explains. ``class`` beside ``prediction`` or ``label`` is only read
-if all of it is real or fake: it may say what an image shows.
+Columns that contradict each other are refused: two of ``prediction``, ``label`` and ``class`` that differ (one of them
+may be the true label); two different values of P(fake); a ``confidence`` together with a number under one of those
+three columns that is neither P(fake) nor its complement. A verdict that contradicts ``probability`` or ``score`` is not
+refused, since a threshold may explain it; `PredictionFile.crossed` counts verdicts that no threshold explains. If
+there is also ``prediction`` or ``label``, ``class`` is only read if all its values mean real or fake: otherwise it may
+be the class of the depicted object.
 """
 
 from __future__ import annotations
@@ -40,28 +41,28 @@ from robustbench_df.matching import match
 from robustbench_df.tables import Ids, Table, parse_table, read_bytes
 
 VERDICTS, PROBABILITIES, CONFIDENCE = ("prediction", "label", "class"), ("probability", "score"), "confidence"
-"""Names of columns with an answer."""
+"""Names of columns with predictions."""
 
 ROUNDED = 0.01
-"""How far P(fake) of one image may differ between two columns or files: somebody may have rounded it."""
+"""Accepted difference of P(fake) of one image between two columns or files, since values may be rounded."""
 
 _MEMBERS = ("predictions.csv", "probability.json", "confidence.json", "challenge.json")
-"""Files of a ``submission.zip``, the one that says most first."""
+"""Files of a ``submission.zip``, the most informative first."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionFile:
-    """Answers as a file states them, N rows in its order.
+    """The predictions in a file, N rows in the file's order.
 
     Attributes:
-        ids: what each row calls its image.
-        verdict: int8 ``[N]``, 1 fake, 0 real, -1 where none is named.
-        probability: P(fake) ``[N]`` as stated or as the confidence in the class named implies, which may lie outside
-            [0, 1]; nan where neither is there.
-        confidence: confidence in the class named ``[N]``, as stated; nan where not.
-        faults: row -> what is wrong with it: it cannot be read, or it states a number outside [0, 1].
+        ids: the names that the rows give their images.
+        verdict: int8 ``[N]``, 1 fake, 0 real, -1 if no class is given.
+        probability: P(fake) ``[N]``, as stated or derived from the confidence; it may lie outside [0, 1]. nan if
+            neither is given.
+        confidence: confidence in the given class ``[N]``, as stated; nan if not stated.
+        faults: row -> its problem: it cannot be read, or it has a number outside [0, 1].
     """
 
     ids: Ids
@@ -72,35 +73,35 @@ class PredictionFile:
 
     @property
     def score(self) -> Floats:
-        """P(fake) where it is known, else the verdict as 0 or 1; nan where the row has no answer."""
+        """P(fake) if known, else the verdict as 0 or 1; nan if the row has no prediction."""
         named = np.where(self.verdict == UNLABELLED, np.nan, self.verdict)
         return np.where(np.isnan(self.probability), named, self.probability)
 
     @property
     def called(self) -> NDArray[np.int8]:
-        """The verdict ``[N]``, by P(fake) from .5 on where none is named; -1 where the row has no answer."""
+        """The verdict ``[N]``; if no class is given, fake means P(fake) >= 0.5; -1 if the row has no prediction."""
         return _called(self.verdict, self.score)
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether every answer has P(fake); nothing but 0 and 1 are verdicts in figures."""
+        """Whether every prediction has P(fake); if all values are 0 or 1, they count as verdicts instead."""
         p = self.probability[self.called != UNLABELLED]
         return not (np.isnan(p).any() or np.isin(p, (0, 1)).all())
 
     @property
     def crossed(self) -> int:
-        """Verdicts that no threshold of P(fake) explains."""
+        """Number of verdicts that no threshold of P(fake) explains."""
         return _crossed(self.probability, self.verdict)
 
 
 def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
-    """Read a prediction file; an archive gives one for each of its files, the fullest first.
+    """Read a prediction file; an archive gives one result for each of its files, the most informative first.
 
-    A row that cannot be read, or states what cannot be, is one of `PredictionFile.faults`; an empty answer is a
-    missing one.
+    A row that cannot be read, or has an impossible value, becomes one of `PredictionFile.faults`; an empty cell counts
+    as a missing prediction.
 
     Raises:
-        DataError: no file of answers, or columns that contradict each other; always one line.
+        DataError: not a prediction file, or columns that contradict each other; the message is always one line.
     """
     if not (zipfile.is_zipfile(path) or (path.is_file() and path.suffix.lower() == ".zip")):
         return (_parse(read_bytes(path), str(path)),)
@@ -122,9 +123,10 @@ def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
 
 
 def disagreements(one: PredictionFile, other: PredictionFile) -> int:
-    """Count the images that two files answer differently, or that only one of them names.
+    """Count the images whose predictions differ between two files, or that only one of them names.
 
-    Verdicts are held against verdicts, else P(fake) against P(fake): what P(fake) alone calls, no file says.
+    Verdicts are compared with verdicts, otherwise P(fake) with P(fake). A verdict is never derived from P(fake) for
+    this comparison, since the threshold is not known.
     """
     matched = match(other.ids, one.ids)
     theirs = matched.rows(np.ones(len(matched.names), bool))
@@ -133,7 +135,7 @@ def disagreements(one: PredictionFile, other: PredictionFile) -> int:
     verdict, p = np.stack([one.verdict[a], other.verdict[b]]), np.stack([one.probability[a], other.probability[b]])
     named, valued = (verdict != UNLABELLED).all(0), ~np.isnan(p).any(0)
     unlike = np.where(named, verdict[0] != verdict[1], valued & (np.abs(p[0] - p[1]) > ROUNDED))
-    left = ~(named | valued)  # a verdict here, P(fake) there
+    left = ~(named | valued)  # one file has a verdict, the other P(fake)
     mixed = _crossed(np.where(np.isnan(p[0]), p[1], p[0])[left], verdict.max(0)[left])
     alone = len(set(matched.images)) + len(set(matched.names)) - 2 * len(a)
     return alone + int(unlike.sum()) + mixed
@@ -145,7 +147,7 @@ def _called(named: NDArray[np.int8], figures: Floats) -> NDArray[np.int8]:
 
 
 def _crossed(p: Floats, verdict: NDArray[np.int8]) -> int:
-    """Reals with a higher P(fake) than some fake: a calibrated threshold need not be .5, but one must explain all."""
+    """Count reals with a higher P(fake) than some fake: any threshold is allowed, but one must explain all verdicts."""
     fakes, reals = (p[(verdict == label) & ~np.isnan(p)] for label in (FAKE, REAL))
     return int((reals > fakes.min()).sum()) if len(fakes) and len(reals) else 0
 
@@ -155,7 +157,7 @@ def _crossed(p: Floats, verdict: NDArray[np.int8]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """The answers in one column: classes named, int8 ``[N]`` (-1: none), figures ``[N]`` (nan: none), and faults."""
+    """The predictions in one column: classes, int8 ``[N]`` (-1: none), numbers ``[N]`` (nan: none), and faults."""
 
     name: str
     named: NDArray[np.int8]
@@ -215,9 +217,9 @@ def _column(name: str, table: Table) -> _Column:
 
 
 def _read(cell: Any) -> tuple[int | None, float]:
-    """Read a cell as a label, or None if it is none, and as a number, or nan."""
+    """Read a cell as a label (None if it is not one) and as a number (nan if it is not one)."""
     try:
-        if not isinstance(cell, bool):  # true may mean fake, or right
+        if not isinstance(cell, bool):  # true may mean fake, or correct
             return UNLABELLED, float(cell)
     except (TypeError, ValueError, OverflowError):
         pass
@@ -230,7 +232,7 @@ def _read(cell: Any) -> tuple[int | None, float]:
 def _refuse_contradictions(columns: Mapping[str, _Column], table: Table) -> None:
     for a, b in combinations(columns.values(), 2):  # a confidence comes last
         if b.name == CONFIDENCE:
-            # Beside a probability it may be anything; beside another figure it tells whether that is P(fake).
+            # It need not agree with a probability column. A number in a verdict column must be P(fake) or 1 - P(fake).
             off = np.minimum(np.abs(a.figures - b.figures), np.abs(1 - a.figures - b.figures)) > ROUNDED
             differ = off & (a.name in VERDICTS)
         else:

@@ -1,4 +1,4 @@
-"""What is refused before a run begins or goes on: nothing has been written then, and nothing is lost."""
+"""Checks before a run begins or resumes: what they refuse fails before anything is written, so nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from robustbench_df.train.speed import choose_device
 
 
 def refuse_unfit_refits(config: RunConfig) -> None:
-    """Refuse a schedule that follows val for detectors that are to be trained once more without one."""
+    """Refuse a schedule that depends on val if detectors are to be refitted, since a refit has no val."""
     for name in config.models if config.refit else ():
         recipe = config.for_model(name)
         for phase, settings in (("phase1", recipe.phase1), ("phase2", recipe.phase2)):
@@ -35,9 +35,10 @@ def refuse_unfit_refits(config: RunConfig) -> None:
 
 
 def decide_pretrained(config: RunConfig) -> RunConfig:
-    """Replace every ``pretrained=auto`` by what can be had now: ``required``, or ``never`` after one warning.
+    """Replace every ``pretrained=auto`` by ``required`` if the weights are available now, else ``never`` (one warning).
 
-    Else each build would decide anew, and a network that comes and goes would give a detector folds of two kinds.
+    Otherwise each build would decide again, and with an unreliable connection, folds of one detector could start from
+    different weights.
     """
 
     def possible(name: str) -> str:
@@ -49,7 +50,7 @@ def decide_pretrained(config: RunConfig) -> RunConfig:
 
 
 def _decided(config: RunConfig, answer: Callable[[str], str]) -> RunConfig:
-    """Replace ``pretrained=auto`` of each model by its answer: in the common table, and per model where they differ."""
+    """Replace each model's ``pretrained=auto`` by its answer: in the common table, or per model if answers differ."""
     answers = {name: answer(name) for name in config.models if config.for_model(name).model.pretrained == "auto"}
     common: str = config.model.pretrained
     if common == "auto" and answers:
@@ -64,12 +65,14 @@ def _decided(config: RunConfig, answer: Callable[[str], str]) -> RunConfig:
 
 
 def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -> None:
-    """Build every detector once and show it images: what does not fit leaves no run behind, idle settings are named.
+    """Build every detector once and run it on random images, so that misfits fail before a run exists.
+
+    Settings that an architecture does not use are reported.
 
     Raises:
         ModelError: weights that do not fit, or a network that cannot take images of that size.
     """
-    with torch.random.fork_rng(devices=[]):  # a caller's own random numbers stay what they were
+    with torch.random.fork_rng(devices=[]):  # leave the caller's random state unchanged
         for name in config.models:
             model = config.for_model(name).model
             _require_taken(name, build_detector(model, images.size)[0], images.size, alone=len(config.models) == 1)
@@ -78,13 +81,13 @@ def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -
 
 
 def _require_taken(name: str, detector: Detector, size: tuple[int, int], *, alone: bool) -> None:
-    """Refuse a detector whose network was built well and fails at images of ``size`` (height, width in pixels)."""
+    """Refuse a detector whose network can be built but fails on images of ``size`` (height, width in pixels)."""
     try:
         with torch.no_grad():
             detector.eval()(torch.rand(2, 3, *size))
-    except (RuntimeError, ValueError, AssertionError) as error:  # timm asserts
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm uses assertions
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            return  # how many images fit is for the probe to find out, on the device that trains
+            return  # the probe finds out how many images fit, on the training device
         height, width = (detector.input_size,) * 2 if detector.input_size else size
         side = getattr(detector.net, "pretrained_cfg", {}).get("input_size", (3, LARGE_SIDE, LARGE_SIDE))[-1]
         key = override_key(*(() if alone else ("per_model", name)), "model", "input_size")
@@ -98,8 +101,8 @@ def run_to_resume(config: RunConfig, path: Path | None) -> Run:
     """Return the run at ``path``.
 
     Raises:
-        UsageError: there is no path, or the run was begun with other settings than ``config``.
-        RunError: the device it was begun on is not there.
+        UsageError: ``path`` is None, or the run was begun with other settings than ``config``.
+        RunError: the device that the run was begun on is not present.
     """
     if path is None:
         raise UsageError("resume=True goes on with the run at path; give its folder")
@@ -110,7 +113,7 @@ def run_to_resume(config: RunConfig, path: Path | None) -> Run:
 
 
 def _require_devices(run: Run) -> None:
-    """Refuse to go on with a run elsewhere than on the devices that its detectors were begun on."""
+    """Refuse to resume a run unless the devices that its detectors were begun on are present."""
     known = run.read_json("speed.json").values() if run.file("speed.json").exists() else ()
     for device in {settings["device"] for settings in known} or {run.config.speed.device}:
         try:
@@ -126,7 +129,7 @@ def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
     """Return the settings of a run to be resumed; ``asked`` are nested values from the command line.
 
     Raises:
-        UsageError: the command line asks for something the run was not begun with.
+        UsageError: the command line asks for a setting that differs from the run's.
     """
     config = run.config
     _require_same(run, validated(RunConfig, merge(config.model_dump(), asked)))
@@ -134,11 +137,11 @@ def resume_config(run: Run, asked: dict[str, Any]) -> RunConfig:
 
 
 def _require_same(run: Run, asked: RunConfig) -> None:
-    """Refuse other settings than the run's; ``pretrained=auto`` asks for what was decided when it began."""
+    """Refuse settings that differ from the run's; ``pretrained=auto`` means what was resolved at the run's start."""
     begun = run.config
     asked = _decided(asked, lambda name: begun.for_model(name).model.pretrained)
     _require_same_values(run, begun.model_dump(), asked.model_dump(), "")
-    if begun != asked:  # what only the run has set, for one of its models
+    if begun != asked:  # settings that only the run has, for one of its models
         raise UsageError(f"run '{run.name}' was begun with settings per model that are missing now; pass run.config")
 
 

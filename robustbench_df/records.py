@@ -1,4 +1,4 @@
-"""The two tables of a run: `Predictions`, a row per image and condition, and `Result`, a number with its interval."""
+"""The two record types of a run: `Predictions`, a row per image and condition, and `Result`, a number with interval."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from robustbench_df.errors import RunError
 from robustbench_df.rundir import SCHEMA, write_atomic
 
 COLUMNS = ("model", "phase", "condition", "image_id", "label", "part", "fold", "logit_real", "logit_fake")
-"""Columns of a predictions table. ``part``: val, cal, test or oof (judged out of fold)."""
+"""Columns of a predictions table. ``part``: val, cal, test or oof (scored out of fold)."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Logits of one detector under one condition: the primary record, from which every metric is derived.
 
-    ``table`` has the columns `COLUMNS`; ``fingerprint`` is that of the images (`ImageSet.fingerprint`).
+    ``table`` has the columns `COLUMNS`; ``fingerprint`` identifies the images (`ImageSet.fingerprint`).
     """
 
     table: pd.DataFrame
     fingerprint: str
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known of the whole table, as JSON: an attack's settings, its seconds."""
+    """Additional facts about the whole table, as JSON, for example an attack's settings and seconds."""
 
     def __post_init__(self) -> None:
         missing = [c for c in COLUMNS if c not in self.table.columns]
@@ -38,12 +38,12 @@ class Predictions:
 
     @property
     def logits(self) -> NDArray[np.float64]:
-        """Float64 ``[N, 2]`` (real, fake)."""
+        """Logits, float64 ``[N, 2]`` (real, fake)."""
         return np.asarray(self.table[["logit_real", "logit_fake"]], dtype=np.float64)
 
     @property
     def labels(self) -> NDArray[np.int8]:
-        """int8 ``[N]``, 1 = fake."""
+        """Labels, int8 ``[N]``, 1 = fake."""
         return np.asarray(self.table["label"], dtype=np.int8)
 
     def part(self, name: str) -> Predictions:
@@ -51,7 +51,7 @@ class Predictions:
         return replace(self, table=self.table[self.table["part"] == name].reset_index(drop=True))
 
     def save(self, path: Path) -> None:
-        """Write Parquet with schema version and fingerprint in its metadata, whole or not at all."""
+        """Write Parquet atomically, with schema version, fingerprint and notes in its metadata."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -90,10 +90,10 @@ def load_predictions(path: Path, fingerprint: str | None = None) -> Predictions:
 
 @dataclass(frozen=True)
 class Result:
-    """One number: what was measured, on what, with its interval and count. Derived, never edited.
+    """One measured value with its interval, its count, and what it was measured on. Derived, never edited.
 
-    ``decision`` says whether temperature and threshold were applied: ``raw`` (P(fake) ≥ 0.5) or ``calibrated``.
-    ``low`` and ``high`` bound the 95% interval, NaN where the metric has none.
+    ``decision`` says whether temperature and threshold were applied: ``raw`` (no, P(fake) ≥ 0.5) or ``calibrated``.
+    ``low`` and ``high`` bound the 95% interval; NaN if the metric has none.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""A dictionary with a decorator: duplicates are refused, and a miss lists the choices and the nearest name."""
+"""A registry filled by a decorator: duplicates raise, and an unknown name's error lists the choices and the nearest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its argument under ``name``; a name taken twice raises ``ValueError``."""
+        """Return a decorator that registers its argument as ``name``; a name that is taken raises ``ValueError``."""
 
         def add(entry: T) -> T:
             if name in self._entries:

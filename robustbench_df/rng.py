@@ -1,7 +1,7 @@
 """Counter-based randomness: a number is a pure function of (image id, element, key), never of a global state.
 
-The same image therefore meets the same augmentation, noise or attack start whether it is processed alone, in any
-batch, in any order or on any device, and a resumed run repeats exactly what the killed one would have done.
+The same image therefore gets the same augmentation, noise or attack start, whether it is processed alone or in any
+batch, order or device. A resumed run repeats exactly what the interrupted run would have done.
 
 The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
 generators"; constants of Stafford's variant 13), applied to a per-image key plus an element counter.
@@ -44,14 +44,14 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Mix in place: on a CPU the time goes into memory."""
+    """Mix in place, since on a CPU memory access takes most of the time."""
     x.bitwise_xor_(_shift_right(x, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
     x.bitwise_xor_(_shift_right(x, 27)).mul_(_signed(0x94D049BB133111EB))
     return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def _bits(ids: Tensor, shape: Sequence[int], key: tuple[Key, ...]) -> Tensor:
-    """64 random bits for each of ``[len(ids), *shape]`` elements."""
+    """Return 64 random bits for each of ``[len(ids), *shape]`` elements."""
     count = math.prod(shape)
     start = _mix(_mix(ids.to(torch.int64) ^ fold_key(*key)) + _signed(_GOLDEN))
     counter = torch.arange(1, count + 1, device=ids.device, dtype=torch.int64) * _signed(_GOLDEN)
@@ -59,23 +59,23 @@ def _bits(ids: Tensor, shape: Sequence[int], key: tuple[Key, ...]) -> Tensor:
 
 
 def uniform(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
-    """Uniform numbers in [0, 1), float32 ``[N, *shape]``, one independent stream per id and key.
+    """Draw uniform numbers in [0, 1), float32 ``[N, *shape]``, one independent stream per id and key.
 
     Args:
         ids: int64 ``[N]``, a stable number per image (`ImageSet.keys`).
         shape: shape of one image's draw.
-        key: whatever names the purpose: seed, "augment", epoch …
+        key: values that identify the purpose: seed, "augment", epoch …
     """
     return _shift_right(_bits(ids, shape, key), 40).to(torch.float32) * 2.0**-24
 
 
 def _words(ids: Tensor, count: int, key: tuple[Key, ...]) -> Tensor:
-    """32 random bits for each of ``count`` elements or one more, int32 ``[N, 2 * half]``: two of every hash."""
+    """Return random int32 words ``[N, count]``, ``count`` rounded up to even; each 64-bit hash gives two."""
     return _bits(ids, ((count + 1) // 2,), key).view(torch.int32)
 
 
 def dense_uniform(ids: Tensor, shape: Sequence[int], *key: Key) -> Tensor:
-    """As `uniform`, for whole images: two numbers come from each 64-bit hash, at half the cost. Another stream."""
+    """Like `uniform` at half the cost, for whole images: each 64-bit hash gives two numbers. The stream differs."""
     words = _words(ids, math.prod(shape), key)[:, : math.prod(shape)]
     return (words >> 8).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24).reshape(len(ids), *shape)
 

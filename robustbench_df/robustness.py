@@ -1,7 +1,7 @@
 """`rdf attack`: a run's detectors under attack, cell by cell; a finished cell is never computed again.
 
 A cell is one detector (before or after phase 2, or the ensemble) under one attack or suite at one budget. Detectors are
-attacked as deployed, with their decision; with folds, each image meets the detectors that have not seen it.
+attacked as deployed, with their decision; with folds, each image is attacked on the detectors that have not seen it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from robustbench_df.train.state import load_checkpoint
 Index = NDArray[np.intp]
 
 LOADED, LOADED_PIXELS = 512, 512 * 224 * 224
-"""Images in memory at a time, and pixels of them: it stays flat however many are attacked."""
+"""Most images in memory at a time, and most pixels, so that memory use does not grow with the number attacked."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Some images of one part, all attacked on the same detector: a fold's own, or the deployed one."""
+    """Some images of one part, all attacked on the same detector: that of a fold, or the deployed one."""
 
     detector: nn.Module
     index: Index
@@ -50,10 +50,10 @@ class Work:
 
 
 def attack_run(run: Run, plan: AttackPlan, reporter: Reporter | None = None) -> list[Cell]:
-    """Attack a run's detectors; every cell is written as it ends, and only missing ones are computed.
+    """Attack a run's detectors; only missing cells are computed, and each is written when it ends.
 
     Raises:
-        UsageError: a model, attack, suite or part that is not there.
+        UsageError: an unknown model, attack, suite or part.
         RunError: the run is not finished, or its images have changed.
     """
     reporter = reporter or Reporter()
@@ -72,7 +72,7 @@ def attack_run(run: Run, plan: AttackPlan, reporter: Reporter | None = None) -> 
 
 
 def works(run: Run, name: str, phase: str, images: ImageSet, part: str, plan: AttackPlan) -> list[Work]:
-    """Pair the images of a part with the detector that has not seen them."""
+    """Pair the images of a part with the detectors that have not seen them."""
     where = {image_id: k for k, image_id in enumerate(images.ids)}
     table = run.split
     device = choose_device(plan.device)
@@ -90,7 +90,7 @@ def works(run: Run, name: str, phase: str, images: ImageSet, part: str, plan: At
 
 
 def thin(index: Index, limit: int, labels: NDArray[np.int8]) -> Index:
-    """Keep at most ``limit`` entries (0: all), evenly spaced within each class, the classes in proportion."""
+    """Keep at most ``limit`` entries (0: all), evenly spaced within each class; class proportions are kept."""
     if not limit or len(index) <= limit:
         return index
     by_class = index[np.argsort(labels[index], kind="stable")]
@@ -98,9 +98,9 @@ def thin(index: Index, limit: int, labels: NDArray[np.int8]) -> Index:
 
 
 def deployed(run: Run, name: str, phase: str, fold: int | None) -> Detector:
-    """Return a detector, the shipped kind of ensemble or a vote, with its decision; of one fold, or as deployed (None).
+    """Return a detector, the shipped kind of ensemble or a vote, with its decision.
 
-    Each member of a vote votes by its own decision.
+    ``fold``: use the networks of that fold; None: as deployed. Each member of a vote uses its own decision.
     """
 
     def member(model: str) -> Detector:
@@ -116,7 +116,7 @@ def deployed(run: Run, name: str, phase: str, fold: int | None) -> Detector:
 
 
 def _grouped(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Put together what shares a gradient: the budgets of an attack whose only step does not depend on them."""
+    """Group the cells that can share a gradient: all budgets of FGSM, whose single gradient does not depend on them."""
     group: list[Cell] = []
     for cell in cells:
         same = group and (cell.model, cell.phase, cell.attack) == (group[0].model, group[0].phase, group[0].attack)
@@ -137,7 +137,7 @@ def _attack_group(
     plan: AttackPlan,
     reporter: Reporter,
 ) -> None:
-    """Write each cell as it ends. What is killed loses the cell it was at, and the gradient is computed anew."""
+    """Write each cell when it ends. A killed process loses only the current cell and the shared gradient."""
     with closing(attack_images(cells, work, images, plan, reporter.advance, run.file("attacks"))) as tables:
         for cell in cells:
             reporter.start(next(titles), sum(len(w.index) for w in work))
@@ -163,11 +163,11 @@ def attack_images(
     advance: Callable[[int], None],
     folder: Path | None = None,
 ) -> Generator[pd.DataFrame, None, None]:
-    """Attack the images of all ``work``, few at a time; yields a table per cell as it ends, with a row per image.
+    """Attack the images of all ``work``, few at a time; yields a table for each finished cell, with a row per image.
 
-    Several cells are budgets of FGSM on one detector. Their clean pass and gradient are made once, counted with the
-    first, and kept in a file in ``folder`` (None: the system's) that has no name and so outlives nothing.
-    ``advance`` is told how many images are done.
+    Several cells are budgets of FGSM on one detector. They share one clean pass and gradient, which are counted with
+    the first cell. These are kept in an unnamed temporary file in ``folder`` (None: the system's folder), which
+    disappears with the process. ``advance`` is called with the number of images done.
     """
     few = max(min(LOADED, LOADED_PIXELS // (images.size[0] * images.size[1])), 1)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -190,7 +190,7 @@ def _attack_part(
     clean: CleanPasses | None,
     advance: Callable[[int], None],
 ) -> pd.DataFrame:
-    """Attack a few images; what outlives the call is a row of numbers each, never an image."""
+    """Attack a few images; returns a row of numbers per image, so that no image stays in memory."""
     found = attack_cell(cell, some.detector, *tensors(images, index, plan), plan, clean, advance)
     return _rows(cell, found, images, index, some)
 
@@ -213,7 +213,7 @@ def attack_cell(
     clean: CleanPasses | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Attacked:
-    """Run a cell's attack or suite on images; arguments as in `run_attack`."""
+    """Run a cell's attack or suite on images; arguments as for `run_attack`."""
     options: dict[str, Any] = {"ids": ids, "seed": plan.seed, "batch_size": plan.batch, "progress": progress}
     if isinstance(cell.attack, str):
         return run_suite(detector, x, y, cell.attack, eps=cell.threat.eps, norm=cell.threat.norm, **options)

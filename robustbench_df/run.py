@@ -1,4 +1,4 @@
-"""`Run`: a finished (or half-finished) run folder as an object: its split, detectors, ensembles and predictions."""
+"""`Run`: read access to a finished or unfinished run folder: its split, detectors, ensembles and predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Run(RunDir):
-    """Read access to a run. Detectors come back in eval mode, built from safetensors."""
+    """Read access to a run. Detectors are returned in eval mode, loaded from safetensors."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ class Run(RunDir):
 
     @cached_property
     def split(self) -> pd.DataFrame:
-        """Which image was in which part: columns ``image_id, part, fold`` (-1: one split only)."""
+        """The part of each image: columns ``image_id, part, fold`` (fold -1: a single split)."""
         path = self.file("split.parquet")
         if not path.exists():
             raise RunError(f"run '{self.path}' has no split.parquet; finish it with: {self.resume_command}")
@@ -37,7 +37,7 @@ class Run(RunDir):
 
     @cached_property
     def groups(self) -> dict[str, str]:
-        """The group of each image id, "" for none; empty where the run has recorded none."""
+        """The group of each image id, "" for none; empty if the run has recorded no groups."""
         path = self.file("images.parquet")
         known: Any = _table(path) if path.exists() else {}
         return dict(zip(known["image_id"], known["group"], strict=True)) if "group" in known else {}
@@ -52,7 +52,7 @@ class Run(RunDir):
 
     @property
     def shipped(self) -> dict[str, str]:
-        """Which ensemble is shipped: ``{"kind": …, "phase": …}``."""
+        """The ensemble that is shipped: ``{"kind": …, "phase": …}``."""
         choice: dict[str, str] = self._kept("shipped")
         return choice
 
@@ -63,14 +63,14 @@ class Run(RunDir):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of the images the run is about."""
+        """Fingerprint of the run's images."""
         return str(self.read_json("provenance.json")["data_fingerprint"])
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Shortest and longest of the shorter sides, in pixels, that the images learnt from had before scaling.
+        """Smallest and largest shorter side of the images learnt from (train and val), in pixels before scaling.
 
-        None for a run that scaled its images and kept no record of them, as earlier ones did.
+        None for runs of earlier versions that scaled their images and did not record the sizes.
         """
         unscaled = None if self.config.data.size else (min(self.image_size),) * 2
         found = self.read_json("provenance.json").get("sides", unscaled)
@@ -78,14 +78,14 @@ class Run(RunDir):
 
     @property
     def allowed_findings(self) -> tuple[str, ...]:
-        """Failing findings of the audit in spite of which the run was trained: every report of it must say so."""
+        """Failing findings of the audit that were allowed when the run was trained; every report must name them."""
         return tuple(self.read_json("provenance.json").get("audit", {}).get("allowed", ()))
 
     def images(self) -> ImageSet:
         """Load the run's own images again.
 
         Raises:
-            RunError: the source holds other images than the run was made with.
+            RunError: the source now holds other images than when the run was made.
         """
         from robustbench_df.data.sources import load_configured
 
@@ -100,7 +100,7 @@ class Run(RunDir):
 
     @property
     def refitted(self) -> bool:
-        """Whether every detector was trained once more on all labelled images."""
+        """Whether every detector was also trained on all labelled images."""
         return all(self._checkpoint(name, "refit", "final").exists() for name in self.models)
 
     def _checkpoint(self, name: str, folder: str, phase: str) -> Path:
@@ -112,7 +112,7 @@ class Run(RunDir):
         Args:
             name: one of `models`.
             phase: ``base`` (after clean training) or ``final`` (after adversarial fine-tuning); None: as shipped.
-            refit: the detector trained on everything, to which no validation number belongs.
+            refit: the detector trained on all labelled images, for which there is no validation result.
         """
         from robustbench_df.models.detector import Ensemble
         from robustbench_df.train.state import load_checkpoint
@@ -133,7 +133,7 @@ class Run(RunDir):
             )
 
     def ensemble(self, kind: str | None = None, phase: str | None = None, *, refit: bool = False) -> Ensemble:
-        """Return the ensemble with its fitted weights; ``kind`` and ``phase`` default to what is shipped."""
+        """Return the ensemble with its fitted weights; ``kind`` and ``phase`` default to the shipped ones."""
         phase = phase or self.shipped["phase"]
         weights = self.weights(kind, phase)
         return assemble([self.detector(name, phase, refit=refit) for name in self.models], weights)
@@ -152,14 +152,14 @@ class Run(RunDir):
         return Decision.from_dict(self._entry(name, phase)["decision"])
 
     def band(self, name: str = "ensemble", phase: str | None = None) -> Band | None:
-        """Return the abstention band of a detector or an ensemble; None where none could be fitted."""
+        """Return the abstention band of a detector or an ensemble; None if none could be fitted."""
         from robustbench_df.metrics.calibration import Band
 
         kept = self._entry(name, phase).get("band")
         return None if kept is None else Band.from_dict(kept)
 
     def _entry(self, name: str, phase: str | None) -> dict[str, Any]:
-        """What ``ensemble.json`` holds of a detector or an ensemble (``ensemble``, ``ensemble-uniform`` …)."""
+        """Return the entry of a detector or ensemble (``ensemble``, ``ensemble-uniform`` …) in ``ensemble.json``."""
         phase = phase or self.shipped["phase"]
         if not name.startswith("ensemble"):
             self._known(name)
@@ -176,7 +176,7 @@ class Run(RunDir):
         return ensembles[kind]
 
     def _kept(self, *keys: str) -> Any:
-        """What ``ensemble.json`` holds under nested keys."""
+        """Return the value under nested keys in ``ensemble.json``."""
         kept = self.read_json("ensemble.json")
         try:
             for key in keys:
@@ -194,7 +194,7 @@ class Run(RunDir):
         return load_predictions(path, self.fingerprint)
 
     def predictions_path(self, model: str, phase: str, condition: str) -> Path:
-        """Where the predictions of one cell of the grid are kept."""
+        """Return the path of the predictions of one cell of the grid."""
         return self.file("predictions", f"{self.model_dir(model).name}-{phase}-{condition}.parquet")
 
     def results(self) -> list[Result]:
@@ -209,7 +209,7 @@ def _table(path: Path) -> pd.DataFrame:
     """Read one of a run's Parquet files.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the file is damaged.
     """
     import pandas as pd
     import pyarrow as pa
@@ -221,7 +221,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def assemble(members: list[Detector], weights: EnsembleWeights) -> Ensemble:
-    """Build the differentiable ensemble that computes what ``weights.combine`` computes on logits."""
+    """Build the differentiable ensemble that gives the same result as ``weights.combine`` on logits."""
     from robustbench_df.models.detector import Ensemble
 
     if weights.coefficients:
@@ -230,7 +230,7 @@ def assemble(members: list[Detector], weights: EnsembleWeights) -> Ensemble:
 
 
 def open_run(path: Path | str | None = None, *, finished: bool | None = None) -> Run:
-    """Open a run folder; None or ``runs/latest`` is the latest one (see `find_run` for ``finished``).
+    """Open a run folder; None or ``runs/latest`` opens the latest one (see `find_run` for ``finished``).
 
     Raises:
         RunError: there is no such run, or it was written by a version with another schema.

@@ -1,4 +1,4 @@
-"""A run on disk: paths, whole-or-nothing writes, provenance, and a lock that dies with its process."""
+"""A run on disk: paths, atomic writes, provenance, and a lock that is released when its process ends."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from robustbench_df.errors import RunError, UsageError
 from robustbench_df.settings import validated
 
 SCHEMA = 1
-"""Version of the files in a run folder; another one is refused."""
+"""Version of the files in a run folder; other versions are refused."""
 
 RUNS = Path("runs")
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary neighbour of ``path``, then move it into place: whole or not at all."""
+    """Write ``path`` atomically: ``write`` fills a temporary file in the same folder, which is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -43,17 +43,17 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text atomically."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `jsonable` values as indented JSON, whole or not at all."""
+    """Write `jsonable` values as indented JSON, atomically."""
     write_text(path, json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value as JSON can hold it: records as tables, tuples as lists, NaN and infinity as null."""
+    """Convert a value to JSON types: dataclasses become objects, tuples lists, NaN and infinity null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):
@@ -67,13 +67,13 @@ def jsonable(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where everything of one run lives."""
+    """The folder of one run."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The folder's name."""
         return self.path.name
 
     def file(self, *parts: str) -> Path:
@@ -81,7 +81,7 @@ class RunDir:
         return self.path.joinpath(*parts)
 
     def model_dir(self, model: str, fold: int | None = None) -> Path:
-        """Folder of one detector (of one fold of it)."""
+        """Return the folder of one detector, or of one of its folds."""
         folder = self.file("models", file_name(model))
         return folder if fold is None else folder / f"fold{fold}"
 
@@ -89,7 +89,7 @@ class RunDir:
         """Read one of the run's JSON files.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the file is missing or damaged.
         """
         path = self.file(*parts)
         try:
@@ -106,7 +106,7 @@ class RunDir:
         """The run's settings.
 
         Raises:
-            RunError: written by a version with another schema or other rules, or damaged.
+            RunError: the settings were written by a version with another schema or other rules, or are damaged.
         """
         raw = self.read_json("config.json")
         if not isinstance(raw, dict) or "config" not in raw:
@@ -124,7 +124,7 @@ class RunDir:
 
     @property
     def resume_command(self) -> str:
-        """What the user types to go on."""
+        """The command that resumes the run."""
         return f"rdf train-all --resume --run {shlex.quote(str(self.path))}"
 
     @property
@@ -134,7 +134,7 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for writing. The lock belongs to the process: killed, it is free again.
+        """Lock the run for writing. The lock belongs to the process and is released when the process ends.
 
         Raises:
             RunError: another process is writing to this run.
@@ -169,12 +169,12 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's process
+        pass  # a process of another user
     return True
 
 
 def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
-    """Make a run folder and keep its settings.
+    """Create a run folder and store the settings in it.
 
     Raises:
         RunError: the folder already holds a run, or cannot be written.
@@ -195,10 +195,10 @@ def create_run(config: RunConfig, path: Path | None = None) -> RunDir:
 
 
 def refuse_existing(path: Path | None) -> None:
-    """Refuse a folder that holds a run already, or is no folder.
+    """Refuse a path for a new run that is already in use.
 
     Raises:
-        RunError: see there.
+        RunError: the folder already holds a run, or the path is a file.
     """
     if path is not None and (path / "config.json").exists():
         raise RunError(f"'{path}' already holds a run; go on with --resume, or choose another --run")
@@ -209,7 +209,7 @@ def refuse_existing(path: Path | None) -> None:
 def find_run(path: Path | str | None = None, *, finished: bool | None = None) -> RunDir:
     """Return the named run, or the latest under ``runs/`` (``None`` or ``runs/latest``).
 
-    Among the latest, ``finished`` asks for finished (True) or unfinished (False) ones first.
+    For the latest, ``finished`` prefers finished (True) or unfinished (False) runs, if there are any.
 
     Raises:
         RunError: there is none.
@@ -264,14 +264,14 @@ def _processor() -> str:
 
 
 class Durations:
-    """Add up the seconds of named stages in the run's provenance, over all its sessions."""
+    """Accumulate the seconds of named stages in the run's provenance, over all sessions of the run."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; it counts also when it ends in an error."""
+        """Time a stage; its time also counts if it ends with an error."""
         start = time.perf_counter()
         try:
             yield

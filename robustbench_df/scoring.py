@@ -1,7 +1,7 @@
-"""`rdf score`: anyone's prediction file against labels, and a look at whether its ids are in order.
+"""`rdf score`: score any prediction file against labels, and check whether its ids are in the right order.
 
-What counts where a file says a thing twice, `robustbench_df.prediction_files` lists; which answer is about which image,
-`robustbench_df.matching` finds out.
+`robustbench_df.prediction_files` defines which of several columns is used; `robustbench_df.matching` matches
+predictions to images.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from robustbench_df.prediction_files import PredictionFile, disagreements, read_
 from robustbench_df.truth import Truth, read_truth
 
 NAMED = 3
-"""Ids that a warning spells out."""
+"""Number of ids that a warning lists."""
 
 DISORDER_GAIN, DISORDER_P = 0.05, 1e-4
-"""Another order is only suspected when it is better by this much and the exact McNemar test finds chance unlikely, also
-in one of eight orders: a detector no better than a coin gains nothing worth a warning in any."""
+"""A wrong order is only suspected if another order is more accurate by at least the first value, and if the p-value of
+the exact McNemar test is below the second. That limit is strict because up to eight orders are tried, so a detector at
+chance level should not cause a warning."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Accuracy when answers are dealt to the images in another order, with the exact McNemar p against the file's.
+    """Accuracy if the predictions are assigned to the images in another order.
 
-    ``name`` says what the ids are taken for.
+    ``p_value`` is that of the exact McNemar test against the file's order. ``name`` says how the ids are then read.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Scored:
-    """What came of it; intervals are 95%, shares are of the ``n`` images that have a label and an answer."""
+    """The scores; intervals are 95%, shares refer to the ``n`` images that have a label and a prediction."""
 
     n: int
     matched_by: str
@@ -64,12 +65,12 @@ class Scored:
     unlabelled: int
     orders: tuple[Order, ...]
     crossed: int
-    """Verdicts that no threshold of the file's own P(fake) explains."""
+    """Number of verdicts that no threshold of the file's P(fake) explains."""
     differing: int
-    """Images that another file of the archive answers otherwise, or not."""
+    """Number of differing or missing predictions in the other files of the archive."""
 
     def warnings(self) -> list[str]:
-        """One line for each thing that is not as it should be."""
+        """Return one line for each problem."""
         lines = []
         if self.missing:
             wrong = self.accuracy.value * self.n / (self.n + len(self.missing))
@@ -93,7 +94,7 @@ class Scored:
                 "says most counts"
             )
         suspected = [order for order in self.orders if order.suspected]
-        if suspected:  # one mistake may look like others that are close to it
+        if suspected:  # one mistake may make several similar orders fit
             order = max(suspected, key=lambda order: order.accuracy)
             lines.append(
                 f"the ids look mis-ordered: accuracy is {self.accuracy.value:.1%} under the file's ids, but "
@@ -111,12 +112,13 @@ def score_file(predictions: Path, truth: Path, fake_is: int | None = None) -> Sc
     """Score a prediction file against labels.
 
     Args:
-        predictions: a prediction file in any form of `robustbench_df.prediction_files`; of an archive its fullest file.
+        predictions: a prediction file in any form of `robustbench_df.prediction_files`; in an archive, the most
+            informative file is scored.
         truth: CSV, JSON or manifest of ids and labels, or a folder or zip of labelled images.
         fake_is: which of the numeric labels 0 and 1 means fake in ``truth``; 1 when None.
 
     Raises:
-        DataError: a file that cannot be read, or nothing in it that belongs to the other; always one line.
+        DataError: a file cannot be read, or no prediction matches a label; the message is always one line.
     """
     files = read_predictions(predictions)
     file = files[0]
@@ -145,7 +147,7 @@ def _score(files: Sequence[PredictionFile], truth: Truth, matched: Matched) -> S
     if not len(judged):
         raise DataError("none of the images with an answer has a label; give labels for the images predicted")
     true = labels[judged]
-    # A margin of ±1 stands for a verdict, so that every score has its one definition.
+    # Verdicts are passed as margins of ±1, so that every score has a single definition.
     margin = 2.0 * file.called[row[judged]] - 1
     counts = confusion(margin, true)
     times = Counter(matched.names[k] for k in np.flatnonzero(answered))
@@ -169,7 +171,7 @@ def _score(files: Sequence[PredictionFile], truth: Truth, matched: Matched) -> S
 
 
 def other_orders(matched: Matched, called: NDArray[np.int8], labels: NDArray[np.int8]) -> tuple[Order, ...]:
-    """Judge the `readings` of a file but the written one.
+    """Score all `readings` of a file except the written one.
 
     Args:
         matched: rows and images.

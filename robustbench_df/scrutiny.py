@@ -1,4 +1,4 @@
-"""What stands beside an attack's numbers: the checks, the transfer matrix, and examples to look at."""
+"""Additions to an attack's results: checks for gradient masking and the like, the transfer matrix, and examples."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from robustbench_df.rundir import write_atomic, write_json
 from robustbench_df.train.report import Reporter
 
 CHECKED = 32
-"""Images on which a detector is checked: each costs some hundred passes."""
+"""Number of images on which a detector is checked; each takes some hundred passes."""
 
 TRANSFER_STEPS = 10
-"""Steps of the PGD whose images are crafted on the other detectors for a check: together a tenth of what it costs."""
+"""PGD steps for crafting a check's transfer images on the other detectors; all together a tenth of the check's cost."""
 
 TRANSFERRED = 200
-"""Images of the transfer matrix: crafted on every detector, scored on all."""
+"""Number of images in the transfer matrix: crafted on every detector, scored on all."""
 
 AMPLIFIED = 10
-"""Factor by which the difference image is enlarged, around mid-grey."""
+"""Factor by which the difference image is amplified, around mid-grey."""
 
 
 def examine(
     run: Run, cells: Sequence[Cell], plan: AttackPlan, which: str, reporter: Reporter
 ) -> dict[str, list[dict[str, Any]]]:
-    """Check detectors (``shipped``, ``all`` or ``none``) and what the cells say of each other.
+    """Check detectors (``which``: ``shipped``, ``all`` or ``none``), and the consistency of the cells.
 
-    Returns what was found now. The run keeps it beside what was found before: of the same check, the newest outcome.
+    Returns the outcomes of this call. The run stores them with the earlier ones and keeps the newest of each check.
 
     Raises:
         RunError: the run's file of checks is damaged.
     """
     if which == "none" or not max(plan.epsilons):
-        return {}  # without a budget there was no attack to believe or not
+        return {}  # without a budget there was no attack to check
     images, part = run.images(), choose_part(run, plan.part)
     found: dict[str, list[dict[str, Any]]] = {}
     rates = _rates(run, cells)
@@ -91,7 +91,7 @@ def _rates(run: Run, cells: Sequence[Cell]) -> dict[tuple[str, str], cell_checks
 def _transferred(
     run: Run, model: str, phase: str, work: Work, batch: tuple[Tensor, Tensor, Tensor], plan: AttackPlan
 ) -> dict[str, Attacked]:
-    """What images crafted on each of the run's other detectors do to this one, by ``transfer:NAME``."""
+    """Return the effect on this detector of images crafted on each other detector of the run, by ``transfer:NAME``."""
     x, y, ids = batch
     spec = AttackSpec(name="pgd", steps=TRANSFER_STEPS, eps=max(plan.epsilons), norm=plan.norm)
     fold = work.fold if work.fold >= 0 else None
@@ -105,7 +105,7 @@ def _transferred(
 
 
 def _kept(path: Path) -> Kept:
-    """Return the checks of former calls."""
+    """Return the outcomes of earlier calls."""
     try:
         return in_todays_form(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def _kept(path: Path) -> Kept:
 
 
 def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any]:
-    """Craft on every detector and the ensemble of the shipped phase with PGD-20, score on all; kept in the run."""
+    """Craft images by PGD-20 on every detector and the ensemble of the shipped phase, score on all, save in the run."""
     images, part, phase = run.images(), choose_part(run, plan.part), run.shipped["phase"]
     names = (*run.models, "ensemble")
     fold = 0 if part == "oof" else None
@@ -140,10 +140,10 @@ def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any
 
 
 def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int, reporter: Reporter) -> list[Path]:
-    """Save ``count`` adversarial images of the shipped ensemble's last cell: clean, attacked and amplified difference.
+    """Save up to ``count`` examples of the shipped ensemble's last cell: clean, attacked and amplified difference.
 
-    The attack is made again (it is deterministic) and its images are rounded to 8 bit as a file must be; the success
-    rate before and after rounding stands in ``examples.json``.
+    The attack is repeated (it is deterministic), and its images are rounded to 8 bits, as image files require.
+    ``examples.json`` says how many images are fooled before and after rounding.
     """
     shipped = [c for c in cells if (c.model, c.phase) == ("ensemble", run.shipped["phase"])] or list(cells)
     cell = shipped[-1]
@@ -193,7 +193,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
 
 
 def _fooled_of_both(table: pd.DataFrame, count: int) -> list[str]:
-    """Names of ``count`` fooled images, the classes in turn."""
+    """Return the ids of up to ``count`` fooled images, alternating between the classes."""
     fooled = table[table["success"]]
     turn = fooled.groupby("label").cumcount()
     return [str(i) for i in fooled.assign(turn=turn).sort_values(["turn", "label"])["image_id"][:count]]

@@ -1,4 +1,4 @@
-"""The base of all settings: frozen, unknown keys refused with a hint; their merging and checking."""
+"""The base class of all settings (frozen, unknown keys refused with a hint); merging and checking of settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 _KEY_PART = re.compile(r'"[^"]+"|[^".]+')
-"""What stands between the dots of a key: quoted where it has dots of its own, as in TOML."""
+"""One part of a dotted key; a part that contains dots is quoted, as in TOML."""
 
 
 def validated(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -56,10 +56,10 @@ def known_keys(kind: type[Settings], prefix: str = "") -> list[str]:
 def parse_override(text: str) -> dict[str, Any]:
     """Return the nested dictionary that ``key.path=value`` stands for.
 
-    A part with a dot of its own is quoted: ``per_model."timm:vgg11.tv_in1k".phase1.lr=3e-4``.
+    A part that contains a dot is quoted: ``per_model."timm:vgg11.tv_in1k".phase1.lr=3e-4``.
 
     Raises:
-        UsageError: it has another form.
+        UsageError: the text does not have this form.
     """
     key, found, value = text.partition("=")
     parts = _KEY_PART.findall(key.strip())
@@ -76,7 +76,7 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def override_key(*parts: str) -> str:
-    """Return the key of these parts as `parse_override` reads it, in the quotes of a shell where it needs them."""
+    """Return the dotted key of these parts as `parse_override` reads it, quoted for a shell if necessary."""
     return shlex.quote(".".join(f'"{part}"' if "." in part else part for part in parts))
 
 

@@ -1,4 +1,4 @@
-"""From logits to numbers with intervals: what `results.json` and the terminal show. Never imports torch."""
+"""Metrics with intervals from logits, as `results.json` and the terminal show them. Never imports torch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from robustbench_df.records import Predictions, Result
 NAN = float("nan")
 
 JudgedPart = Literal["test", "oof", "cal", "val"]
-"""What numbers may be read from. The order matters, see `judged_part`."""
+"""The parts on which results may be reported. The order matters, see `judged_part`."""
 
 JUDGED_PARTS: tuple[str, ...] = get_args(JudgedPart)
 
 
 def judged_part(there: Collection[str]) -> str:
-    """Return the part that numbers are read from: the first of `JUDGED_PARTS` that is ``there``.
+    """Return the part on which results are reported: the first of `JUDGED_PARTS` that is ``there``.
 
-    Nothing is fitted on test. An out-of-fold image is new to the detectors that answer about it. On cal temperature and
-    threshold are fitted, two numbers; on val checkpoints and weights are chosen, which flatters most.
+    The order is by increasing optimism. Nothing is fitted on test. Out-of-fold images are new to the detectors that
+    score them. On cal, two numbers are fitted: temperature and threshold. On val, checkpoints and weights are chosen.
     """
     return next(part for part in JUDGED_PARTS if part in there)
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Margins with the verdicts drawn from them, each image's verdict by a decision that has not seen it."""
+    """Margins after temperature scaling, and the verdicts that a decision gives to them."""
 
     margin: scores.Floats
     verdict: NDArray[np.int8]
@@ -48,7 +48,7 @@ def judge(margin: NDArray[Any], decision: Decision) -> Judged:
 
 
 def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray[Any], rule: str) -> Judged:
-    """Fit a decision for each fold on the other folds and apply it to the fold (out-of-fold predictions)."""
+    """Fit a decision for each fold on the other folds and apply it to that fold (out-of-fold predictions)."""
     out = Judged(np.empty(len(margin)), np.empty(len(margin), np.int8))
     for k in np.unique(fold):
         held = fold == k
@@ -60,10 +60,10 @@ def judge_cross_fitted(margin: NDArray[Any], labels: NDArray[Any], fold: NDArray
 def judge_unseen(
     margin: NDArray[Any], labels: NDArray[Any], fold: NDArray[Any], *, part: str, decision: Decision, rule: str
 ) -> Judged:
-    """Judge the clean images of a part, each by a decision that was not fitted on it where there is such.
+    """Judge the clean images of a part; out-of-fold images get a decision that was not fitted on them.
 
-    Out of fold the shipped ``decision`` was fitted on every image; there each fold is judged by a decision of the other
-    folds', fitted by ``rule``.
+    The shipped ``decision`` was fitted on all out-of-fold images. There, each fold is therefore judged by a decision
+    that is fitted on the other folds by ``rule``.
     """
     return judge_cross_fitted(margin, labels, fold, rule) if part == "oof" else judge(margin, decision)
 
@@ -71,7 +71,8 @@ def judge_unseen(
 def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str) -> Decision:
     """Fit temperature and threshold by a rule of `config.EnsembleConfig`.
 
-    With ``half``, or without images of both classes, the threshold stays 0.5.
+    With ``half`` the threshold stays 0.5. Without images of both classes nothing is fitted, and the default decision is
+    returned.
     """
     if not len(labels) or labels.min() == labels.max():
         return Decision()
@@ -87,15 +88,15 @@ def decide(margin: NDArray[Any], labels: NDArray[Any], rule: str, fitted_on: str
 def measure(
     judged: Judged, labels: NDArray[Any], groups: Groups | None = None
 ) -> dict[str, tuple[float, float, float]]:
-    """Return ``metric -> (value, low, high)``: intervals of `accuracy_and_auc`, NaN ends elsewhere.
+    """Return ``metric -> (value, low, high)``; only accuracy and AUC have intervals (`accuracy_and_auc`), others NaN.
 
     Args:
         judged: margins and verdicts of N images.
         labels: 1 = fake, ``[N]``.
-        groups: group of each image, "" for none; those of one group are drawn together.
+        groups: group of each image, "" for none; the bootstrap resamples whole groups.
     """
     margin, verdict = judged.margin, judged.verdict
-    # Counts come from the verdicts: a margin of ±1 stands for a verdict, so that `confusion` has one definition.
+    # The counts are those of the verdicts, passed as margins of ±1, so that `confusion` has a single definition.
     table = scores.confusion(np.where(verdict == 1, 1.0, -1.0), labels)
     owners = None if groups is None else real_groups(groups)
     proportion, area = accuracy_and_auc(margin, Outcomes((verdict == labels).astype(np.float64), labels, owners))
@@ -140,7 +141,7 @@ def results_of(
 
 
 def best_member(clean: Mapping[str, Predictions]) -> str:
-    """Return the name with the best accuracy before calibration where weights are chosen: out of fold, or on val.
+    """Return the member with the best accuracy before calibration, out of fold or on val, where weights are chosen.
 
     Args:
         clean: predictions of each member on clean images, of the same rows.

@@ -1,4 +1,4 @@
-"""Tables about images, in CSV or JSON: what stands in each column, and which columns name the images."""
+"""Tables about images, in CSV or JSON: their columns, and which of these name the images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from robustbench_df.errors import DataError, nearest
 
 IDS = ("image_id", "filename", "path", "file", "image", "name", "id", "index")
-"""Names of columns that name an image, in any case."""
+"""Headers of columns that name an image, in any letter case."""
 
 
 @dataclass(frozen=True)
 class Ids:
-    """What each row of ``where`` calls its image, for every column that may name images, in the order of `IDS`.
+    """The image name in each row of ``where``, for every column that may name images, in the order of `IDS`.
 
-    A path has forward slashes and no ``.`` in it; ``""`` where a row says nothing.
+    Paths are normalised: forward slashes, and no ``.`` component. ``""`` if a row has no name.
     """
 
     where: str
@@ -30,7 +30,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: lower-case column name -> one cell a row, None where a row has none."""
+    """A table: lower-case column name -> one cell per row, None if a row has none."""
 
     where: str
     columns: Mapping[str, list[Any]]
@@ -39,10 +39,10 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def ids(self) -> Ids:
-        """Return what the rows call their images.
+        """Return the names that the rows give their images.
 
         Raises:
-            DataError: no column of `IDS`.
+            DataError: there is no column of `IDS`.
         """
         columns = {name: tuple(map(_image_name, self.columns[name])) for name in IDS if name in self.columns}
         if not columns:
@@ -51,7 +51,7 @@ class Table:
 
     @property
     def listed(self) -> str:
-        """The columns, for a message."""
+        """The column names, for a message."""
         return ", ".join(self.columns)
 
 
@@ -61,10 +61,10 @@ def _image_name(cell: Any) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what is in a file.
+    """Return the content of a file.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        DataError: the file does not exist, is a folder, or cannot be read.
     """
     if path.is_dir():
         raise DataError(f"'{path}' is a folder; give one of the files in it")
@@ -78,15 +78,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_table(raw: bytes, where: str, value: str) -> Table:
-    """Read a CSV with a heading, a JSON list of objects, or a JSON object ``{name: value}``, told apart by content.
+    """Read a CSV with a header, a JSON list of objects, or a JSON object ``{name: value}``; the content decides which.
 
     Args:
-        raw: what is in the file.
-        where: what it is called in messages.
-        value: the column that holds the values of a JSON object.
+        raw: content of the file.
+        where: name of the file in messages.
+        value: name of the column for the values of a JSON object.
 
     Raises:
-        DataError: none of these, or a column that is there twice.
+        DataError: none of these formats, or a column name occurs twice.
     """
     try:
         text = raw.decode("utf-8-sig")

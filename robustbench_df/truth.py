@@ -17,30 +17,30 @@ from robustbench_df.errors import DataError
 from robustbench_df.tables import Ids, Table, parse_table, read_bytes
 
 LABELS = ("label", "truth", "target", "class")
-"""Names of the column of a true label, in any case; the first that is there counts, and another
-must not contradict it."""
+"""Headers of the column with the true label, in any letter case. The first one present is used; the others must not
+contradict it."""
 
 READ_SIZE = 16
-"""Side in pixels to which labelled images are read: only their names and labels are wanted, whatever their sizes."""
+"""Side in pixels to which labelled images are scaled on reading: only their names and labels are needed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What images are called, and their labels, int8 ``[N]``: 1 fake, 0 real, -1 unlabelled."""
+    """Names of images and their labels, int8 ``[N]``: 1 fake, 0 real, -1 unlabelled."""
 
     ids: Ids
     labels: NDArray[np.int8]
 
 
 def read_truth(path: Path, fake_is: int | None = None) -> Truth:
-    """Read labels from CSV or JSON, a Parquet manifest, or the folders in which labelled images lie, zipped or not.
+    """Read labels from CSV or JSON, a Parquet manifest, or a folder or zip of images whose folders name the class.
 
     Args:
         path: the file or folder.
         fake_is: which of the numeric labels 0 and 1 means fake; 1 when None.
 
     Raises:
-        DataError: nothing that can be read, no label at all, or two labels for one image.
+        DataError: the path cannot be read, has no label at all, or has two labels for one image.
     """
     if path.is_dir() or zipfile.is_zipfile(path):
         from robustbench_df.data.sources import load_images
@@ -79,13 +79,13 @@ def _from_table(table: Table, fake_is: int | None) -> Truth:
         if labels.setdefault(name, label) != label:
             raise DataError(f"'{name}' is listed twice with different labels, again in {where}; keep one row")
     kept = {name: tuple(cells[k] for k in rows) for name, cells in ids.columns.items()}
-    # A further column in which two images are called the same names none of them.
+    # Drop columns in which two images have the same name, since they do not identify the images.
     unique = {name: cells for name, cells in kept.items() if len(set(cells)) == len(cells)}
     return Truth(Ids(table.where, unique), np.array(list(labels.values()), np.int8))
 
 
 def _refuse_contradictions(table: Table, column: str, fake_is: int | None) -> None:
-    """Refuse a second column of labels that says otherwise: one of them may be a detector's."""
+    """Refuse a second label column that contradicts the first: one of them may hold a detector's predictions."""
     for other in LABELS:
         if other == column or other not in table.columns:
             continue
@@ -93,7 +93,7 @@ def _refuse_contradictions(table: Table, column: str, fake_is: int | None) -> No
         try:
             differ = [{parse_label(cell, fake_is, "") for cell in pair} >= {REAL, FAKE} for pair in cells]
         except DataError:
-            continue  # no labels: a class may be what the image shows
+            continue  # not labels: a "class" may be that of the depicted object
         if any(differ):
             row = differ.index(True)
             raise DataError(

@@ -1,1 +1,1 @@
-"""Detectors: the registry, the ensemble and checkpoints."""
+"""Detectors: the registry of architectures, the ensemble and pretrained weights."""

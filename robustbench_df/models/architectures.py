@@ -1,8 +1,8 @@
-"""The registry of architectures: what each name means, and how its bare network over normalised pixels is made.
+"""The registry of architectures: what each name means, and how its bare network over normalised pixels is built.
 
-Stems. ImageNet networks begin by dividing the image by 4 and end at 1/32: a 32-pixel image is gone before the last
-stage. ``stem="small"`` removes the early reductions (He et al. 2016, section 4.2, do the same for CIFAR);
-`experiments/stem` holds the comparison.
+Stems: ImageNet networks first reduce the image to 1/4 of its side and end at 1/32, so a 32 px image shrinks to a single
+position before the last stage. ``stem="small"`` removes the early reductions (He et al. 2016, section 4.2, do the same
+for CIFAR); `experiments/stem` holds the comparison.
 """
 
 from __future__ import annotations
@@ -26,21 +26,25 @@ SMALL_IMAGE = 64
 """Images up to this side take the small stem (CIFAR, Tiny-ImageNet)."""
 
 CLASSIFIER_STD = 0.01
-"""Of a freshly initialised classifier: logits near zero, so that the loss begins at log 2."""
+"""Weight deviation of a freshly initialised classifier: logits are near zero, so the loss starts near log 2."""
 
 Build = Callable[[ModelConfig, bool, int], nn.Module]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one registered model is made.
+    """How one registered model is built.
 
-    ``build(config, small, side)`` returns the bare network over normalised pixels; ``timm_name`` names the
-    architecture whose pretrained weights fit, if any; ``summary`` is the line in ``rdf list models``; ``fixed_side`` is
-    the only side it takes, ``largest_side`` what larger images are reduced to in place of ImageNet's 224 px;
-    ``small_stem`` says that it has one; ``fixed_grid`` that weights depend on the image side;
-    ``pixels`` that it takes pixels in [0, 1] as they are, and no channels beside them; ``options`` which of `OPTIONS`
-    change it.
+    Attributes:
+        summary: the line in ``rdf list models``.
+        build: ``build(config, small, side)`` returns the bare network over normalised pixels.
+        timm_name: the timm architecture whose pretrained weights fit, if any.
+        fixed_side: the only image side that the network takes, if any.
+        largest_side: larger images are reduced to this side; None: the zoo's `LARGE_IMAGE` and `LARGE_SIDE` apply.
+        small_stem: whether it has a small stem.
+        fixed_grid: whether the shapes of its weights depend on the image side.
+        pixels: whether it takes unnormalised pixels in [0, 1], without additional channels.
+        options: those of `OPTIONS` that affect it.
     """
 
     summary: str
@@ -55,18 +59,19 @@ class Architecture:
 
 
 OPTIONS = ("head", "dropout", "drop_path")
-"""Settings of a model that only some architectures have a use for."""
+"""Model settings that only some architectures use."""
 
 
 MODELS: Registry[Architecture] = Registry("model", ModelError)
 
 
 MLP_SIDE = 32
-"""Side to which larger images are reduced for the baseline: at 224 px its first layer would have 460 M parameters."""
+"""Side to which larger images are reduced for the MLP. At 224 px and with the residual channels, its first layer would
+have 460 M parameters."""
 
 
 class MLP(nn.Module):
-    """Two hidden layers over the flattened image: the baseline any convolutional detector must beat."""
+    """Two hidden layers over the flattened image: the baseline that any convolutional detector must beat."""
 
     def __init__(self, side: int, in_channels: int = 3, hidden: int = 512) -> None:
         super().__init__()
@@ -85,17 +90,17 @@ class MLP(nn.Module):
         return self.layers(x)
 
     def get_classifier(self) -> nn.Module:
-        """Return what is trained under a frozen backbone, as timm's networks do: the last linear layer."""
+        """Return the last linear layer, which is trained with a frozen backbone; same method as in timm's networks."""
         return self.layers[-1]
 
 
 def channels(config: ModelConfig) -> int:
-    """How many channels the network sees."""
+    """Return the number of input channels of the network."""
     return 3 + (CHANNELS if config.frontend == "residual" else 0)
 
 
 def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
-    """Build timm's network of that name with random weights and two logits; ``kwargs`` go to timm.
+    """Build the timm network ``name`` with random weights and two logits; ``kwargs`` are passed to timm.
 
     Raises:
         ModelError: timm cannot build it with these settings.
@@ -114,7 +119,8 @@ def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         network = timm_network(name, config, drop_path_rate=config.drop_path)
         net: Any = network
-        # timm scales the classifier by its outputs: with two, logits begin at ±10, which takes epochs to undo.
+        # timm scales the initial classifier by its number of outputs: with two, initial logits are about ±10, and
+        # training needs epochs to undo that.
         nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
         if small:
             net.conv_stem.stride = (1, 1)
@@ -135,10 +141,10 @@ def _convnext(name: str) -> Build:
 
 
 def early_convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    """Two overlapping 3×3 convolutions, stride 2 in all, instead of patches (Xiao et al. 2021, arXiv:2106.14881).
+    """Two overlapping 3×3 convolutions, total stride 2, instead of patches (Xiao et al. 2021, arXiv:2106.14881).
 
-    On 32 px and from scratch they were worth over ten points of accuracy (`experiments/stem`). timm's own
-    ``patch_size=2`` would add a stride in the first stage and gain nothing.
+    Trained from scratch on 32 px images, they raised accuracy by over ten points (`experiments/stem`). timm's own
+    ``patch_size=2`` would add a stride in the first stage, so nothing would be gained.
     """
     return nn.Sequential(
         nn.Conv2d(inputs, outputs // 2, 3, 1, 1, bias=False),
@@ -150,7 +156,7 @@ def early_convolutions(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def recipe_head(features: int) -> nn.Sequential:
-    """The head of the recipe's ResNet-18: 512→128→ReLU→Dropout .3→classes."""
+    """Return the head of the recipe's ResNet-18: 512→128→ReLU→Dropout 0.3→2 classes."""
     return nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(128, 2))
 
 
@@ -169,7 +175,7 @@ def _resnet(name: str) -> Build:
 
 
 def _resnet_se(width: int) -> Build:
-    # Its plain stem is all there is for small images, whatever the stem is called.
+    # For small images ResNet-SE always has the small stem, whatever ``stem`` says.
     return lambda config, small, side: ResNetSE(
         width, in_channels=channels(config), small_stem=small or side <= SMALL_IMAGE
     )
@@ -206,7 +212,7 @@ def _vgg6(config: ModelConfig, _small: bool, side: int) -> nn.Module:
 
 
 def _statistics(_config: ModelConfig, _small: bool, side: int) -> nn.Module:
-    _require_side("image_statistics", side)  # one block of a JPEG
+    _require_side("image_statistics", side)  # the size of one JPEG block
     return StatisticsNet()
 
 

@@ -1,4 +1,4 @@
-"""A detector with the decision it is deployed with, so that an attack meets the verdict users see."""
+"""A detector combined with its deployed decision rule, so that an attack targets the verdict that users see."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from robustbench_df.models.wrappers import two_logits
 class Deployed(Detector):
     """Shift and scale a detector's margin so that the decision's threshold lies at zero.
 
-    ``forward`` returns logits ``[N, 2]`` whose larger one is the calibrated verdict: ``margin / temperature`` minus the
-    log-odds of the threshold. A gradient passes through unchanged but for the scale.
+    ``forward`` returns logits ``[N, 2]`` whose argmax is the calibrated verdict. Their margin is the detector's margin
+    divided by the temperature, minus the log-odds of the threshold. The gradient of the margin changes only in scale.
     """
 
     def __init__(self, detector: Detector, decision: Decision) -> None:
@@ -26,5 +26,5 @@ class Deployed(Detector):
         return self.shifted(self.net(x).float())
 
     def shifted(self, logits: Tensor) -> Tensor:
-        """Return what is deployed of the detector's own logits, both ``[N, 2]``."""
+        """Return the deployed logits ``[N, 2]`` for the detector's own logits ``[N, 2]``."""
         return two_logits(margins(logits) / self.temperature - self.offset)

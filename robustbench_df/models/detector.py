@@ -18,13 +18,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Detector(nn.Module):
     """A two-class network over raw pixels: ``forward(x: float[N, 3, H, W] in [0, 1]) -> logits[N, 2]`` (real, fake).
 
-    Resizing and normalisation live inside, so an epsilon outside is always in pixels of [0, 1].
+    Resizing and normalisation happen inside, so an attack's epsilon is always in pixels of [0, 1].
 
     Args:
         net: maps normalised images to ``[N, 2]``.
         mean, std: channel statistics of the normalisation.
-        input_size: side to which images are resized (bilinear, antialiased); None leaves them as they come.
-        residuals: adds channels to the normalised colours before ``net``; None adds none.
+        input_size: side to which images are resized (bilinear, antialiased); None: no resizing.
+        residuals: computes additional input channels for ``net`` from the pixels; None: no additional channels.
     """
 
     mean: Tensor
@@ -48,7 +48,7 @@ class Detector(nn.Module):
 
     @property
     def resizes(self) -> bool:
-        """Whether images of any size are brought to the network's own inside; else they must come in the right size."""
+        """Whether the detector resizes images of any size itself; otherwise they must already have the right size."""
         return self.input_size is not None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class Detector(nn.Module):
 class Ensemble(Detector):
     """Weighted mean of the members' probabilities, returned as log-probabilities ``[N, 2]``.
 
-    Differentiable, so every attack meets the ensemble exactly as it is deployed. With ``coefficients`` the combination
-    is a logistic regression on the members' margins instead (stacking, Wolpert 1992).
+    It is differentiable, so every attack targets the ensemble exactly as deployed. With ``coefficients`` the
+    combination is instead a logistic regression on the members' margins (stacking, Wolpert 1992).
 
     Args:
-        members: detectors, any mixture of architectures or ensembles.
-        weights: one non-negative number per member; normalised to sum to one. None means equal.
-        coefficients, intercept: of the stacked combination; exclusive with ``weights``.
+        members: detectors, any mixture of architectures and ensembles.
+        weights: one non-negative number per member; normalised to sum to one. None: equal weights.
+        coefficients, intercept: parameters of the stacked combination; ``weights`` is then ignored.
     """
 
     member_weights: Tensor
@@ -97,14 +97,14 @@ class Ensemble(Detector):
             if bool((raw < 0).any()) or float(raw.sum()) <= 0:
                 raise ValueError(f"ensemble weights must be non-negative with a positive sum, not {raw.tolist()}")
             raw = raw / raw.sum()
-        # Members of weight 0 are not asked: log(0) would make their gradients NaN, and their forwards cost time.
+        # Members of weight 0 are not evaluated: log(0) would make gradients NaN, and their forward passes cost time.
         self.used = [k for k, weight in enumerate(raw.tolist()) if weight] or list(range(len(members)))
         self.register_buffer("member_weights", raw)
-        self.to(members[0].mean.device)  # its own buffers join the members, wherever these are
+        self.to(members[0].mean.device)  # own buffers go to the members' device
 
     @property
     def resizes(self) -> bool:
-        """Whether every member that is asked resizes."""
+        """Whether every member in use resizes its images."""
         return all(self.members[k].resizes for k in self.used)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def margins(logits: Tensor) -> Tensor:
 def frozen(module: nn.Module) -> Iterator[None]:
     """Put ``module`` in eval mode with parameters that need no gradient; restore every mode and flag afterwards.
 
-    In fp32 its convolutions are exact meanwhile (`exact_fp32`): whatever is judged is not to depend on the GPU.
+    Meanwhile fp32 convolutions are computed without TF32 (`exact_fp32`), so that results do not depend on the GPU.
     """
     modes = [(m, m.training) for m in module.modules()]
     flags = [(p, p.requires_grad) for p in module.parameters()]

@@ -1,7 +1,8 @@
-"""How many images a CPU looks at together.
+"""How many images a CPU processes together.
 
-Where memory runs out an accelerator refuses, and half as many images are tried; for a CPU the system hands out more
-than there is and kills the process later. So what fits is decided before: by the pixels that networks look at.
+When an accelerator runs out of memory, the allocation fails, and half as many images are tried. On a CPU the system
+overcommits memory and kills the process later. So the batch size is chosen in advance, from the number of pixels that
+the networks process.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from torch import nn
 from robustbench_df.models.detector import Detector
 
 CPU_PIXELS = 1 << 20
-"""Pixels looked at together, times the networks that a gradient goes through: some 3 GB at most, for those of the
-presets keep 1.5 to 3 KB a pixel for it in fp32."""
+"""Most pixels processed together, summed over the networks that a gradient passes through. This is at most some 3 GB:
+the presets' networks store 1.5 to 3 KB per pixel for the gradient in fp32."""
 
 LEAST_MICRO_BATCH = 16
-"""Batch normalisation learns its statistics from a micro-batch: of fewer images they are noise."""
+"""Least micro-batch: batch normalisation takes its statistics from it, and those of fewer images are too noisy."""
 
 
 def fitting_batch(
     most: int, detector: nn.Module, size: tuple[int, ...], device: torch.device, *, gradient: bool
 ) -> int:
-    """Return how many of ``most`` images of ``size`` (height, width) to look at together.
+    """Return how many images of ``size`` (height, width) to process together, ``most`` at most.
 
-    ``gradient``: all networks in ``detector`` keep what they have computed, as an attack needs; else one at a time.
+    ``gradient``: all networks in ``detector`` keep their activations at the same time, as an attack needs; otherwise
+    only one network does at a time.
     """
     if device.type != "cpu":
         return most
@@ -35,9 +37,9 @@ def fitting_batch(
 def fitting_micro_batch(
     most: int, detector: nn.Module, size: tuple[int, ...], device: torch.device, *, twins: bool = False
 ) -> int:
-    """Return ``most`` images of ``size``, halved until they fit, as training looks at together.
+    """Return the number of images of ``size`` that training processes together: ``most``, halved until it fits.
 
-    ``twins``: each comes with an attacked twin.
+    ``twins``: each image comes with an attacked twin.
     """
     each, least = sum(_pixels(detector, size)) * (1 + twins), LEAST_MICRO_BATCH // (1 + twins)
     while device.type == "cpu" and most > least and most * each > CPU_PIXELS:
@@ -46,7 +48,7 @@ def fitting_micro_batch(
 
 
 def _pixels(detector: nn.Module, size: tuple[int, ...]) -> list[int]:
-    """Pixels of one image that each network in ``detector`` looks at."""
+    """Return the number of pixels per image that each network in ``detector`` processes."""
     found = [module for module in detector.modules() if isinstance(module, Detector)]
     networks = [one for one in found if not any(inner is not one and inner in found for inner in one.modules())]
     return [one.input_size**2 if one.input_size else size[0] * size[1] for one in networks] or [size[0] * size[1]]

@@ -1,9 +1,9 @@
-"""High-pass residuals as extra input channels: what a resizer or a generator leaves is in pixel differences.
+"""High-pass residuals as extra input channels: traces of resizers and generators lie in differences between pixels.
 
-With few training images a network finds those differences late, behind content and colour. Steganalysis hands them over
+With few training images a network learns those differences late, after content and colour. Steganalysis supplies them
 directly: linear high-pass filters (the first- and second-order kernels of the spatial rich model, Fridrich & Kodovsky
 2012, doi:10.1109/TIFS.2012.2190402) on luma and chroma, and a truncation to small values (Ye, Ni & Yi 2017,
-doi:10.1109/TIFS.2017.2710946). The truncation here is a tanh, so that gradients never vanish for an attack.
+doi:10.1109/TIFS.2017.2710946). Here the truncation is a tanh instead of a hard clamp, so that attacks get gradients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEVELS = 4.0
-"""Grey levels at which the tanh bends: differences of a few levels keep their size, edges saturate."""
+"""Scale of the tanh in grey levels: differences of a few levels stay nearly linear, edges saturate."""
 
 YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """RGB to luma and chroma, ITU-R BT.601 full range."""
@@ -43,6 +43,6 @@ class Residuals(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32 residuals ``[N, 15, H, W]``."""
-        # In bf16 a pixel near 1 is exact to one grey level only, which is the size of what is looked for.
+        # bf16 resolves a pixel near 1 only to about one grey level, which is the size of the residuals themselves.
         with torch.autocast(x.device.type, enabled=False):
             return torch.tanh(F.conv2d(F.pad(x.float(), (1, 1, 1, 1), mode="reflect"), self.kernels))

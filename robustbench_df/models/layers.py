@@ -1,11 +1,11 @@
-"""Which layer of a network a CAM is read from: the deepest whose map still says where.
+"""Choice of the layer that a CAM is computed from: the deepest one whose feature map still localises.
 
-At 32 px a network that divides its image by 32 ends in a map of 1×1, of which a CAM is zero everywhere without a word.
-A map of 4×4 is not much better, above all where kernels of 5×5 run over it. Of detectors trained on a planted patch
-(`tests/explaining/test_planted.py`), this share of the map lay on the patch and 8 px around it, a quarter of the image:
+At 32 px, a network that reduces its image by 32 ends in a 1×1 map; its CAM is zero everywhere, without any error. A 4×4
+map is not much better, especially under 5×5 kernels. This was measured on detectors trained on a planted patch
+(`tests/explaining/test_planted.py`), as the share of the CAM on the patch and 8 px around it, a quarter of the image:
 EfficientNet-B0 0.22 at 4×4 (chance) and 0.50 at 8×8, ResNet-SE 0.67 and 0.86, ConvNeXt-Tiny 0.89 and 0.83. So the map
-should have `WANTED` cells a side, as ImageNet's networks have at 224 px, and must have `LEAST`, at the size that the
-detector itself resizes its images to.
+should have `WANTED` cells per side, as ImageNet networks have at 224 px, and must have at least `LEAST`. Both apply at
+the size to which the detector itself resizes its images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from robustbench_df.errors import ModelError
 from robustbench_df.models.detector import Detector, frozen
 
 WANTED, LEAST = 7, 4
-"""Cells a side: what is looked for, and what is taken where no layer has as many. Below, a map tells no place."""
+"""Cells per side: the wanted number, and the least accepted if no layer has that many. Smaller maps do not localise."""
 
 Reshape = Callable[[Tensor], Tensor]
 
@@ -30,8 +30,8 @@ Reshape = Callable[[Tensor], Tensor]
 class FeatureMap:
     """A layer whose output is a map over the image.
 
-    ``name`` is its path inside the detector, ``size`` the map's height and width in cells. ``reshape`` brings its
-    output to ``[N, C, H, W]`` where it is not (tokens, channels last); None where it is.
+    ``name`` is its path inside the detector, ``size`` the map's height and width in cells. ``reshape`` converts its
+    output to ``[N, C, H, W]`` if it has another layout (tokens, channels last); None if it has not.
     """
 
     name: str
@@ -43,8 +43,9 @@ class FeatureMap:
 def feature_map(detector: Detector, image_size: tuple[int, int]) -> FeatureMap:
     """Find the deepest stage with `WANTED` cells a side, else `LEAST`, for images of ``image_size`` (h, w in px).
 
-    Stages are those that the network lists itself, as timm's do in ``feature_info``. Of a transformer it is the norm
-    in front of the last attention: behind it, the class token alone carries the verdict and no patch has a gradient.
+    The stages are those that the network lists itself, as timm's do in ``feature_info``. For a transformer, the layer
+    is the norm before the last attention: after it, only the class token affects the verdict, so the patch tokens get
+    no gradient.
 
     Raises:
         ModelError: the network lists no stages, or all its maps are too small.
@@ -74,7 +75,7 @@ def feature_map(detector: Detector, image_size: tuple[int, int]) -> FeatureMap:
 
 
 def _stages(net: Any) -> list[tuple[str, nn.Module, int]]:
-    """Name, module and channels of the stages, first to last."""
+    """Return name, module and number of channels of the stages, first to last."""
     blocks = getattr(net, "blocks", None)
     if hasattr(net, "num_prefix_tokens") and blocks is not None and hasattr(blocks[-1], "norm1"):
         return [(f"blocks.{len(blocks) - 1}.norm1", blocks[-1].norm1, int(net.num_features))]
@@ -87,7 +88,7 @@ def _stages(net: Any) -> list[tuple[str, nn.Module, int]]:
 def _shapes(
     detector: Detector, modules: Sequence[nn.Module], image_size: tuple[int, int]
 ) -> list[tuple[int, ...] | None]:
-    """Shapes of what the modules return for one image; None for what is no tensor or was never asked."""
+    """Return the output shape of each module for one image; None if it returns no tensor or never runs."""
     shapes: dict[int, tuple[int, ...]] = {}
 
     def note(module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -105,7 +106,7 @@ def _shapes(
 
 
 def _map_of(net: Any, shape: tuple[int, ...] | None, channels: int) -> tuple[tuple[int, int], Reshape | None] | None:
-    """Height and width of a stage's map and how to bring it to ``[N, C, H, W]``; None if it is no map."""
+    """Return height and width of a stage's map and how to convert it to ``[N, C, H, W]``; None if it is not a map."""
     if shape is None:
         return None
     if len(shape) == 4 and shape[1] == channels:

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: timm's hub when it can be reached, or a file. Loading never unpickles code."""
+"""External weights: from timm's hub if it can be reached, or from a file. Loading never unpickles code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 HUB = "https://huggingface.co"
 HUB_TIMEOUT = 0.8
-"""Seconds to wait for the hub before going on without it."""
+"""Seconds to wait for the hub before continuing without it."""
 
 _hub_answer: list[bool] = []
 
@@ -36,10 +36,10 @@ def hub_reachable() -> bool:
             try:
                 socket.create_connection(_first_hop(), timeout=HUB_TIMEOUT).close()
                 result.append(True)
-            except (OSError, ValueError):  # no such host, or no such port
+            except (OSError, ValueError):  # invalid or unreachable host or port
                 result.append(False)
 
-        # Name resolution has no timeout of its own, so it waits in a thread.
+        # Name resolution has no timeout of its own, so it runs in a thread.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(HUB_TIMEOUT)
@@ -48,7 +48,7 @@ def hub_reachable() -> bool:
 
 
 def _first_hop() -> tuple[str, int]:
-    """Return host and port that huggingface_hub connects to: the hub's, a mirror's or, where one is set, a proxy's."""
+    """Return host and port that huggingface_hub connects to: those of the hub, a mirror or, if configured, a proxy."""
     url = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -58,7 +58,7 @@ def _first_hop() -> tuple[str, int]:
 
 
 def _cached(timm_name: str) -> bool:
-    """Whether timm's weights are on this disk already."""
+    """Whether timm's weights are already on this disk."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -72,9 +72,9 @@ def _cached(timm_name: str) -> bool:
 
 
 def head_modules(net: nn.Module) -> tuple[nn.Module, ...]:
-    """Return the classifier of ``net``, none where it does not tell.
+    """Return the classifier modules of ``net``; an empty tuple if it has no ``get_classifier`` method.
 
-    A network tells by ``get_classifier``, as all of timm's and our own do: a module, or several.
+    All networks of timm and of this package have that method; it returns one module or several.
     """
     tell = getattr(net, "get_classifier", None)
     found = tell() if tell is not None else ()
@@ -82,13 +82,13 @@ def head_modules(net: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def head_names(net: nn.Module) -> tuple[str, ...]:
-    """Return the prefixes of the classifier's tensors in ``net``, none where it does not tell (`head_modules`)."""
+    """Return the name prefixes of the classifier's tensors in ``net``; empty if unknown (`head_modules`)."""
     heads = head_modules(net)
     return tuple(f"{name}." for name, module in net.named_modules() if any(module is head for head in heads))
 
 
 def pretrained_scaling(timm_name: str | None) -> dict[str, tuple[float, ...]]:
-    """Return ``mean`` and ``std`` of the channels as timm's weights for ``timm_name`` expect them; none if unknown."""
+    """Return the channel ``mean`` and ``std`` that timm's weights for ``timm_name`` expect; empty if unknown."""
     if timm_name is None:
         return {}
     import timm
@@ -98,7 +98,7 @@ def pretrained_scaling(timm_name: str | None) -> dict[str, tuple[float, ...]]:
 
 
 def _fetched(timm_name: str) -> nn.Module:
-    """Return timm's network with its pretrained weights and a fresh classifier of two logits; raises what timm does."""
+    """Return timm's network with pretrained weights and a fresh two-logit classifier; timm's errors pass through."""
     import timm
 
     model: nn.Module = timm.create_model(timm_name, pretrained=True, num_classes=2)
@@ -106,14 +106,14 @@ def _fetched(timm_name: str) -> nn.Module:
 
 
 def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | None:
-    """Return timm's pretrained weights for ``timm_name`` but for the classifier, or None to train from scratch.
+    """Return timm's pretrained weights for ``timm_name`` without the classifier, or None to train from scratch.
 
-    ``policy``: ``never`` asks nothing; ``auto`` takes them from a hub that answers at once, or from this disk, and else
-    falls back to None with one warning; ``required`` lets huggingface_hub try as long as it does, and raises.
-    ``model`` is named in errors.
+    ``policy``: ``never`` returns None without any request. ``auto`` takes the weights from a hub that answers at once,
+    or from this disk; otherwise it warns once and returns None. ``required`` waits for huggingface_hub's own retries
+    and raises if they fail. ``model`` is named in errors.
 
     Raises:
-        ModelError: ``required`` and the weights cannot be had.
+        ModelError: ``policy`` is ``required`` and the weights are not available.
     """
     if policy == "never":
         return None
@@ -122,11 +122,11 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
             raise ModelError(f"{model} has no pretrained weights; use --pretrained auto or never")
         return None
     try:
-        # huggingface_hub would ask an unreachable hub again and again for most of a minute.
+        # huggingface_hub would retry an unreachable hub for most of a minute.
         if policy == "auto" and not hub_reachable() and not _cached(timm_name):
             raise OSError(f"{_first_hop()[0]} cannot be reached and the weights are not on this disk")
         net = _fetched(timm_name)
-    except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors have errors of their own
+    except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors each raise their own
         if policy == "required":
             raise ModelError(
                 f"no pretrained weights for {timm_name}: {first_line(error)}; connect, or use --pretrained never"
@@ -136,15 +136,15 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
             stacklevel=2,
         )
         return None
-    fresh = head_names(net)  # timm's own start, which is not ours
+    fresh = head_names(net)  # timm's freshly initialised classifier is dropped
     return {f"net.{key}": value for key, value in net.state_dict().items() if not key.startswith(fresh)}
 
 
 def read_weights(path: Path) -> State:
-    """Read tensors from safetensors or a weights-only ``.pth``/``.pt`` file; names may carry any common prefix.
+    """Read tensors from a ``.safetensors`` file, or weights only from ``.pth``, ``.pt`` or ``.bin``.
 
     Raises:
-        ModelError: the file is missing, of another kind, or holds more than tensors.
+        ModelError: the file is missing, unreadable or of another format, or holds more than tensors.
     """
     if not path.is_file():
         raise ModelError(f"no weight file '{path}'")
@@ -162,7 +162,7 @@ def read_weights(path: Path) -> State:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # damaged bytes make torch's reader raise any kind, with advice to run the code in them
+    except Exception as error:  # on damaged bytes torch raises many types, and may advise to run the code in the file
         raise ModelError(
             f"'{path}' does not load as weights only (code in it is never run): it is damaged, no file of torch.save, "
             "or holds more than tensors; save a state_dict, or use .safetensors"
@@ -176,13 +176,14 @@ def read_weights(path: Path) -> State:
 
 
 def load_weights(detector: Detector, state: State, where: str, model: str) -> None:
-    """Load weights into ``detector``; a classifier head that is missing or of another size is left as initialised.
+    """Load weights into ``detector``; a classifier that is missing or has another size keeps its initial weights.
 
-    Every other tensor must be there with its own shape, position embeddings of a square image excepted: they are
-    resized. ``module.`` and ``net.`` prefixes are understood. ``where`` and ``model`` are named in errors.
+    Every other tensor must be present with the detector's shape, with two exceptions: position embeddings of a square
+    image are resized, and a first convolution over RGB gets zero weights for the residual channels. ``module.`` and
+    ``net.`` prefixes are removed from names. ``where`` and ``model`` are named in errors.
 
     Raises:
-        ModelError: tensors are missing or of another shape; the first one is named.
+        ModelError: tensors are missing or have another shape; the first one is named.
     """
     own, found = detector.state_dict(), _fitted(detector, state)
     if body := _misfits(detector, found):
@@ -196,19 +197,19 @@ def load_weights(detector: Detector, state: State, where: str, model: str) -> No
 
 
 def fits(detector: Detector, state: State) -> bool:
-    """Whether `load_weights` would take ``state``; the detector may be on the meta device."""
+    """Whether `load_weights` would accept ``state``; the detector may be on the meta device."""
     return not _misfits(detector, _fitted(detector, state))
 
 
 def _misfits(detector: Detector, found: State) -> list[str]:
-    """Name the tensors of ``detector``, its classifier apart, that ``found`` lacks or has in another shape."""
+    """Name the tensors of ``detector``, except its classifier's, that ``found`` lacks or has in another shape."""
     free = ("mean", "std", *(f"net.{name}" for name in head_names(detector.net)))
     own = detector.state_dict().items()
     return [k for k, v in own if not k.startswith(free) and (k not in found or found[k].shape != v.shape)]
 
 
 def _fitted(detector: Detector, state: State) -> State:
-    """Return ``state`` under the detector's own names, with what can be resized in the detector's sizes."""
+    """Return ``state`` with the detector's names; resizable tensors are converted to the detector's sizes."""
     own = detector.state_dict()
     found = {}
     for key, value in state.items():
@@ -221,7 +222,7 @@ def _fitted(detector: Detector, state: State) -> State:
 
 
 def _resampled(value: Tensor, own: Tensor, prefix: int) -> Tensor:
-    """Give position embeddings ``[1, prefix + side², D]`` the grid of ``own``, as timm does; leave others alone."""
+    """Resample position embeddings ``[1, prefix + side², D]`` to the grid of ``own``, as timm does; keep others."""
     before, after = (math.isqrt(max(t.shape[1] - prefix, 0)) if t.ndim == 3 else 0 for t in (value, own))
     square = all(side and t.shape[1] == prefix + side**2 for t, side in ((value, before), (own, after)))
     if not square or before == after:
@@ -233,7 +234,7 @@ def _resampled(value: Tensor, own: Tensor, prefix: int) -> Tensor:
 
 
 def _widened(value: Tensor, own: Tensor) -> Tensor:
-    """Give a first convolution over RGB the residual channels of `own`, at weight zero: it computes as before."""
+    """Add the residual channels of ``own`` to a first convolution over RGB, with zero weights: same output."""
     if value.ndim != 4 or own.ndim != 4 or value.shape[1] != 3 or own.shape[1] != 3 + CHANNELS:
         return value
     return torch.cat([value, value.new_zeros(len(value), CHANNELS, *value.shape[2:])], dim=1)

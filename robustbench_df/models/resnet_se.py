@@ -49,7 +49,8 @@ class ResNetSE(nn.Module):
     """Three stages (2 residual blocks + SE, stride 2 each) between a 3×3 stem and a two-layer head.
 
     ``forward`` maps normalised ``[N, in_channels, H, W]`` to logits ``[N, 2]``; 32×32 shrinks to 16, 8, 4. Without
-    ``small_stem`` the image is divided by four before, as in ResNets for ImageNet: 224 px would cost 16 times as much.
+    ``small_stem``, the stem first reduces the side by 4, as in ResNets for ImageNet: otherwise 224 px images would cost
+    16 times as much.
     """
 
     def __init__(self, width: int = 64, num_classes: int = 2, in_channels: int = 3, *, small_stem: bool = True) -> None:
@@ -72,7 +73,7 @@ class ResNetSE(nn.Module):
             )
             channels *= 2
         self.stages = nn.Sequential(*stages)
-        # As timm's networks describe their stages, for whoever looks into them (`models.layers`).
+        # Describes the stages in timm's format; `models.layers` reads it.
         self.feature_info = [{"module": f"stages.{k}", "num_chs": width * 2 ** (k + 1)} for k in range(len(stages))]
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
@@ -90,5 +91,5 @@ class ResNetSE(nn.Module):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """Return what is trained under a frozen backbone, as timm's networks do."""
+        """Return the head, which is trained with a frozen backbone; same method as in timm's networks."""
         return self.head

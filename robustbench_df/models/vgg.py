@@ -1,8 +1,8 @@
-"""A small VGG: six 3×3 convolutions and max pooling, for images of about 32 px and trainings of minutes.
+"""A small VGG: six 3×3 convolutions and max pooling, for images of about 32 px and training times of minutes.
 
-Plain convolutions with pooling in front of the batch normalisation, after Simonyan & Zisserman 2015 (arXiv:1409.1556)
-as Jordan 2024 (arXiv:2404.00498) made them quick on CIFAR. Unlike there, the head looks at the mean of a feature over
-the image as well as at its maximum: what a generator leaves is everywhere, what it gets wrong is in one place.
+Plain convolutions after Simonyan & Zisserman 2015 (arXiv:1409.1556), with pooling before the batch normalisation, as
+Jordan 2024 (arXiv:2404.00498) accelerated them on CIFAR. Unlike there, the head uses both the mean and the maximum of
+each feature over the image: a generator's traces are everywhere, its visible errors in one place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SMALLEST = 8
-"""Least side of an image in pixels: three poolings leave one position of it."""
+"""Least image side in pixels: three poolings by 2 reduce it to one position."""
 
 
 class Stage(nn.Module):
@@ -38,7 +38,7 @@ class VGG6(nn.Module):
         super().__init__()
         widths = (width, 2 * width, 2 * width)
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip((in_channels, *widths), widths, strict=False)))
-        # As timm's networks describe their stages, for whoever looks into them (`models.layers`).
+        # Describes the stages in timm's format; `models.layers` reads it.
         self.feature_info = [{"module": f"stages.{k}", "num_chs": channels} for k, channels in enumerate(widths)]
         self.head = nn.Linear(2 * widths[-1], num_classes)
 
@@ -49,5 +49,5 @@ class VGG6(nn.Module):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """Return what is trained under a frozen backbone, as timm's networks do."""
+        """Return the head, which is trained with a frozen backbone; same method as in timm's networks."""
         return self.head

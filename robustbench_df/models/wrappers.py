@@ -1,6 +1,6 @@
-"""Detectors from networks that answer with something else than two logits, and the vote of several detectors.
+"""Detectors from networks whose output is not two logits, and the majority vote of several detectors.
 
-Each wrapped network takes pixels in [0, 1] as they come: normalisation is its own affair.
+Each wrapped network gets unnormalised pixels in [0, 1] and must normalise them itself.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models.detector import Detector, margins
 
 RESOLUTION = 2.0**-24
-"""Spacing of float32 just below 1: no probability nearer to 1 can be told from it. Log-odds end at ±16.6."""
+"""Spacing of float32 just below 1: a probability closer to 1 would round to 1. Log-odds therefore end at ±16.6."""
 
 _TOLERANCE, _SUM_TOLERANCE = 1e-6, 1e-2
-"""What rounding may add to a probability; by how much two of them in bf16 may miss the sum of 1."""
+"""Accepted rounding error of a probability, and of the sum of two probabilities (in bf16), which should be 1."""
 
 
 def two_logits(margin: Tensor) -> Tensor:
@@ -26,15 +26,15 @@ def two_logits(margin: Tensor) -> Tensor:
 
 
 def log_odds(fake: Tensor) -> Tensor:
-    """Return ``log(p / (1 - p))`` ``[N]`` of P(fake) ``[N]``, clamped to `RESOLUTION` from 0 and 1.
+    """Return ``log(p / (1 - p))`` ``[N]`` of P(fake) ``[N]``, clamped to [`RESOLUTION`, 1 - `RESOLUTION`].
 
-    Where the clamp holds, the gradient is zero. NaN stays NaN.
+    Where the clamp is active, the gradient is zero. NaN stays NaN.
     """
     return torch.logit(fake, eps=RESOLUTION)
 
 
 class OneLogit(Detector):
-    """A network with one logit per image, ``[N]`` or ``[N, 1]``, of which the sigmoid is P(fake).
+    """A network with one logit per image, ``[N]`` or ``[N, 1]``, whose sigmoid is P(fake).
 
     Args:
         net: maps images ``[N, 3, H, W]`` in [0, 1] to the logit.
@@ -56,9 +56,10 @@ class OneLogit(Detector):
 class Probabilities(Detector):
     """A network that returns P(fake) ``[N]`` or ``[N, 1]``, or probabilities ``[N, 2]`` (real, fake).
 
-    The logits are log-odds. A single P(fake) is clamped to `RESOLUTION` (2^-24) from 0 and 1; of two columns each is
-    clamped to the smallest normal float32 (2^-126), since the smaller one still resolves what ``1 - p`` has rounded
-    off. Where a clamp holds, the gradient is zero: give attacks the network's logits if they can be had.
+    The margin of the returned logits is the log-odds. A single P(fake) is clamped to [2^-24, 1 - 2^-24] (`RESOLUTION`).
+    With two columns, each is clamped from below to the smallest normal float32 (2^-126): the smaller column keeps the
+    precision that ``1 - p`` would round off. Where a clamp is active, the gradient is zero, so let attacks use the
+    network's logits if they are available.
 
     Args:
         net: maps images ``[N, 3, H, W]`` in [0, 1] to probabilities.
@@ -72,7 +73,7 @@ class Probabilities(Detector):
         """Return logits ``[N, 2]`` for images ``[N, 3, H, W]`` in [0, 1].
 
         Raises:
-            ModelError: the network returned another shape, or numbers that are no probabilities. NaN passes through.
+            ModelError: the network returned another shape, or numbers that are not probabilities. NaN is accepted.
         """
         said = self.net(x)
         two = isinstance(said, Tensor) and said.shape == (len(x), 2)
@@ -96,13 +97,14 @@ class Probabilities(Detector):
 
 
 class HardVote(Detector):
-    """Majority vote: the margin is the share of members that say fake, minus 1/2.
+    """Majority vote: the margin is the share of members that vote fake, minus 1/2.
 
-    Piecewise constant, so no gradient comes back: attack `soft_surrogate` instead and score here. A member in a tie
-    says real, as argmax does; a tied vote has margin 0. A member's NaN makes the vote NaN.
+    The vote is piecewise constant and has no useful gradient: craft attacks on `soft_surrogate` and score them on this
+    detector. A member with margin 0 votes real, as argmax does; a tied vote has margin 0. If a member returns NaN, the
+    vote is NaN.
 
     Args:
-        members: detectors with logits ``[N, 2]``, any mixture.
+        members: detectors with logits ``[N, 2]``, any mixture of kinds.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -113,7 +115,7 @@ class HardVote(Detector):
         _join(self, self.members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[N, 2]``, half the margin with either sign, for images ``[N, 3, H, W]`` in [0, 1]."""
+        """Return logits ``[N, 2]``, minus and plus half the margin, for images ``[N, 3, H, W]`` in [0, 1]."""
         logits = torch.stack([member(x).float() for member in self.members])
         return two_logits(self.votes(margins(logits)).mean(0) - 0.5)
 
@@ -145,10 +147,11 @@ class _TaughtVote(_SoftVote):
 
 
 def attackable_vote(members: Sequence[nn.Module], temperature: float = 1.0) -> Detector:
-    """Return the majority vote as deployed, which lends an attack the gradient of `soft_surrogate`.
+    """Return the majority vote as deployed, but with the gradient of `soft_surrogate` for attacks.
 
-    Answers and margins are `HardVote`'s, so success is measured on the vote; only the way back is approximated
-    (backward pass differentiable approximation, Athalye, Carlini & Wagner 2018, arXiv:1802.00420, section 4.1).
+    Logits and margins are those of `HardVote`, so success is measured on the vote itself; only the backward pass is
+    approximated (backward pass differentiable approximation, Athalye, Carlini & Wagner 2018, arXiv:1802.00420,
+    section 4.1).
 
     Raises:
         UsageError: no members, or a temperature that is not above 0.
@@ -157,12 +160,13 @@ def attackable_vote(members: Sequence[nn.Module], temperature: float = 1.0) -> D
 
 
 def soft_surrogate(members: Sequence[nn.Module], temperature: float = 1.0) -> Detector:
-    """Return the differentiable stand-in for `HardVote`, a margin of mean ``sigmoid(margin / temperature)`` minus 1/2.
+    """Return a smooth surrogate of `HardVote`: its margin is the mean ``sigmoid(margin / temperature)`` minus 1/2.
 
-    At temperature 1 a vote is the member's own P(fake); towards 0 it becomes the hard vote and its gradient vanishes;
-    a high one keeps members from saturating while others still stand. What fools the surrogate need not fool the
-    vote, so both numbers belong in a report. An image on which the two disagree when clean is not attacked by the
-    runner if the surrogate is the one that errs: a lower temperature leaves fewer of them.
+    At temperature 1 a member's vote is its own P(fake). Towards 0 it becomes the hard vote, and its gradient vanishes.
+    A high temperature keeps the votes of fooled members from saturating while other members are not fooled yet. What
+    fools the surrogate need not fool the vote, so a report should give both numbers. If the two disagree on a clean
+    image and the surrogate is the one in error, the runner does not attack that image; a lower temperature makes such
+    images rarer.
 
     Raises:
         UsageError: no members, or a temperature that is not above 0.
@@ -177,7 +181,7 @@ def _above_zero(temperature: float) -> float:
 
 
 def _column(said: object, n: int, wanted: str) -> Tensor:
-    """Return ``[n]`` as float32 from ``[n]`` or ``[n, 1]``; anything else raises ModelError."""
+    """Return ``[n]`` as float32 from ``[n]`` or ``[n, 1]``; raise ModelError for anything else."""
     if not isinstance(said, Tensor) or said.shape not in ((n,), (n, 1)):
         seen = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
         raise ModelError(f"the network returned {seen} for {n} images; {wanted}")
@@ -185,7 +189,7 @@ def _column(said: object, n: int, wanted: str) -> Tensor:
 
 
 def _join(detector: Detector, net: nn.Module) -> None:
-    """Move the detector's own buffers to where ``net`` is: others look there for its device."""
+    """Move the detector's own buffers to the device of ``net``: other code reads the device from these buffers."""
     for parameter in net.parameters():
         detector.to(parameter.device)
         return

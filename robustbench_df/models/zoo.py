@@ -1,7 +1,8 @@
-"""``build_detector(ModelConfig, image_size)``: a name of the registry, or any of timm's, made for images of one size.
+"""``build_detector(ModelConfig, image_size)``: build a registered or timm architecture for images of one size.
 
-``stem="auto"`` takes the small stem (`robustbench_df.models.architectures`) up to 64 px, unless weights are loaded that
-need the native one: timm's, or a file's that do not fit the small stem. Then the image is enlarged instead.
+``stem="auto"`` uses the small stem (`robustbench_df.models.architectures`) for images up to 64 px, unless the weights
+to be loaded need the native stem: those of timm, or of a file that does not fit the small stem. Then the image is
+enlarged instead.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from robustbench_df.models.pretrained import (
 )
 
 LARGE_IMAGE, LARGE_SIDE = 256, 224
-"""Images beyond the first side are reduced to the second, the resolution ImageNet networks are made for."""
+"""Images larger than the first side are reduced to the second, the resolution that ImageNet networks are made for."""
 PRETRAINED_SIDE = 128
-"""Small images are enlarged to this side for a pretrained native stem: the last map is then 4×4."""
+"""Small images are enlarged to this side for a pretrained native stem; the last feature map is then 4×4."""
 
 
 def architecture(name: str) -> Architecture:
@@ -49,7 +50,7 @@ def architecture(name: str) -> Architecture:
         raise ModelError(f"timm has no model '{bare}'" + (f"; near: {', '.join(close)}" if close else ""))
     try:
         shape = timm.get_pretrained_cfg(bare)
-    except RuntimeError as error:  # it knows the network, and not the tag of the weights
+    except RuntimeError as error:  # timm knows the network, but not the tag of the weights
         network, _, tag = bare.partition(".")
         tags = [known.partition(".")[2] for known in timm.list_models(f"{network}.*", pretrained=True)]
         choices = f"choose from {', '.join(tags)}" if tags else f"use timm:{network}"
@@ -65,7 +66,7 @@ def architecture(name: str) -> Architecture:
 
 
 def unused_options(config: ModelConfig) -> list[str]:
-    """Name the settings that were changed and that this architecture has no use for."""
+    """Name the settings that were changed but that this architecture does not use."""
     arch, usual = architecture(config.name), ModelConfig()
     unused = [option for option in OPTIONS if option not in arch.options]
     changed = [option for option in unused if getattr(config, option) != getattr(usual, option)]
@@ -75,11 +76,11 @@ def unused_options(config: ModelConfig) -> list[str]:
 def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[Detector, ModelConfig]:
     """Build one detector for images of ``image_size`` (height, width in pixels).
 
-    Returns the detector in train mode and the config with every ``auto`` resolved, which is what a checkpoint keeps:
-    building from the resolved config needs no network and gives the same architecture.
+    Returns the detector in train mode, and the config with every ``auto`` resolved. A checkpoint stores the resolved
+    config: building from it needs no internet access and gives the same architecture.
 
     Raises:
-        ModelError: unknown name, weights that do not fit, required pretrained weights that cannot be had.
+        ModelError: the name is unknown, the weights do not fit, or required pretrained weights are not available.
     """
     arch, shortest = architecture(config.name), min(image_size)
     if config.weights is None:
@@ -87,7 +88,7 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
     else:
         state, where = read_weights(Path(config.weights)), f"'{config.weights}'"
     resolved = _resolved(config, arch, shortest, _stem(config, arch, shortest, state), state)
-    # Weights made elsewhere want their own channel statistics; a file of ours brings them along.
+    # Foreign weights expect their own channel statistics; a file of this package contains them.
     elsewhere = state is not None and resolved.stem == "native"
     detector = _assembled(arch, resolved, shortest, **pretrained_scaling(arch.timm_name) if elsewhere else {})
     if state is not None:
@@ -96,16 +97,16 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
 
 
 def _stem(config: ModelConfig, arch: Architecture, shortest: int, state: State | None) -> Literal["small", "native"]:
-    """Choose the stem for images of that shorter side and the weights to be loaded, if any."""
+    """Choose the stem from the images' shorter side ``shortest`` and the weights to be loaded, if any."""
     if not arch.small_stem:
-        return "native"  # nothing to change: the network keeps small images as it is
+        return "native"  # there is no stem to choose
     if config.stem != "auto":
         return config.stem
     if shortest > SMALL_IMAGE or (state is not None and config.weights is None):
         return "native"
     if state is None:
         return "small"
-    with torch.device("meta"):  # shapes are all that is asked for
+    with torch.device("meta"):  # only shapes are needed
         small = _assembled(arch, _resolved(config, arch, shortest, "small", state), shortest)
     return "small" if fits(small, state) else "native"
 
@@ -113,8 +114,8 @@ def _stem(config: ModelConfig, arch: Architecture, shortest: int, state: State |
 def _resolved(
     config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"], state: State | None
 ) -> ModelConfig:
-    """Return ``config`` with nothing left to be decided, given the stem."""
-    # A file for an architecture without a small stem, or for a stem asked for, may well be of small images.
+    """Return ``config`` with every setting decided, given the stem."""
+    # If there is no small stem, or if the config names the stem, a weight file may come from training on small images.
     pretrained = state is not None and (config.weights is None or (arch.small_stem and config.stem == "auto"))
     return config.model_copy(
         update={
@@ -128,7 +129,10 @@ def _resolved(
 
 
 def _input_size(config: ModelConfig, arch: Architecture, shortest: int, enlarged: bool) -> int | None:
-    """Return the side to which a network's images are brought; ``enlarged``: small ones for weights of large ones."""
+    """Return the side to which images are resized; None: no resizing.
+
+    ``enlarged``: small images are enlarged, because the weights come from large ones.
+    """
     if config.input_size or arch.fixed_side:
         return config.input_size or arch.fixed_side
     if enlarged and shortest <= SMALL_IMAGE:
@@ -139,14 +143,14 @@ def _input_size(config: ModelConfig, arch: Architecture, shortest: int, enlarged
 
 
 def pixels_seen(config: ModelConfig, image_size: tuple[int, int]) -> int:
-    """Return how many pixels the network of ``config`` looks at of an image, without building it."""
+    """Return how many pixels of an image the network of ``config`` processes, without building it."""
     arch = architecture(config.name)
     side = _input_size(config, arch, min(image_size), config.pretrained == "required" or config.weights is not None)
     return side**2 if side else image_size[0] * image_size[1]
 
 
 def _assembled(arch: Architecture, resolved: ModelConfig, shortest: int, **scaling: Any) -> Detector:
-    """Build what a resolved config describes, untrained."""
+    """Build the untrained detector that a resolved config describes."""
     net = arch.build(resolved, resolved.stem == "small", resolved.input_size or shortest)
     residuals = Residuals() if resolved.frontend == "residual" else None
     if arch.pixels:
@@ -155,10 +159,10 @@ def _assembled(arch: Architecture, resolved: ModelConfig, shortest: int, **scali
 
 
 def head_parameters(detector: Detector) -> list[nn.Parameter]:
-    """Return the parameters of the classifier, which stay trainable under a frozen backbone.
+    """Return the parameters of the classifier, which stay trainable with a frozen backbone.
 
     Raises:
-        ModelError: this architecture keeps its classifier elsewhere.
+        ModelError: the network does not say which part is its classifier (`head_modules`).
     """
     heads = head_names(detector.net)
     head = [p for name, p in detector.net.named_parameters() if name.startswith(heads)]

@@ -1,1 +1,1 @@
-"""Two-phase training: one visible loop and what it calls."""
+"""Two-phase training: one training loop and the modules that it uses."""

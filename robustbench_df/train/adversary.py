@@ -1,4 +1,4 @@
-"""What phase 2 makes of a batch: some of its images are attacked on the detector as it is now."""
+"""How phase 2 prepares a batch: some of its images are attacked, with gradients of the detector's current weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from robustbench_df.train.traindata import draw_epsilons
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the loss is put on.
+    """The images that the loss is computed on.
 
     Attributes:
         images: ``[N, 3, H, W]`` in [0, 1].
-        attacked: so many of them, the first, are adversarial.
-        partner: the attacked twin of every image, ``[N, 3, H, W]``: the loss is that of TRADES with weight ``beta``.
-        norms: batch normalisation of their own for the attacked ones; None: the detector's.
-        eps: ``[N]``, how far the perturbation is to follow the gradient that collects on ``images``; None: not at all.
+        attacked: number of adversarial images; they are the first ones of ``images``.
+        partner: the attacked twin of every image, ``[N, 3, H, W]``. If given, the loss is that of TRADES with weight
+            ``beta``.
+        norms: separate batch normalisation for the attacked images; None: they use the detector's own.
+        eps: ``[N]``, size of the step that the perturbation takes along the gradient accumulated on ``images``; None:
+            no such step.
     """
 
     images: Tensor
@@ -38,7 +40,7 @@ class Batch:
     eps: Tensor | None = None
 
     def parts(self, micro: int) -> Iterator[tuple[Tensor, AbstractContextManager[None]]]:
-        """Yield positions of at most ``micro`` images, with the context their forward runs in."""
+        """Yield positions of at most ``micro`` images, with the context in which their forward pass must run."""
         where = torch.arange(len(self.images), device=self.images.device)
         if self.norms is None:
             yield from ((part, nullcontext()) for part in where.split(micro))
@@ -49,10 +51,10 @@ class Batch:
 
 
 class Adversary:
-    """Attacks training batches by the objective of a phase.
+    """Attack training batches as the objective of a phase says.
 
-    ``norms`` are the auxiliary layers of ``separate_norm``, to be trained and saved along with the detector; None
-    where the detector's own serve all images. ``replays`` is how many steps are made on each batch.
+    ``norms`` are the auxiliary layers of ``separate_norm``, which are trained and saved along with the detector; None
+    if the detector's own layers serve all images. ``replays`` is the number of optimiser steps on each batch.
     """
 
     def __init__(self, detector: Detector, config: AdversarialConfig, setting: Setting) -> None:
@@ -62,7 +64,10 @@ class Adversary:
         self._carried: Tensor | None = None
 
     def begin_epoch(self) -> None:
-        """Forget the perturbation that ``free`` carries along: a phase resumed at an epoch has none either."""
+        """Drop the perturbation that ``free`` carries from batch to batch.
+
+        A phase that is resumed at an epoch starts without one, so an uninterrupted phase must do the same.
+        """
         self._carried = None
 
     def attack(
@@ -73,9 +78,10 @@ class Adversary:
         Args:
             x: images ``[N, 3, H, W]`` in [0, 1].
             y: labels ``[N]``.
-            ids: int64 ``[N]``, with ``key`` the key of budgets and random starts.
-            micro: images attacked together.
-            generator: decides between whole batches where ``mix`` says so.
+            ids: image keys, int64 ``[N]``; together with ``key`` they determine budgets and random starts.
+            key: the rest of the random key.
+            micro: number of images attacked together.
+            generator: with ``mix="batch"``, draws whether the whole batch is attacked.
         """
         config = self._config
         eps, count = draw_epsilons(config, ids, *key), self._count(len(x), generator)
@@ -83,7 +89,7 @@ class Adversary:
             return self._carry(x, eps, count)
         if not count:
             return Batch(x, norms=self.norms)
-        one_step = config.objective == "fgsm"  # which starts at the image itself
+        one_step = config.objective == "fgsm"  # FGSM starts at the image itself, so it needs no noise
         noise = torch.zeros_like(x) if one_step else start_noise(ids, x.shape[1:], *key)
         attacked = []
         with self._setting.autocast(), self.norms.used() if self.norms is not None else nullcontext():
@@ -95,10 +101,10 @@ class Adversary:
         return Batch(torch.cat([*attacked, x[count:]]), attacked=count, norms=self.norms)
 
     def learn(self, batch: Batch) -> None:
-        """Move the carried perturbation one step along the gradient that training left on the batch.
+        """Move the carried perturbation one step along the input gradient that the training step left on the batch.
 
-        Free adversarial training (Shafahi et al. 2019, arXiv:1904.12843, algorithm 1): the backward that trains the
-        weights also yields the pixels' gradient, so the attack costs no pass of its own.
+        Free adversarial training (Shafahi et al. 2019, arXiv:1904.12843, algorithm 1): the backward pass that trains
+        the weights also yields the gradient of the pixels, so the attack needs no extra pass.
         """
         if self._carried is None or batch.eps is None or batch.images.grad is None:
             return
@@ -107,7 +113,7 @@ class Adversary:
         self._carried = (self._carried + bound * direction).clamp(-bound, bound)
 
     def _carry(self, x: Tensor, eps: Tensor, count: int) -> Batch:
-        """The batch with the perturbation carried over from the former one, as a leaf that collects its gradient."""
+        """Return the batch plus the perturbation carried from the last one, as a leaf that accumulates a gradient."""
         if self._carried is None:
             self._carried = torch.zeros_like(x)
         bound = eps.reshape(-1, 1, 1, 1)
@@ -115,7 +121,7 @@ class Adversary:
         return Batch(torch.cat([moved[:count], x[count:]]).requires_grad_(True), attacked=count, eps=eps)
 
     def _count(self, n: int, generator: torch.Generator) -> int:
-        """How many of ``n`` images are attacked."""
+        """Return how many of ``n`` images are attacked."""
         if self._config.objective == "trades":
             return n
         if self._config.mix == "batch":

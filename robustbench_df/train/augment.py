@@ -1,7 +1,7 @@
-"""Augmentation in batches, on tensors, on the device; every draw is keyed by (seed, image id, epoch).
+"""Augmentation of batched tensors on the device; every random draw is keyed by (seed, image id, epoch).
 
-Flips and shifts move whole pixels, so the high-frequency traces a detector lives on stay exact; only rotation,
-scale and perspective interpolate.
+Flips and shifts move whole pixels, so they preserve the high-frequency traces that a detector depends on. Only
+rotation, scale and perspective interpolate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def augment(x: Tensor, config: AugmentConfig, ids: Tensor, *key: rng.Key) -> Ten
 
     Args:
         x: images in [0, 1].
-        config: which changes, and how strong.
+        config: which changes to apply, and how strongly.
         ids: int64 ``[N]`` image keys, on the device of ``x``.
         key: seed and epoch; the same id and key give the same change in any batch.
     """
@@ -67,7 +67,7 @@ def augment(x: Tensor, config: AugmentConfig, ids: Tensor, *key: rng.Key) -> Ten
 
 
 _COLUMNS = 26
-"""Random numbers per image: the sum of what all changes take (25), rounded up."""
+"""Random numbers per image: all changes together take 25; one more is spare."""
 
 
 def _shift(x: Tensor, u: Tensor, v: Tensor, limit: float) -> Tensor:
@@ -82,7 +82,7 @@ def _shift(x: Tensor, u: Tensor, v: Tensor, limit: float) -> Tensor:
 
 
 def _warp(x: Tensor, angle: Tensor, zoom: Tensor, tilt: Tensor) -> Tensor:
-    """Rotate (radians), scale and tilt about the centre through one bilinear sampling; edges are reflected."""
+    """Rotate (radians), scale and tilt about the centre in one bilinear sampling; edges are reflected."""
     height, width = x.shape[2:]
     ys = torch.linspace(-1 + 1 / height, 1 - 1 / height, height, device=x.device)
     xs = torch.linspace(-1 + 1 / width, 1 - 1 / width, width, device=x.device)
@@ -94,7 +94,7 @@ def _warp(x: Tensor, angle: Tensor, zoom: Tensor, tilt: Tensor) -> Tensor:
 
 
 def _jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """Change colours; hue turns the chroma plane of YIQ (a linear map) by ``hue`` of a full turn."""
+    """Change colours; hue rotates the chroma plane of YIQ (a linear map) by the fraction ``hue`` of a full turn."""
     luma = torch.tensor(_LUMA, device=x.device).reshape(1, 3, 1, 1)
     x = x * brightness[:, None, None, None]
     mean = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
@@ -106,7 +106,7 @@ def _jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor,
 
 
 def _hue_matrices(angle: Tensor) -> Tensor:
-    """RGB matrices ``[N, 3, 3]`` that turn the I-Q plane of YIQ (FCC 1953 weights) by ``angle`` radians."""
+    """RGB matrices ``[N, 3, 3]`` that rotate the I-Q plane of YIQ (FCC 1953 weights) by ``angle`` radians."""
     to_yiq = torch.tensor(
         [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
         device=angle.device,
@@ -131,9 +131,9 @@ def _erase(x: Tensor, u: Tensor, probability: float) -> Tensor:
 
 
 def _cut_out(x: Tensor, u: Tensor, v: Tensor, share: float) -> Tensor:
-    """Put a grey square, ``share`` of the sides long, anywhere inside.
+    """Cover a random rectangle inside the image with grey; its sides are ``share`` of the image's sides.
 
-    After Cutout (DeVries & Taylor 2017, arXiv:1708.04552), whose square may reach beyond the image.
+    After Cutout (DeVries & Taylor 2017, arXiv:1708.04552); there the square may extend beyond the image.
     """
     h, w = (min(max(round(share * side), 1), side - 1) for side in x.shape[2:])
     top, left = (u * (x.shape[2] - h + 1)).floor(), (v * (x.shape[3] - w + 1)).floor()
@@ -141,7 +141,7 @@ def _cut_out(x: Tensor, u: Tensor, v: Tensor, share: float) -> Tensor:
 
 
 def _within(x: Tensor, top: Tensor, left: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Which pixels ``[N, 1, H, W]`` are in a rectangle of each image: its corner and sides ``[N]``, in pixels."""
+    """Return a mask ``[N, 1, H, W]`` of one rectangle per image, given by its corner and sides ``[N]`` in pixels."""
     height, width = x.shape[2:]
     ys = torch.arange(height, device=x.device)[None]
     xs = torch.arange(width, device=x.device)[None]
@@ -151,13 +151,13 @@ def _within(x: Tensor, top: Tensor, left: Tensor, h: Tensor, w: Tensor) -> Tenso
 
 
 def mix(x: Tensor, target: Tensor, mixup: float, cutmix: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Apply mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) to a batch, one coefficient for all of it.
+    """Apply mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) to a batch, with one coefficient for the whole batch.
 
     Args:
         x: images ``[N, 3, H, W]``.
         target: class probabilities ``[N, 2]``.
-        mixup, cutmix: Beta parameters, 0 = off; with both on each batch takes one at random.
-        generator: on the CPU; decides everything.
+        mixup, cutmix: Beta parameters, 0 = off; if both are on, each batch uses one of them at random.
+        generator: on the CPU; source of all random choices.
     """
     if not mixup and not cutmix:
         return x, target

@@ -1,15 +1,17 @@
-"""Convolutions whose gradients keep off oneDNN's slow paths on a CPU.
+"""Convolutions whose gradients avoid oneDNN's slow paths on a CPU.
 
-What oneDNN 3 (torch 2.14) computes of a convolution takes about as long forwards as backwards, but for these, on the
-small maps and in the bfloat16 that detectors are trained in (experiments/bench_gradients):
+In oneDNN 3 (torch 2.14) each gradient of a convolution takes about as long as the forward pass. There are three
+exceptions, on the small maps and in the bfloat16 that detectors are trained with (experiments/bench_gradients):
 
-- the weights' gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: up to 27 times
-  the forward in fp32, up to 77 times in bfloat16;
-- the images' gradient of a strided depthwise one in bfloat16: with the former, up to 133 times the forward;
-- all of a dense one on maps of 4×4 and less in bfloat16: about half the rate of a matrix product.
+- the weight gradient of a depthwise convolution whose kernel is 5×5 or more, or larger than its map: up to 27 times
+  the forward pass in fp32, up to 77 times in bfloat16;
+- the input gradient of a strided depthwise convolution in bfloat16: together with the weight gradient, up to 133 times
+  the forward pass;
+- every pass of a dense convolution on maps of 4×4 or smaller in bfloat16: about half the speed of a matrix product.
 
-The same sums are computed here by matrix products. Where no gradient is asked for and where nothing is slow the
-library's own convolution runs, and so it does forwards in every depthwise one.
+This module computes the slow weight gradients and dense passes as matrix products, and the slow input gradients in
+fp32. The library's own convolution runs where no gradient is needed, where nothing is slow, and in the forward pass of
+every depthwise convolution.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SMALL = 16
-"""Positions of an output map up to which a dense convolution is slower in oneDNN than as a matrix product."""
+"""Largest number of output positions at which a dense convolution is slower in oneDNN than as a matrix product."""
 
 _PAIRS = {torch.bfloat16: 256 * 256, torch.float32: 64 * 64}
-"""Pairs of an output and an input position up to which the products of all pairs are cheaper than oneDNN's way."""
+"""Largest number of (output, input) position pairs at which computing all products is cheaper than oneDNN's method."""
 
 
 def quicken(module: nn.Module) -> None:
-    """Let the plain convolutions of a module on a CPU learn faster, in place; weights and names stay as they are."""
+    """Make the plain convolutions of a module train faster on a CPU, in place; weights and names do not change."""
     for part in module.modules():
         if type(part) is nn.Conv2d and part.padding_mode == "zeros" and _symmetric(part):
             part.__class__ = Conv2d
 
 
 def _symmetric(conv: nn.Conv2d) -> bool:
-    """Whether rows and columns are treated alike, with no dilation."""
+    """Whether kernel, stride and padding are the same for rows and columns, without dilation."""
     square = len(set(conv.kernel_size)) == len(set(conv.stride)) == len(set(conv.padding)) == 1
     return square and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`; where gradients are asked for on a CPU, with those of this module."""
+    """`torch.nn.Conv2d` that computes its gradients by this module's methods when they are needed on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, O, H', W']`` of images ``[N, C, H, W]``."""
@@ -64,7 +66,7 @@ class Conv2d(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of the library's, with the gradients it is slow at computed otherwise."""
+    """The library's depthwise convolution; gradients that the library computes slowly are computed in another way."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -110,7 +112,7 @@ class _Dense(torch.autograd.Function):
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            if stride == 1:  # a convolution again: of the gradient, by the kernel turned round
+            if stride == 1:  # again a convolution: of the gradient, with the kernel rotated by 180°
                 patches, size = _patches(gradient, kernel, 1, kernel - 1 - padding)
                 of_x = _unflattened(patches @ _flat(weight.flip(2, 3).transpose(0, 1)).t(), len(x), size)
             else:
@@ -124,7 +126,7 @@ class _Dense(torch.autograd.Function):
 def _library(
     gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, asked: tuple[bool, bool]
 ) -> tuple[Any, Any]:
-    """Torch's own gradients of the images and of the weights; None for what is not ``asked`` for."""
+    """Return torch's own gradients of the input and of the weights; None for each that ``asked`` does not request."""
     if not any(asked):
         return None, None
     groups = x.shape[1] // weight.shape[1]
@@ -135,7 +137,7 @@ def _library(
 
 
 def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """The weights' gradient ``[C, 1, k, k]``: products of every output with every input position, then their sums."""
+    """Return the weight gradient ``[C, 1, k, k]``: multiply every output with every input position, then sum by tap."""
     channels, (height, width), (h, w) = x.shape[1], x.shape[2:], gradient.shape[2:]
     inputs, outputs = (t.permute(1, 0, 2, 3).reshape(channels, len(x), -1) for t in (x, gradient))
     products = torch.bmm(outputs.transpose(1, 2), inputs).reshape(channels, -1)
@@ -143,11 +145,11 @@ def _all_pairs(x: Tensor, gradient: Tensor, kernel: int, stride: int, padding: i
     return (products @ taps).reshape(channels, 1, kernel, kernel)
 
 
-@functools.lru_cache(maxsize=32)  # as many shapes as a network has; at most 13 MB each for 7×7
+@functools.lru_cache(maxsize=32)  # enough for all shapes of a network; at most 13 MB each for 7×7
 def _taps(
     height: int, width: int, h: int, w: int, kernel: int, stride: int, padding: int, dtype: torch.dtype
 ) -> Tensor:
-    """Which tap of the kernel joins an output and an input position: 0 or 1, ``[h · w · height · width, k · k]``."""
+    """Return 0/1 ``[h · w · height · width, k · k]``: which kernel tap connects each output and input position."""
     down = torch.arange(height)[None] - stride * torch.arange(h)[:, None] + padding
     right = torch.arange(width)[None] - stride * torch.arange(w)[:, None] + padding
     rows, columns = (F.one_hot(t.clamp(-1, kernel) + 1, kernel + 2)[..., 1:-1].float() for t in (down, right))
@@ -155,7 +157,7 @@ def _taps(
 
 
 def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[Tensor, tuple[int, int]]:
-    """The patches of images as rows ``[N · H' · W', k · k · C]``, and ``(H', W')``."""
+    """Return the patches of images as rows ``[N · H' · W', k · k · C]``, and ``(H', W')``."""
     pixels = x.permute(0, 2, 3, 1)
     if padding:
         pixels = F.pad(pixels, (0, 0, padding, padding, padding, padding))
@@ -164,10 +166,10 @@ def _patches(x: Tensor, kernel: int, stride: int, padding: int) -> tuple[Tensor,
 
 
 def _flat(weight: Tensor) -> Tensor:
-    """Weights ``[O, C, k, k]`` in the order of `_patches`: ``[O, k · k · C]``."""
+    """Return weights ``[O, C, k, k]`` flattened in the order of `_patches`: ``[O, k · k · C]``."""
     return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
 def _unflattened(rows: Tensor, count: int, size: tuple[int, int]) -> Tensor:
-    """Rows ``[N · H' · W', O]`` as images ``[N, O, H', W']``, channels last in memory."""
+    """Return rows ``[N · H' · W', O]`` as images ``[N, O, H', W']``, channels last in memory."""
     return rows.reshape(count, *size, -1).permute(0, 3, 1, 2)

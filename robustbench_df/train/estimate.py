@@ -1,4 +1,4 @@
-"""How long the trainings of a run will take, by the speeds that the probe found: told before the first one begins."""
+"""Estimate how long the trainings of a run will take, from the speeds that the probe measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from robustbench_df.train.side_by_side import Task
 
 
 def seconds_left(tasks: Sequence[Task], splits: Sequence[Split], at_once: int) -> float | None:
-    """Return the seconds that the steps of all phases not yet trained take; None where a speed is not known.
+    """Return the seconds that the steps of all phases not yet trained take; None if a speed is not known.
 
-    Augmentation, validation and evaluation come on top, early stopping takes away from it.
+    Augmentation, validation and evaluation take additional time; early stopping shortens training.
     """
     seconds = 0.0
     for job, k in tasks:
@@ -28,16 +28,16 @@ def seconds_left(tasks: Sequence[Task], splits: Sequence[Split], at_once: int) -
 
 
 def steps_worth(config: PhaseConfig, images: int) -> float:
-    """Return how many images a phase sends forwards and backwards when it trains on ``images``."""
+    """Return the number of forward-backward passes, counted in images, of a phase that trains on ``images``."""
     images += config.all_copies
     seen = planned_epochs(config, images) * steps_per_epoch(config, images) * config.batch_size
     return seen * (1 + _crafting(config))
 
 
 def _crafting(config: PhaseConfig) -> float:
-    """Passes of an image forwards and backwards for its attack, on average; ``free`` takes the ones that train."""
+    """Return the mean number of extra forward-backward passes per image; ``free`` reuses those of training."""
     if not isinstance(config, AdversarialConfig) or config.objective == "free":
         return 0.0
     if config.objective == "trades":
-        return 1.0 + config.attack_steps  # every image, and both of the pair are trained on
+        return 1.0 + config.attack_steps  # every image is attacked, and both images of a pair are trained on
     return config.ratio * (config.attack_steps if config.objective == "pgd" else 1)

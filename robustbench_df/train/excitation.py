@@ -1,7 +1,7 @@
-"""Squeeze-and-excitation whose mean passes its gradient on as one number per channel.
+"""Squeeze-and-excitation whose mean passes its gradient on as one broadcast number per channel.
 
-Torch writes the gradient of a mean over a map out as a map, and in another order than activations that are channels
-last, so that adding the two is slow on a CPU. A number that is broadcast gives the same sum.
+Torch materialises the gradient of a mean over a map as a full map, in another memory order than channels-last
+activations; adding the two is then slow on a CPU. Broadcasting one number per channel gives the same sum.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _BLOCKS = "timm.models._efficientnet_blocks"
-"""Where timm keeps the blocks of its EfficientNet family. A private place: where it has moved, nothing is quickened."""
+"""The timm module with the blocks of its EfficientNet family. It is private; if it moves, timm's blocks stay as is."""
 
 
 def quicken(module: nn.Module) -> None:
-    """Let a module learn faster, in place; weights and names stay as they are.
+    """Make a module train faster, in place; weights and names do not change.
 
-    Squeeze-and-excitation of timm's EfficientNet family gets the mean of this module. SiLUs no longer overwrite their
-    input: backwards needs it, so torch would copy it first.
+    The squeeze-and-excitation blocks of timm's EfficientNet family get the mean of this module. SiLUs no longer
+    overwrite their input: the backward pass needs it, so torch would have to copy it first.
     """
-    theirs = getattr(sys.modules.get(_BLOCKS), "SqueezeExcite", None)  # not loaded: then the module has none
+    theirs = getattr(sys.modules.get(_BLOCKS), "SqueezeExcite", None)  # not loaded: no such block in the module
     ours = None if theirs is None else _quick(theirs)
     for part in module.modules():
         if ours is not None and type(part) is theirs:
@@ -35,7 +35,7 @@ def quicken(module: nn.Module) -> None:
 
 @functools.cache
 def _quick(theirs: Any) -> Any:
-    """Make the class of quick blocks."""
+    """Make the subclass of timm's block that uses the faster mean."""
 
     class SqueezeExcite(theirs):  # type: ignore[misc]  # timm comes without types
         def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _quick(theirs: Any) -> Any:
 
 
 class _Mean(torch.autograd.Function):
-    """``[N, C, 1, 1]``, the mean over the map; its gradient is expanded, not written out."""
+    """Mean over the map, ``[N, C, 1, 1]``; its gradient is an expanded view, not a full copy."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The one training loop. Phase 1 learns clean images, phase 2 goes on with clean and adversarial images together.
+"""The one training loop. Phase 1 trains on clean images, phase 2 continues on clean and adversarial images together.
 
-Everything random is keyed by (seed, model, fold, phase, epoch, image), so a phase resumed from its last saved epoch
-ends in the same weights, bit for bit on a CPU, as one that was never stopped.
+Everything random is keyed by (seed, model, fold, phase, epoch, image). A phase resumed from its last saved epoch
+therefore ends with the same weights as an uninterrupted one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from robustbench_df.train.traindata import TrainData
 from robustbench_df.train.validation import smoothed, validate
 
 _PLATEAU_PATIENCE = 3
-"""Epochs without a better score after which the ``plateau`` schedule halves the rate."""
+"""Epochs without a better score after which the ``plateau`` schedule halves the learning rate."""
 
 _CHECK_EVERY = 16
-"""Steps between looks at the loss on an accelerator, where each look waits for the device."""
+"""Steps between checks of the loss on an accelerator, where each check waits for the device."""
 
 
 def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
@@ -65,7 +65,7 @@ def fit(job: Job, split: Split, reporter: Reporter | None = None) -> Path:
 
 
 def _set_out(job: Job, phase: str, split: Split) -> Detector:
-    """Return the detector a phase begins with: a fresh one, or that of the phase before."""
+    """Return the detector that a phase starts from: a fresh one, or the result of the previous phase."""
     if phase == "final":
         detector = load_checkpoint(job.folder, "base")
     else:
@@ -77,7 +77,7 @@ def _set_out(job: Job, phase: str, split: Split) -> Detector:
 
 
 class _Phase:
-    """One phase of one detector, from its last saved epoch if there is one, to its checkpoint."""
+    """One training phase of one detector, from its last saved epoch (if any) to its checkpoint."""
 
     def __init__(
         self, job: Job, name: str, config: PhaseConfig, detector: Detector, split: Split, reporter: Reporter
@@ -98,12 +98,12 @@ class _Phase:
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Train what is left of the phase and write its checkpoint."""
+        """Train the remaining epochs of the phase and write its checkpoint."""
         progress, title = self._progress, f"{self._job.title} · {self._name}"
         self._begin(title)
         for epoch in range(progress.epoch, self._epochs):
             if self._config.patience and self._validated and epoch - 1 - progress.best_epoch >= self._config.patience:
-                break  # early stopping: so many finished epochs brought nothing better
+                break  # early stopping: ``patience`` epochs have passed without a better score
             if collapsed(progress.history):
                 self._reporter.warn(
                     f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); the best is kept"
@@ -122,7 +122,7 @@ class _Phase:
     def _begin(self, title: str) -> None:
         trained, progress, adversarial = self._stepper.trained, self._progress, self._adversarial
         if adversarial is not None and progress.epoch == 0 and self._validated and self._config.select == "best":
-            # Where phase 2 sets out from is a candidate too: fine-tuning that only does harm is not kept.
+            # The starting point of phase 2 is a candidate too: fine-tuning that only does harm is not kept.
             progress.best_score = validate(trained.detector, self._split, adversarial)["score"]
             progress.best = snapshot(trained.detector)
         if adversarial is not None and adversarial.separate_norm and trained.norms is None:
@@ -135,10 +135,10 @@ class _Phase:
         return len(self._split.val) > 0
 
     def _train(self, epoch: int) -> dict[str, Any]:
-        """Train one epoch; returns what is to be said of it."""
+        """Train one epoch and return its history row."""
         config, steps, stepper, started = self._config, self._steps, self._stepper, time.perf_counter()
         key = self._job.key(self._name, epoch)
-        torch.manual_seed(rng.seed_of(*key))  # dropout and drop-path have no other source
+        torch.manual_seed(rng.seed_of(*key))  # dropout and drop-path draw from the global generator
         generator = torch.Generator().manual_seed(rng.seed_of(*key, "order"))
         order = torch.randperm(len(self._data), generator=generator)
         stepper.begin_epoch()
@@ -163,9 +163,10 @@ class _Phase:
         }
 
     def _judge(self, epoch: int, row: dict[str, Any]) -> None:
-        """Score what the epoch led to, keep it where ``select`` says so, and lower a rate that no longer helps.
+        """Score the weights after the epoch, keep them if ``select`` says so, and lower the learning rate on a plateau.
 
-        ``row`` is added to. Without val there is no score: the last epoch is kept and the rate is never lowered.
+        The scores are added to ``row``. Without val there is no score: the last epoch is kept and the rate is never
+        lowered.
         """
         trained, progress, config = self._stepper.trained, self._progress, self._config
         kept = trained.ema if trained.ema is not None else trained.detector
@@ -183,7 +184,7 @@ class _Phase:
             progress.best = snapshot(kept)
 
     def _keep(self, row: dict[str, Any]) -> None:
-        """Write the history, and the state once a save is due."""
+        """Write the history and, if a save is due, the state."""
         progress = self._progress
         progress.history.append(row)
         progress.epoch, progress.micro_batch = row["epoch"], self._stepper.micro
@@ -195,7 +196,7 @@ class _Phase:
             self._saved_at = time.monotonic()
 
     def _require_finite(self, losses: list[Tensor], epoch: int, step: int, rate: float) -> None:
-        """Stop before a non-finite loss reaches the weights that are kept."""
+        """Raise `TrainError` on a non-finite loss, before it reaches the weights that are kept."""
         recent = torch.stack(losses[-_CHECK_EVERY:])
         if not bool(torch.isfinite(recent).all()):
             first = step - len(recent) + 1 + int(torch.nonzero(~torch.isfinite(recent))[0])
@@ -206,7 +207,7 @@ class _Phase:
             )
 
     def _last_good(self) -> str:
-        """Say which file holds the last weights worth having."""
+        """Say which file holds the last good weights."""
         for path in (self._state, self._job.folder / "base.safetensors"):
             if path.exists():
                 return f"the last good checkpoint is '{path}'"

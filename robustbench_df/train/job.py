@@ -1,4 +1,4 @@
-"""What is to be trained: one detector, its recipe, its place on disk and its key of randomness."""
+"""A training job: one detector, its recipe, its folder on disk and its random key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHASES = ("base", "final")
 
 @dataclass(frozen=True)
 class Job:
-    """One detector to train: its name, recipe, place on disk and key of randomness."""
+    """One detector to train: its name, recipe, folder on disk and random key."""
 
     name: str
     recipe: Recipe
@@ -30,17 +30,17 @@ class Job:
     save_every: float = 20.0
 
     def key(self, *more: rng.Key) -> tuple[rng.Key, ...]:
-        """The key under which this job draws its random numbers."""
+        """Return the key under which this job draws its random numbers."""
         return (self.seed, self.name, self.fold, *more)
 
     @property
     def title(self) -> str:
-        """The name a reader sees."""
+        """The name shown to the user."""
         return f"{self.name}{f' fold {self.fold + 1}' if self.fold >= 0 else ''}"
 
 
 def build_for(job: Job, size: tuple[int, int]) -> tuple[Detector, ModelConfig]:
-    """Build the job's detector with its own initialisation, whatever was random before."""
-    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, wherever they go
+    """Build the job's detector; its initial weights depend on the job's key alone, not on earlier random draws."""
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, whatever device they move to
         torch.default_generator.manual_seed(rng.seed_of(*job.key("init")))
         return build_detector(job.recipe.model, size)

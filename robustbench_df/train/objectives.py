@@ -1,7 +1,8 @@
-"""What phase 2 crafts its adversarial images with, and the loss it puts on them.
+"""The attacks that craft the adversarial images of phase 2, and the TRADES loss.
 
-``fgsm`` is the published recipe; it is known to collapse (catastrophic overfitting). ``fast``, ``pgd``, ``trades`` and
-``free``, whose images are a by-product of training (`robustbench_df.train.adversary`), are the objectives that work.
+``fgsm`` is the published recipe; it is known to collapse (catastrophic overfitting). The objectives that work are
+``fast``, ``pgd``, ``trades`` and ``free``. The adversarial images of ``free`` are a by-product of training; see
+`robustbench_df.train.adversary`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ FAST_STEP = 1.25
 PGD_PATH = 2.5
 """Length of PGD's path as a multiple of eps (Madry et al. 2018, arXiv:1706.06083)."""
 SELECT_STEPS = 10
-"""Steps of the PGD that judges val where the objective is stronger than FGSM."""
+"""Steps of the PGD attack that scores val for every objective but ``fgsm``."""
 COLLAPSE = 0.5
-"""The guard ends the phase when PGD accuracy on val falls below this share of its best: it never comes back."""
+"""The phase ends when PGD accuracy on val falls below this share of its best value: it never recovers from that."""
 
 
 def craft(detector: Detector, x: Tensor, y: Tensor, eps: Tensor, config: AdversarialConfig, noise: Tensor) -> Tensor:
     """Return adversarial images ``[N, 3, H, W]`` within L∞ ``eps`` ``[N]`` of ``x``, crafted in eval mode.
 
     Args:
-        detector: as it is now; modes, flags and statistics are restored.
+        detector: attacked with its current weights; modes, flags and statistics are restored.
         x, y: images in [0, 1] and labels ``[N]``.
         eps: budgets in pixels of [0, 1].
         config: names the objective and its steps.
@@ -57,16 +58,17 @@ def pgd(
     path: float = PGD_PATH,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Return the last iterate of projected gradient ascent in L∞, for training: no bookkeeping, no early stop."""
+    """Return the last iterate of projected gradient ascent in L∞; meant for training, so it never stops early."""
     with frozen(detector):
         return _ascend(lambda x_adv: input_gradient(detector, x_adv, y), x, eps, steps, path, noise)
 
 
 def _trades_images(detector: Detector, x: Tensor, eps: Tensor, steps: int, noise: Tensor) -> Tensor:
-    """Maximise the divergence from the clean answer (Zhang et al. 2019, arXiv:1901.08573, algorithm 1).
+    """Maximise the divergence from the clean prediction (Zhang et al. 2019, arXiv:1901.08573, algorithm 1).
 
-    Of two classes its gradient is the margin's times a factor with the sign of how far the margin has moved. Only signs
-    count in L∞, so the factor itself is left out: near the clean answer it is so small that fp16 would make it zero.
+    With two classes, the gradient of the divergence is the gradient of the margin times a scalar factor; the factor has
+    the sign of the change of the margin. Only signs count in L∞, so only the sign of the factor is used: near the clean
+    prediction its magnitude is so small that it would underflow to zero in fp16.
     """
     with frozen(detector):
         with torch.no_grad():
@@ -86,7 +88,7 @@ def _trades_images(detector: Detector, x: Tensor, eps: Tensor, steps: int, noise
 def _ascend(
     gradient: Callable[[Tensor], Tensor], x: Tensor, eps: Tensor, steps: int, path: float, noise: Tensor | None
 ) -> Tensor:
-    """Projected ascent in L∞ along the signs of ``gradient``; ``path`` is its length as a multiple of eps."""
+    """Ascend in L∞ along the signs of ``gradient``, with projection; ``path`` is the total length in units of eps."""
     bound = eps.reshape(-1, 1, 1, 1)
     x_adv = x if noise is None else (x + bound * noise).clamp(0, 1)
     for _ in range(steps):
@@ -103,11 +105,11 @@ def trades_loss(clean: Tensor, attacked: Tensor, target: Tensor, beta: float) ->
 
 
 def start_noise(ids: Tensor, shape: torch.Size, *key: rng.Key) -> Tensor:
-    """Uniform numbers in [-1, 1], one stream per image."""
+    """Return uniform numbers in [-1, 1], one random stream per image."""
     return rng.uniform(ids, shape, "adversarial start", *key) * 2 - 1
 
 
 def collapsed(history: list[dict[str, Any]]) -> bool:
-    """Whether PGD accuracy on val has fallen off after having been above chance: catastrophic overfitting."""
+    """Whether PGD accuracy on val has fallen below `COLLAPSE` times its best value: catastrophic overfitting."""
     seen = [row["val_pgd_accuracy"] for row in history if "val_pgd_accuracy" in row]
     return len(seen) > 1 and seen[-1] < COLLAPSE * max(seen)

@@ -1,25 +1,25 @@
-"""What training tells whoever watches; the command line draws it, a library user may ignore it."""
+"""Progress reports of training: the command line displays them, a library user may ignore them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 BYTES = "bytes"
-"""The unit of a download, which is told in megabytes and with its rate."""
+"""The unit of a download, which is shown in megabytes and with its rate."""
 
 
 class Reporter:
-    """Receives progress. Every method does nothing here; override what is wanted."""
+    """Receive progress. Every method does nothing here; override the ones you need."""
 
     def beside(self) -> Reporter:
-        """Return a reporter for stages that run at the same time as this one's; here, the same."""
+        """Return a reporter for stages that run at the same time as those of this one; by default, this one itself."""
         return self
 
     def start(self, title: str, steps: int | None, done: int = 0, unit: str = "images") -> None:
-        """Announce a stage of ``steps`` units (None: nobody knows how many), of which ``done`` are behind us."""
+        """Announce a stage of ``steps`` units (None: the number is unknown), of which ``done`` are already finished."""
 
     def advance(self, images: int) -> None:
-        """Report that ``images`` more, or as many of another unit, have been processed."""
+        """Report that ``images`` more images, or that many of the stage's other units, have been processed."""
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Report the history row of a finished epoch."""

@@ -1,4 +1,4 @@
-"""How long a phase is and how fast it learns: pure functions of the settings, so nothing has to be resumed."""
+"""Length and learning rate of a phase: pure functions of the settings, so a resumed phase needs no saved scheduler."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-5
 
 
 BETA1_FLAT, BETA1_AT_PEAK = 0.95, 0.85
-"""AdamW's β₁ under ``onecycle``: least inertia where the rate is highest (OneCycleLR's ``cycle_momentum``)."""
+"""AdamW's β₁ under ``onecycle``: lowest where the learning rate is highest (OneCycleLR's ``cycle_momentum``)."""
 
 
 def planned_epochs(config: PhaseConfig, images: int) -> int:
-    """Epochs of a phase over ``images`` training images: ``epochs``, cut to ``image_budget`` where one is set."""
+    """Epochs of a phase over ``images`` training images: ``epochs``, reduced to fit ``image_budget`` if one is set."""
     if not config.image_budget or not config.epochs:
         return config.epochs
     return max(min(config.epochs, config.image_budget // max(images, 1)), 1)
 
 
 def steps_per_epoch(config: PhaseConfig, images: int) -> int:
-    """Optimiser steps of an epoch: whole batches only; one epoch is cut short where the budget is less than that."""
+    """Optimiser steps of an epoch: whole batches only; an ``image_budget`` below ``images`` shortens the epoch."""
     seen = min(images, config.image_budget) if config.image_budget else images
     return max(seen // config.batch_size, 1)
 
@@ -46,7 +46,7 @@ def learning_rate(config: PhaseConfig, progress: float) -> float:
 
 
 def momentum(config: PhaseConfig, progress: float) -> float:
-    """AdamW's β₁ at ``progress``: moves against the learning rate under ``onecycle``, else AdamW's own 0.9."""
+    """AdamW's β₁ at ``progress``: moves opposite to the learning rate under ``onecycle``, else AdamW's default 0.9."""
     if config.schedule != "onecycle":
         return 0.9
     warm = config.warmup

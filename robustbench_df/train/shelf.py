@@ -1,6 +1,6 @@
-"""`trained`: one detector by its recipe and split, without a run around it; trained once and found again ever after.
+"""`trained`: one detector from its recipe and split, without a run; it is trained once and then loaded from disk.
 
-What ablations stand on: cells that share a detector, or a first phase, share the work.
+Ablations use it, so that cells with a common detector, or a common first phase, train it only once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DIGITS = 10
 
 
 def trained(recipe: Recipe, split: Split, *, phase: Phase = "base", **settings: Any) -> Detector:
-    """Return the detector that ``recipe`` makes of ``split``, in eval mode; arguments as `train_once`."""
+    """Return the detector that ``recipe`` trains on ``split``, in eval mode; arguments as for `train_once`."""
     return load_checkpoint(train_once(recipe, split, phase=phase, **settings), phase)
 
 
@@ -48,11 +48,11 @@ def train_once(
 ) -> Path:
     """Train a detector unless it is on the shelf; returns its folder, with ``<phase>.safetensors``.
 
-    Two recipes that differ in phase 2 alone share phase 1. Speed settings are not part of what names a detector.
+    Two recipes that differ only in phase 2 share phase 1. Speed settings are not part of the digest.
 
     Args:
         recipe: architecture, augmentation and both phases; ``base`` asks for phase 1 only.
-        split: learnt from (train) and chosen on (val).
+        split: the detector is trained on train, and its checkpoint is chosen on val.
         seed: key of all randomness.
         phase: ``base`` (after clean training) or ``final`` (after adversarial fine-tuning).
         shelf: folder of trained detectors, one per digest of recipe, split, images and seed.
@@ -60,8 +60,9 @@ def train_once(
         reporter: receives progress.
 
     Raises:
-        TrainError, ModelError: as `fit`.
-        RunError: another process is training this very detector.
+        TrainError: the loss is not finite, or even one image does not fit in memory.
+        ModelError: the recipe's model cannot be built (`build_detector`).
+        RunError: another process is training the same detector.
     """
     base = recipe.model_copy(update={"phase2": AdversarialConfig(epochs=0, select="last")})
     folder = _shelved(base, split, seed, shelf, speed or SpeedConfig(), reporter)
@@ -75,7 +76,7 @@ def train_once(
 
 
 def training_seconds(folder: Path) -> float:
-    """Return how long the phases in a detector's folder took, by their own histories."""
+    """Return the total seconds of all phases in a detector's folder, from their history files."""
     rows = [json.loads(line) for path in folder.glob("*-history.jsonl") for line in path.read_text().splitlines()]
     return float(sum(row["seconds"] for row in rows))
 
@@ -99,7 +100,7 @@ def _shelved(
 
 
 def _digest(recipe: Recipe, split: Split, seed: int) -> str:
-    """Name a detector by everything its weights depend on, apart from the machine."""
+    """Return a digest of everything that a detector's weights depend on, apart from the machine."""
     ids = split.images.ids
     made_of: list[Any] = [recipe.model_dump(mode="json"), seed, split.images.fingerprint]
     made_of += [ids[split.train].tolist(), ids[split.val].tolist()]

@@ -1,8 +1,8 @@
-"""Train many detectors at once, one process and one share of the cores each.
+"""Train many detectors at once, each in its own process with its share of the cores.
 
-Small networks on small images cannot keep several cores busy: on two cores the small ResNet-SE learnt 905 images/s (32
-px, batch 64, bf16) with two threads, and with one still 608. The weights are those of training one after the other with
-as many threads.
+Small networks on small images cannot keep several cores busy: on two cores, training the small ResNet-SE (32 px, batch
+64, bf16) ran at 905 images/s with two threads and still at 608 images/s with one. The weights are the same as those of
+sequential training with the same number of threads.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from robustbench_df.train.report import Reporter
 from robustbench_df.train.worker import DONE, EVENTS, FAILED, WARNING, send
 
 TASKS_EACH = 4
-"""Fewer trainings than this per process are not divided: at the end one process would wait for the other."""
+"""Least number of trainings per process: with fewer, processes would too often wait for each other at the end."""
 
 MEMORY_EACH = 1 << 30
-"""Bytes that a process needs apart from its batch: torch, a network of 30 M parameters and its optimiser."""
+"""Bytes that a process needs besides its batch: torch, a network of 30 M parameters and its optimiser."""
 
 MEMORY_PIXEL = 3 << 10
-"""Bytes that a network keeps a pixel of its batch for the gradient (`models.footprint.CPU_PIXELS`)."""
+"""Bytes that a network stores for the gradient per pixel of its batch (`models.footprint.CPU_PIXELS`)."""
 
 SMALL_BATCH = 1 << 18
-"""Pixels of a batch that are counted in any case: 64 images of 64 px."""
+"""Least number of pixels assumed for a batch: 64 images of 64 px."""
 
 Task = tuple[Job, int]
-"""A job and the number of its split."""
+"""A job and the index of its split."""
 
 
 def how_many(tasks: int, device: str, pixels: int = SMALL_BATCH, threads: int = 1) -> int:
     """Return how many of ``tasks`` trainings are worth doing at once on this machine; 1 on an accelerator.
 
     Args:
-        tasks: trainings in all.
-        device: where they are trained.
-        pixels: of a batch, those of all its images.
-        threads: that each is known to take.
+        tasks: total number of trainings.
+        device: device that they are trained on.
+        pixels: pixels per batch, summed over its images.
+        threads: least number of threads that each training will use.
     """
     if device != "cpu":
         return 1
@@ -80,20 +80,22 @@ def fit_all(
     reporter: Reporter,
     spent: Callable[[Job, float], None] = lambda *_: None,
 ) -> None:
-    """Train every task (`fit`), ``at_once`` of them at a time; finished ones are skipped by `fit` itself.
+    """Train every task (`fit`), ``at_once`` of them at a time; `fit` itself skips the finished ones.
 
     Args:
-        tasks: jobs, each with the number of its split in ``splits``.
-        splits: over the same images.
-        at_once: number of processes; a single one, or a single task, is this one.
-        reporter: receives the events of all, each process through a `Reporter.beside` of its own.
-        spent: called with each job and its share of the seconds, finished or not: those of its process, divided by
-            how many there are.
+        tasks: jobs, each with the index of its split in ``splits``.
+        splits: splits of the same images.
+        at_once: number of processes; with one process or one task, training runs in the calling process.
+        reporter: receives the events of all processes, each through its own `Reporter.beside`.
+        spent: called with each job, finished or not, and its share of the seconds: the time in its process, divided by
+            the number of processes.
 
     Raises:
-        TrainError, OSError: as `fit`. The other processes are ended then; what they have saved can be gone on with.
-        RunError: a process was killed from outside, by the system when memory ran out for example.
-        RuntimeError: a bug showed in a process, whose traceback it tells.
+        TrainError: a loss is not finite, or even one image does not fit in memory.
+        OSError: a file cannot be read or written. After any error the other processes are ended; training can resume
+            from what they saved.
+        RunError: a process ended unexpectedly, for example killed by the system when memory ran out.
+        RuntimeError: another exception (a bug) in a process; the message holds its traceback.
     """
     if min(at_once, len(tasks)) <= 1:
         for job, k in tasks:
@@ -107,7 +109,7 @@ def fit_all(
     heard: SimpleQueue[tuple[_Worker, str, tuple[Any, ...]]] = SimpleQueue()
     workers = [_Worker(heard, reporter.beside()) for _ in range(min(at_once, len(tasks)))]
     try:
-        for worker in workers:  # all of them are starting by now
+        for worker in workers:  # by now all processes are starting in parallel
             worker.send(list(splits))
             worker.take(waiting)
         while any(worker.job for worker in workers):
@@ -115,7 +117,7 @@ def fit_all(
             if name in EVENTS:
                 getattr(worker.reporter, name)(*arguments)
             elif name == WARNING:
-                warnings.warn(str(arguments[0]), stacklevel=2)  # shown once, whoever says it
+                warnings.warn(str(arguments[0]), stacklevel=2)  # shown once, whichever worker sends it
             elif name == FAILED:
                 raise arguments[0]
             elif name == DONE and worker.job is not None:
@@ -148,13 +150,13 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for this process, which sees to the others
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
         )
         self._listener = threading.Thread(target=self._listen, args=(heard,), daemon=True)
         self._listener.start()
 
     def take(self, waiting: deque[Task]) -> None:
-        """Set the process to the next task, if there is one."""
+        """Give the process the next task, if there is one."""
         self.job = None
         if waiting:
             task = waiting.popleft()
@@ -163,18 +165,18 @@ class _Worker:
 
     @property
     def seconds(self) -> float:
-        """Since the process took its task."""
+        """Seconds since the process took its task."""
         return time.perf_counter() - self._since
 
     def fate(self) -> str:
-        """Say how the process came to its end, which it has."""
+        """Say how the process ended; to be called after it has ended."""
         status = self._process.wait()
         if status == -signal.SIGKILL:
             return "was killed, as systems do when memory runs out"
         return f"came to an end with exit status {status} (what it printed is above)"
 
     def end(self) -> None:
-        """Stop the process wherever it is; what it has saved is whole."""
+        """Kill the process; its saved files stay intact, since each is written atomically."""
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -184,8 +186,8 @@ class _Worker:
                     pipe.close()
 
     def send(self, value: Any) -> None:
-        """Hand the process what it waits for: the splits first, then tasks."""
-        with contextlib.suppress(OSError):  # gone: the listener notices
+        """Send the process its next input: first the splits, then tasks."""
+        with contextlib.suppress(OSError):  # the process has ended; the listener notices
             send(value, cast(BinaryIO, self._process.stdin))
 
     def _listen(self, heard: SimpleQueue[Any]) -> None:

@@ -1,7 +1,7 @@
-"""A probe of a few steps that chooses precision, memory format and threads, and remembers the answer.
+"""A probe of a few training steps that chooses precision, memory format and threads, and caches the result.
 
-No setting wins everywhere: on one two-core CPU bf16 made ResNet-SE 3 times faster and EfficientNet-B0 2 times slower.
-The answer is kept per machine, model and shape, so that a repeated or resumed run computes in the same way.
+No setting is best everywhere: on one two-core CPU, bf16 made ResNet-SE 3 times faster and EfficientNet-B0 2 times
+slower. The result is cached per machine, model and shape, so that a repeated or resumed run computes in the same way.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ PROBE_STEPS = 2
 
 _CPU_PIXELS = 128 * 32 * 32
 _CPU_LEAST = 4
-"""On a CPU a probe takes no more pixels at a time, but so many images: it must not take longer than it can save, and a
-few large images keep the cores as busy as many small ones."""
+"""On a CPU a probe batch has at most `_CPU_PIXELS` pixels, but may always have `_CPU_LEAST` images. The probe must not
+take longer than it can save, and a few large images keep the cores as busy as many small ones."""
 
 WARM_UP = 3
-"""Steps until the memory of a batch has been fetched from the system, which can take longer than the steps themselves:
-timed, they would tell against whatever is measured first."""
+"""Untimed steps, in which the process gets a batch's memory from the system. That can take longer than the steps
+themselves; timing them would count against whichever candidate is measured first."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How one detector is trained: device, precision, memory format, threads; and what the probe measured."""
+    """How one detector is trained (device, precision, memory format, threads), and what the probe measured."""
 
     device: str = "cpu"
     precision: str = "fp32"
     memory_format: str = "channels_last"
     threads: int = 1
     own_gradients: bool = True
-    """On a CPU, whether gradients that the library is slow at are `train.convolution`'s and `train.excitation`'s."""
+    """Whether `train.convolution` and `train.excitation` compute the gradients that the library is slow at on a CPU."""
     measured: dict[str, float] | None = None
-    """Images per second of each candidate (forward + backward + step), where a probe was made."""
+    """Images per second of each candidate (forward + backward + step); None if there was no probe."""
 
     @property
     def format(self) -> torch.memory_format:
@@ -63,7 +63,7 @@ class Setting:
         return FORMATS[self.memory_format]
 
     def autocast(self) -> torch.autocast:
-        """A context in which forwards run in this precision."""
+        """Return a context in which forward passes run in this precision."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, DTYPES[self.precision], enabled=self.precision != "fp32")
 
@@ -72,7 +72,7 @@ def choose_device(name: str) -> str:
     """Resolve ``auto`` to cuda, mps or cpu.
 
     Raises:
-        UsageError: the named device is not there.
+        UsageError: the name is unknown, or the device is not present.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -102,15 +102,15 @@ def setting_for(
     identity: dict[str, Any],
     cache: Path | None = None,
 ) -> Setting:
-    """Return how to train this detector fastest: as configured, as remembered, or as probed now.
+    """Return the fastest way to train this detector: as configured, as cached, or as probed now.
 
     Args:
         build: makes a fresh detector.
         size: image height and width in pixels.
-        batch: images per forward in training.
-        config: what is fixed already.
-        identity: what the answer depends on besides the machine (the model's config), as JSON.
-        cache: folder of remembered answers; None remembers nothing.
+        batch: images per forward pass in training.
+        config: settings that are already fixed.
+        identity: what the result depends on besides the machine (the model's config), as JSON.
+        cache: folder of cached results; None disables the cache.
     """
     device = choose_device(config.device)
     threads = config.threads or torch.get_num_threads()
@@ -135,8 +135,8 @@ def setting_for(
         path = cache / f"{_digest(key)}.json"
         remembered = _remembered(path)
         if remembered is not None:
-            return replace(remembered, device=device)  # of the same kind, perhaps another one
-    chosen = halving(batch, lambda some: _probe(build, size, some, candidates))  # as training would go on
+            return replace(remembered, device=device)  # same kind of device, perhaps another index
+    chosen = halving(batch, lambda some: _probe(build, size, some, candidates))  # halves the batch as training does
     give_back_freed_memory()
     if path is not None:
         write_json(path, {"key": key, "setting": asdict(chosen)})
@@ -144,7 +144,7 @@ def setting_for(
 
 
 def _probe_batch(size: tuple[int, int], batch: int, device: str) -> int:
-    """Images at a time in a probe: as in training, as far as that is worth the time."""
+    """Return the batch size of a probe: that of training, up to a limit that keeps the probe short."""
     most = max(_CPU_PIXELS // (size[0] * size[1]), _CPU_LEAST) if device == "cpu" else PROBE_BATCH
     return min(batch, PROBE_BATCH, most)
 
@@ -152,7 +152,7 @@ def _probe_batch(size: tuple[int, int], batch: int, device: str) -> int:
 def _candidates(fixed: Setting) -> list[Setting]:
     kind = torch.device(fixed.device).type
     precisions = ["fp32"] if kind == "mps" else ["bf16", "fp32"]
-    # Where both are native they are equally fast, and fp16 lets small gradients vanish; emulated bf16 is slow.
+    # Native bf16 is as fast as native fp16, in which small gradients underflow; emulated bf16 is slow.
     if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         precisions = ["fp16", "fp32"]
     chosen = precisions if fixed.precision == "auto" else [fixed.precision]
@@ -161,18 +161,18 @@ def _candidates(fixed: Setting) -> list[Setting]:
 
 
 _HOPELESS = 2
-"""A candidate is given up once it is so many times slower than the best: it will not catch up when it is warm."""
+"""A candidate is dropped once it is this many times slower than the best: warming up will not make up for that."""
 
 _CLOSE = 1.3
-"""Candidates within this factor of the best are timed again, step by step in turn: one after the other, what else the
-machine does can differ by more than they do."""
+"""Candidates within this factor of the best are timed again, with their steps interleaved. If they were timed one after
+the other, changes in the machine's other load could exceed the differences between them."""
 
 _FINAL_STEPS = 5
-"""Steps of each that are timed in turn, after `WARM_UP` that are not."""
+"""Timed steps of each candidate in the interleaved timing, after `WARM_UP` untimed ones."""
 
 
 def _probe(build: Callable[[], Detector], size: tuple[int, int], batch: int, candidates: list[Setting]) -> Setting:
-    """Time a few whole steps of each candidate on random images, the best ones in turn, and return the fastest."""
+    """Time a few full steps of each candidate on random images, interleave those of the best, return the fastest."""
     rates: dict[Setting, float] = {}
     device = torch.device(candidates[0].device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -196,7 +196,7 @@ def _fastest(
     candidates: list[Setting],
     rates: dict[Setting, float],
 ) -> Setting:
-    """Return the fastest of some candidates, and note in ``rates`` what they reach in steps taken in turn."""
+    """Return the fastest candidate, and write the rates measured in interleaved steps to ``rates``."""
     if len(candidates) > 1:
         steppers = {candidate: _stepper(build(), size, batch, candidate) for candidate in candidates}
         rounds = [{c: step() for c, step in steppers.items()} for _ in range(WARM_UP + _FINAL_STEPS)][WARM_UP:]
@@ -213,15 +213,16 @@ def training_rate(
     *,
     give_up_below: float = 0.0,
 ) -> float:
-    """Images per second of bare forward + backward + AdamW step on one resident random batch.
+    """Return images per second of forward + backward + AdamW step alone, on one random batch kept on the device.
 
     Args:
-        detector: trained for a few steps; give a fresh one.
+        detector: is changed by a few training steps; pass a fresh one.
         size: image height and width in pixels.
         batch: images per step.
         setting: device, precision, memory format, threads.
-        steps: timed steps, after `WARM_UP` that are not.
-        give_up_below: stop once two steps or more were all slower than this rate; the last is then what counts.
+        steps: timed steps, after `WARM_UP` untimed ones.
+        give_up_below: stop early when at least two steps have run and all were slower than this rate. If that happens
+            during the warm-up, the rate of the last step is returned.
     """
     step, seconds = _stepper(detector, size, batch, setting), list[float]()
     for number in range(WARM_UP + steps):
@@ -232,7 +233,7 @@ def training_rate(
 
 
 def _stepper(detector: Detector, size: tuple[int, int], batch: int, setting: Setting) -> Callable[[], float]:
-    """Return what takes one training step of ``detector`` on a resident random batch, and returns its seconds."""
+    """Return a function that runs one training step on a random batch kept on the device and returns its seconds."""
     device = torch.device(setting.device)
     prepare(detector.train(), setting)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4, fused=device.type != "mps")
@@ -256,7 +257,7 @@ def _stepper(detector: Detector, size: tuple[int, int], batch: int, setting: Set
 
 @contextmanager
 def working(threads: int) -> Iterator[None]:
-    """Compute with so many threads, with freed memory kept; the caller's thread count is restored."""
+    """Compute with ``threads`` threads and keep freed memory; restore the caller's thread count afterwards."""
     before = torch.get_num_threads()
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -267,7 +268,7 @@ def working(threads: int) -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for queued work, so that a clock reading means something."""
+    """Wait until the device has finished its queued work, so that a clock reading is meaningful."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -275,7 +276,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def prepare(module: nn.Module, setting: Setting) -> None:
-    """Move a module to the setting's device and memory format, and have its gradients computed as the setting says."""
+    """Move a module to the setting's device and memory format; on a CPU, install the faster gradients if set."""
     module.to(torch.device(setting.device)).to(memory_format=setting.format)
     if setting.own_gradients and torch.device(setting.device).type == "cpu":
         for part in (convolution, excitation):
@@ -292,4 +293,4 @@ def _remembered(path: Path) -> Setting | None:
     try:
         return Setting(**json.loads(path.read_text())["setting"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or of another version: measured again
+        return None  # absent or from another version: measure again

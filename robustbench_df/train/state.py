@@ -1,4 +1,4 @@
-"""What a killed phase needs to go on as if nothing had happened, and what a finished one leaves behind."""
+"""Training state from which an interrupted phase resumes exactly, and the checkpoint of a finished phase."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """Where a phase stands after its last finished epoch.
+    """The state of a phase after its last finished epoch.
 
-    ``best_score`` and ``best_epoch`` are those of val, ``best`` holds the weights to be kept (on the CPU), ``plateau``
-    the learning-rate factor of ReduceLROnPlateau and ``plateau_epoch`` when it last changed.
+    ``best_score`` and ``best_epoch`` refer to val. ``best`` holds the weights to be kept (on the CPU). ``plateau`` is
+    the learning-rate factor of the ``plateau`` schedule, and ``plateau_epoch`` the epoch when it last changed.
     """
 
     epoch: int = 0
@@ -49,10 +49,10 @@ def snapshot(module: nn.Module) -> Weights:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What the steps of a phase change, in place.
+    """The objects that the steps of a phase change in place.
 
-    ``ema`` is the running average of the detector's weights, if there is to be one; ``norms`` are batch normalisations
-    of attacked images, trained beside the detector (`robustbench_df.train.norms`).
+    ``ema`` is the running average of the detector's weights, or None. ``norms`` are the batch normalisation layers for
+    attacked images, trained along with the detector (`robustbench_df.train.norms`).
     """
 
     detector: Detector
@@ -62,25 +62,25 @@ class Trained:
     norms: nn.Module | None = None
 
     def stateful(self) -> dict[str, Any]:
-        """All that has a ``state_dict``, by name."""
+        """Return every part that has a ``state_dict``, by name."""
         parts = {k: getattr(self, k) for k in ("detector", "ema", "optimizer", "scaler", "norms")}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def save_state(path: Path, progress: Progress, trained: Trained) -> None:
-    """Write everything the next epoch depends on, whole or not at all."""
+    """Write everything that the next epoch depends on, atomically."""
     state = {"progress": asdict(progress), **{k: part.state_dict() for k, part in trained.stateful().items()}}
-    # Through memory: where the disk is full, torch and safetensors hide the system's error behind one of their own.
+    # Serialise in memory first: on a full disk, torch and safetensors replace the system's error by one of their own.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomic(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_state(path: Path, trained: Trained) -> Progress:
-    """Restore a phase in place; returns a fresh `Progress` where nothing was saved.
+    """Restore a phase in place; returns a fresh `Progress` if nothing was saved.
 
     Raises:
-        RunError: the file is damaged, or of other settings, or the device is full.
+        RunError: the file is damaged or was saved with other settings, or memory ran out.
     """
     if not path.exists():
         return Progress()
@@ -103,7 +103,7 @@ def save_model_config(folder: Path, config: ModelConfig, size: tuple[int, int]) 
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Write a safetensors checkpoint, whole or not at all."""
+    """Write a safetensors checkpoint atomically."""
     from safetensors.torch import save
 
     data = save(weights)
@@ -114,7 +114,7 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
     """Rebuild a detector from its checkpoint, in eval mode. Nothing is unpickled.
 
     Raises:
-        RunError: the checkpoint is missing, damaged or of another version of its network.
+        RunError: the checkpoint is missing, damaged or from another version of its network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -129,13 +129,13 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
         ) from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"checkpoint '{path}' is damaged: {first_line(error)}") from error
-    except RuntimeError as error:  # torch's word for names and shapes that differ; a line for each follows the first
+    except RuntimeError as error:  # raised by torch when names or shapes differ; its message has a line for each
         raise RunError(f"checkpoint '{path}' is of another version of this network; train the run again") from error
     return detector.eval()
 
 
 def resolved_detector(folder: Path) -> tuple[Detector, ModelConfig]:
-    """Build the architecture that ``model.json`` describes, untrained, with its config: no hub is asked again."""
+    """Build the architecture that ``model.json`` describes, untrained; returns it with its config, without network."""
     described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     height, width = described["image_size"]
     return build_detector(validated(ModelConfig, described["model"]), (height, width))

@@ -1,4 +1,4 @@
-"""One optimiser step: the gradient of a batch, attacked or not, in as many micro-batches as memory wants."""
+"""One optimiser step: the gradient of a batch, attacked or not, in as many micro-batches as memory requires."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from robustbench_df.train.state import Trained
 
 
 class Stepper:
-    """Takes the steps of a phase on ``detector``, in place, with images of ``size`` (height, width).
+    """Run the optimiser steps of a phase on ``detector``, in place, with images of ``size`` (height, width).
 
     Attributes:
-        trained: all that the steps change.
-        micro: images per forward; halved where memory runs out.
+        trained: everything that the steps change.
+        micro: images per forward pass; halved when memory runs out.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Stepper:
             detector,
             copy.deepcopy(detector).requires_grad_(False) if config.ema else None,
             _optimizer(detector, norms, config, device),
-            # Only fp16 needs loss scaling; elsewhere the scaler passes everything through.
+            # Only fp16 needs loss scaling; in other precisions the disabled scaler passes everything through.
             torch.amp.GradScaler(device.type, enabled=setting.precision == "fp16"),
             norms,
         )
@@ -55,13 +55,13 @@ class Stepper:
 
     @property
     def replays(self) -> int:
-        """Steps made on each batch."""
+        """Optimiser steps on each batch."""
         return self._adversary.replays if self._adversary is not None else 1
 
     def begin_epoch(self) -> None:
-        """Go to train mode; under a frozen backbone the head module alone, so that batch statistics stay.
+        """Set train mode; with a frozen backbone only for the head module, so that batch statistics do not change.
 
-        Dropout that a network keeps beside its head, as timm's do, is off then.
+        Dropout that a network applies outside its head module, as timm's networks do, is then off.
         """
         self.trained.detector.train(not self._config.freeze_backbone)
         if self._config.freeze_backbone:
@@ -73,13 +73,14 @@ class Stepper:
     def gradient(
         self, x: Tensor, y: Tensor, ids: Tensor, key: tuple[rng.Key, ...], generator: torch.Generator
     ) -> Tensor:
-        """Put the gradient of the mean loss of a batch on the weights; returns that loss.
+        """Compute the gradient of a batch's mean loss with respect to the weights; returns that loss.
 
         Args:
             x: images ``[N, 3, H, W]`` in [0, 1], augmented.
             y: labels ``[N]``.
-            ids: int64 ``[N]``, with ``key`` the key of what is random about each image.
-            generator: of what is random about the batch.
+            ids: image keys, int64 ``[N]``; together with ``key`` they determine the random draws of each image.
+            key: the rest of the random key.
+            generator: source of the random draws for the whole batch.
 
         Raises:
             TrainError: not even a single image fits into memory.
@@ -100,7 +101,7 @@ class Stepper:
                 self.micro = _smaller(self.micro, error, self._reporter)
 
     def update(self, rate: float, beta1: float, step: int) -> None:
-        """Move the weights along their gradient; ``step`` counts from the phase's beginning."""
+        """Update the weights with their gradient; ``step`` counts from the start of the phase."""
         trained, config = self.trained, self._config
         for group in trained.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (beta1, 0.999)
@@ -119,7 +120,7 @@ class Stepper:
 def _optimizer(
     detector: Detector, norms: nn.Module | None, config: PhaseConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) with no decay on biases, norms and scales."""
+    """Return AdamW (Loshchilov & Hutter 2019) without weight decay on biases, norms and scales."""
     if config.freeze_backbone:
         detector.requires_grad_(False)
         for parameter in head_parameters(detector):
@@ -134,14 +135,15 @@ def _optimizer(
 
 
 def _one_hot(y: Tensor, smoothing: float) -> Tensor:
-    """Class probabilities ``[N, 2]`` with label smoothing (Szegedy et al. 2016)."""
+    """Return class probabilities ``[N, 2]`` with label smoothing (Szegedy et al. 2016)."""
     return F.one_hot(y, 2).float() * (1 - smoothing) + smoothing / 2
 
 
 def backward(trained: Trained, x: Tensor, target: Tensor, setting: Setting, micro: int, batch: Batch) -> Tensor:
     """Accumulate the gradient of the mean loss over micro-batches; returns the mean loss.
 
-    The loss is the cross-entropy of ``x``, the images of ``batch`` after mixing; where that has partners, of TRADES.
+    ``x`` are the images of ``batch`` after mixing. The loss is the cross-entropy, or that of TRADES if ``batch`` has
+    attacked partners.
     """
     total = torch.zeros((), device=x.device)
     for part, norms in batch.parts(micro):
@@ -159,10 +161,11 @@ def backward(trained: Trained, x: Tensor, target: Tensor, setting: Setting, micr
 
 
 def _smaller(micro: int, error: RuntimeError, reporter: Reporter) -> int:
-    """Halve the micro-batch after an out-of-memory error; any other error goes on its way.
+    """Return half the micro-batch after an out-of-memory error.
 
     Raises:
-        TrainError: one image already was too much.
+        TrainError: even a single image did not fit.
+        RuntimeError: ``error`` itself, if it is not an out-of-memory error.
     """
     if not is_out_of_memory(error):
         raise error
@@ -176,7 +179,7 @@ def _smaller(micro: int, error: RuntimeError, reporter: Reporter) -> int:
 
 @torch.no_grad()
 def average(ema: nn.Module, detector: nn.Module, decay: float, step: int) -> None:
-    """Move the running average towards the current weights; early steps average less (as in TensorFlow's EMA)."""
+    """Move the running average towards the current weights; early steps use a smaller decay (as TensorFlow's EMA)."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     ours, theirs = list(ema.state_dict().values()), list(detector.state_dict().values())
     floats = [k for k, value in enumerate(ours) if value.is_floating_point()]

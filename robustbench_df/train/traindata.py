@@ -1,4 +1,4 @@
-"""What a phase learns from: the train part, plus copies made inside it under their source's label."""
+"""The training images of a phase: the train part, plus copies of its images with the label of their source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_df.train.augment import augment
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Fixed variants of train images: pixels uint8 ``[M, 3, H, W]``, where each came from, and how it was made."""
+    """Fixed variants of train images: pixels uint8 ``[M, 3, H, W]``, the index of each source, and how it was made."""
 
     pixels: Tensor
     source: Tensor
@@ -29,9 +29,9 @@ class Copies:
 
 @dataclass(eq=False)
 class TrainData:
-    """The images of one phase, addressed 0 … len-1: first the train part, then the copies.
+    """The images of one phase, indexed 0 … len-1: first the train part, then the copies.
 
-    Every copy carries the label of its source and a random stream of its own.
+    Every copy has the label of its source and its own random stream.
     """
 
     split: Split
@@ -57,12 +57,12 @@ class TrainData:
             pixels[own], pixels[~own] = others, self.copies.pixels[copy]
             source[~own] = self.copies.source[copy]
         x = pixels.to(self.device).float().div_(255)
-        # A copy's stream is its source's, moved on by its own address.
+        # The random key of a copy is the key of its source plus the copy's own index.
         keys = self._keys[source] + torch.where(own, 0, index)
         return x, self._labels[source].to(self.device), keys.to(self.device)
 
     def add_augmented(self, config: PhaseConfig, how: AugmentConfig, seed: int) -> None:
-        """Add ``config.copies`` augmented copies of train images drawn without replacement (again when exhausted)."""
+        """Add ``config.copies`` augmented copies of train images, drawn without replacement (again once exhausted)."""
         if config.copies:
             source = self._draw(config.copies, seed, "augmented")
             parts = []
@@ -72,7 +72,7 @@ class TrainData:
             self._append(torch.cat(parts), source, "augmented")
 
     def add_adversarial(self, config: AdversarialConfig, detector: Detector, seed: int) -> None:
-        """Add ``config.adversarial_copies`` FGSM copies crafted against ``detector`` as it is now."""
+        """Add ``config.adversarial_copies`` FGSM copies crafted against the current weights of ``detector``."""
         if config.adversarial_copies:
             source = self._draw(config.adversarial_copies, seed, "adversarial")
             most, size = config.micro_batch or config.batch_size, self.split.images.size
@@ -88,7 +88,7 @@ class TrainData:
             self._append(halving(fitting, attacked), source, "adversarial")
 
     def provenance(self) -> list[dict[str, object]]:
-        """List every copy with its source image and label, for the run's own record."""
+        """List every copy with its source image and label, for the run's record."""
         if self.copies is None:
             return []
         images, copied = self.split.images, self.split.train[self.copies.source.numpy()]
@@ -113,7 +113,7 @@ class TrainData:
 
 
 def _stored(x: Tensor) -> Tensor:
-    """Return images in [0, 1] as they are kept: uint8, off the device."""
+    """Convert images in [0, 1] to the form in which they are stored: uint8 on the CPU."""
     return (x * 255).round().to(torch.uint8).cpu()
 
 

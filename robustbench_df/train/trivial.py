@@ -34,7 +34,7 @@ def _shear_y(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
 
 def _translate_x(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
     one, zero = torch.ones_like(m), torch.zeros_like(m)
-    # 32 pixels at 224: the paper's range as a share of the side, in grid units of half a side.
+    # The paper's range is 32 pixels at 224; here as a share of the side, in grid units of half a side.
     return _affine(x, [[one, zero, 2 * 32 / 224 * m * s], [zero, one, zero]])
 
 

@@ -1,4 +1,4 @@
-"""What an epoch is worth: val, clean and under attack, which chooses the checkpoint."""
+"""Score of an epoch, by which the checkpoint is chosen: performance on val, clean and under attack."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMOOTH = 3
 
 
 def validate(detector: Detector, split: Split, adversarial: AdversarialConfig | None) -> dict[str, Any]:
-    """Score val: clean, and in phase 2 also under attack; ``score`` is what chooses the checkpoint."""
+    """Score a detector on val: clean, and in phase 2 also under attack; ``score`` chooses the checkpoint."""
     labels = split.images.labels[split.val]
     clean = margins(predict_logits(detector, split.images, split.val))
     row = {
@@ -36,12 +36,12 @@ def validate(detector: Detector, split: Split, adversarial: AdversarialConfig | 
 
         under = margins(predict_logits(detector, split.images, split.val, transform=attack))
         row[f"val_{name}_auc"], row[f"val_{name}_accuracy"] = auc(under, labels), accuracy(under, labels)
-        # Clean and adversarial count alike: a checkpoint that buys one with the other is not preferred.
+        # Clean and adversarial AUC have equal weight: trading one for the other does not improve the score.
         row["score"] = (row["val_auc"] + row[f"val_{name}_auc"]) / 2
     return {name: round(float(value), 6) for name, value in row.items()}
 
 
 def smoothed(history: list[dict[str, Any]]) -> float:
-    """Mean score of the last `_SMOOTH` epochs: one epoch's luck on a few hundred val images is not progress."""
+    """Return the mean score of the last `_SMOOTH` epochs: one lucky epoch on a few hundred images is not progress."""
     scores = [row["score"] for row in history[-_SMOOTH:]]
     return float(sum(scores) / len(scores))

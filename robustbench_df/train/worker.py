@@ -1,8 +1,8 @@
-"""A process that trains what it is given: splits and jobs come in by its standard input, events go out by its output.
+"""A worker process for training: it reads splits and jobs from standard input and writes events to standard output.
 
-Started as ``python -m robustbench_df.train.worker`` by `robustbench_df.train.side_by_side`, and not through
-`multiprocessing`, which would run the caller's own script once more in every process. It ends with whoever started it,
-and at once: its standard input has no other end then.
+`robustbench_df.train.side_by_side` starts it as ``python -m robustbench_df.train.worker``. `multiprocessing` is not
+used, because it would run the caller's script again in every process. The worker exits immediately when its parent
+ends, because the other end of its standard input is then closed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DONE, FAILED, WARNING = "done", "failed", "warning"
 
 
 def send(value: Any, to: BinaryIO) -> None:
-    """Write one pickled value. A memory map travels as a place in its file: images may be more than the memory."""
+    """Write one pickled value. A memory map is sent as a position in its file: the images may not fit into memory."""
     _Pickler(to, pickle.HIGHEST_PROTOCOL).dump(value)
     to.flush()
 
@@ -42,9 +42,9 @@ class _Pickler(pickle.Pickler):
 
 
 def _place(array: np.memmap[Any, Any]) -> tuple[str, np.dtype[Any], str, int, tuple[int, ...]] | None:
-    """Return file, type, mode, offset in bytes and shape by which a map, or a part of one, is found again.
+    """Return file, dtype, mode, offset in bytes and shape from which a memory map, or a part of one, can be reopened.
 
-    None for a part with gaps, for one that may have been changed in memory alone, and where there is no file.
+    None if the array is empty or not contiguous, is copy-on-write (so may have changed in memory only), or has no file.
     """
     whole = array
     while isinstance(whole.base, np.memmap):
@@ -57,32 +57,32 @@ def _place(array: np.memmap[Any, Any]) -> tuple[str, np.dtype[Any], str, int, tu
 
 
 def main() -> None:
-    """Read the splits, then jobs until there are no more; train each and say how it went."""
+    """Read the splits, then jobs until the input ends; train each job and report the outcome."""
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no event
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep output that libraries print out of the event stream
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         serve(sys.stdin.buffer, channel)
     except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-        os._exit(1)  # nobody listens, or speaks, any more: no traceback, nothing to be flushed
+        os._exit(1)  # the parent has closed its end of a pipe: exit without a traceback and without flushing
 
 
 def _end_with(pipe: int) -> None:
-    """End this process once nobody holds the other end of ``pipe``, in the middle of a long step too.
+    """End this process as soon as the other end of ``pipe`` is closed, even in the middle of a long step.
 
-    What it goes on writing would meet the files of the run that is resumed at once.
+    Otherwise it could still write files while a resumed run already uses them.
     """
     watch = select.poll()
-    watch.register(pipe, 0)  # its end is told unasked; what can be read is for `serve`
+    watch.register(pipe, 0)  # a hang-up is always reported; readable input is left to `serve`
     watch.poll()
     os._exit(1)
 
 
 def serve(source: BinaryIO, channel: BinaryIO) -> None:
-    """Answer every job of ``source`` on ``channel`` by its events and, last, `DONE`, or `FAILED` with the error.
+    """Train every job from ``source``; send its events to ``channel``, then `DONE`, or `FAILED` with the error.
 
-    What is no error of ours or of the system is a bug: it comes as its traceback in a RuntimeError, for the place where
-    it happened is what one wants to know, and not every exception can be pickled.
+    Any exception but `RdfError` and OSError is a bug. It is sent as a RuntimeError that holds the traceback, because
+    the traceback shows where it happened and because not every exception can be pickled.
     """
 
     def tell(name: str, *arguments: Any) -> None:
@@ -104,7 +104,7 @@ def serve(source: BinaryIO, channel: BinaryIO) -> None:
             tell(DONE)
         except (RdfError, OSError) as error:
             tell(FAILED, error)
-        except Exception:  # a bug of any kind must reach whoever waits for an answer
+        except Exception:  # a bug of any kind must be reported to the waiting parent
             tell(FAILED, RuntimeError(f"the process that trained {job.title} failed:\n{traceback.format_exc()}"))
 
 

@@ -1,4 +1,4 @@
-"""Statistics of images as a detector: JPEG's blocks, scenes and textures under kernels."""
+"""A detector on image statistics (JPEG blocks, scene, texture) under Gaussian kernels."""
 
 from robustbench_df.models.statistics.network import StatisticsNet
 

@@ -1,4 +1,4 @@
-"""What JPEG's 8×8 grid tells: the DCT coefficients of its blocks, and how pixels differ by their place in a block."""
+"""Statistics of JPEG's 8×8 grid: DCT coefficients of its blocks, and pixel differences by position in a block."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LUMINANCE = (
     *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
     *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
 )
-"""JPEG's example table for luma (ITU-T T.81, table K.1). Quality 75, libjpeg's default, divides by half of it."""
+"""JPEG's example table for luma (ITU-T T.81, table K.1). Quality 75, libjpeg's default, uses half of these values."""
 
 _LEVELS = 9
-"""Levels of a coefficient's size, half a quantisation step apart."""
+"""Number of levels of a coefficient's magnitude, half a quantisation step apart."""
 
 
 class Blocks(nn.Module):
-    """Statistics of the DCT coefficients of 8×8 luma blocks on JPEG's grid: how often each size, and the largest.
+    """Histogram of magnitudes and largest magnitude of each DCT coefficient of 8×8 luma blocks on JPEG's grid.
 
-    640 numbers; what is left of incomplete blocks is not looked at.
+    640 numbers; incomplete blocks at the border are ignored.
     """
 
     SIZE = (_LEVELS + 1) * 64
@@ -43,7 +43,7 @@ class Blocks(nn.Module):
         self.register_buffer("levels", torch.arange(_LEVELS) / 2, persistent=False)
 
     def forward(self, views: Views) -> Tensor:
-        """Return the roots of the frequencies of the sizes, and the logarithm of the largest size."""
+        """Return the square roots of the histogram, and the logarithm of the largest magnitude."""
         size = F.conv2d(views.luma - 128, self.basis, stride=8).flatten(2).abs()
         found = memberships(size, self.levels).mean(3).flatten(1)
         return torch.cat([root(found), (size.amax(2) + 0.1).log()], dim=1)
@@ -51,13 +51,13 @@ class Blocks(nn.Module):
 
 _SIDE = 8
 _BORDER = (0, 1, -2, -1)
-"""Lines at the image's border that are looked at one by one."""
+"""Lines at the image's border whose values are kept one by one."""
 
 
 class Places(nn.Module):
-    """Log mean differences of luma and chroma, first and second, by place: across a block's columns and down its rows.
+    """Log means of first and second differences of luma and chroma, by column and by row within a block.
 
-    Also at the image's borders, where resizers and generators run out of neighbours: 144 numbers.
+    Also at the image's borders, where resizers and generators lack neighbouring pixels: 144 numbers in all.
     """
 
     SIZE = 3 * 2 * 2 * (_SIDE + len(_BORDER))
@@ -74,7 +74,7 @@ class Places(nn.Module):
 
 
 def _by_place(profile: Tensor) -> Tensor:
-    """Means ``[N, C, 8]`` of every eighth value of ``[N, C, L]``; zero for a place that has none."""
+    """Return means ``[N, C, 8]`` of every eighth value of ``[N, C, L]``; zero for a position without values."""
     missing = (0, -profile.shape[2] % _SIDE)
     totals, counts = (
         F.pad(values, missing).unflatten(-1, (-1, _SIDE)).sum(-2)

@@ -1,9 +1,9 @@
-"""A detector of statistics: blocks, scenes and textures, summed up over the image and told apart by kernels.
+"""A detector on image statistics of JPEG blocks, scene and texture, classified through Gaussian kernels.
 
 Steganalysis decides by how often small patterns occur, not by where (Fridrich & Kodovsky 2012,
-doi:10.1109/TIFS.2012.2190402), and scenes were recognised by a few hundred numbers before networks were. With a few
-thousand images such statistics under kernels are better than a small network that has to learn what to look at.
-All of it can be differentiated, so that attacks find gradients.
+doi:10.1109/TIFS.2012.2190402), and before neural networks, scenes were recognised from a few hundred numbers. With a
+few thousand images, such statistics under kernels work better than a small network that has to learn its own features.
+Everything is differentiable, so that attacks get gradients.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _FAMILIES = (
 )
 
 _HEAD_STD = 1e-3
-"""Of a fresh classifier: what is drawn at random stays small beside what is learnt in a few hundred steps."""
+"""Weight deviation of a fresh classifier: initial weights stay small next to what a few hundred steps learn."""
 _LEAST_STD = 1e-3
-"""Least deviation that is divided by: what hardly ever changes is not blown up without bound."""
+"""Least standard deviation to divide by, so that statistics that hardly vary are not amplified without bound."""
 _CPU_PIXELS, _PIXELS = 64 * 32 * 32, 1024 * 32 * 32
-"""Looked at together on a CPU, and on an accelerator, which is slow at a few: a gradient needs some 11 KB a pixel, so
-that 64 images of 224 px would take 35 GB."""
+"""Most pixels processed together on a CPU, and on an accelerator, which is slow at few pixels. A gradient needs some
+11 KB per pixel, so 64 images of 224 px would take 35 GB."""
 
 
 class Standardize(nn.Module):
-    """Bring each statistic to zero mean and unit variance over all images seen in training, ``[N, size]``.
+    """Scale each statistic to zero mean and unit variance over all images seen in training, ``[N, size]``.
 
-    Unlike batch normalisation it computes the same in training as afterwards: statistics do not change while the
-    network learns, so there is nothing to follow, and the moments of a batch would only be noise. Phase 2 counts its
-    attacked images too.
+    Unlike batch normalisation, it computes the same in training as in evaluation. The statistics do not change while
+    the network learns, so there is no drift to follow, and the moments of a single batch would only add noise. Attacked
+    images of phase 2 are counted too.
     """
 
     seen: Tensor
@@ -63,7 +63,7 @@ class Standardize(nn.Module):
         self.register_buffer("square", torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the standardised statistics; in training those of ``x`` are counted first."""
+        """Return the standardised statistics; in training, ``x`` first updates the moments."""
         if self.training:
             self._count(x.detach())
         deviation = (self.square - self.mean.square()).clamp(min=_LEAST_STD**2).sqrt()
@@ -77,10 +77,10 @@ class Standardize(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """cos(Wx + b), drawn so that their products are a Gaussian kernel (Rahimi & Recht 2007).
+    """Random features cos(Wx + b) whose inner products approximate a Gaussian kernel (Rahimi & Recht 2007).
 
-    The kernel is ``exp(-|x - y|² / 2d)`` of d inputs, which suits inputs of unit variance. W and b stay as drawn:
-    learnt ones fit a few thousand images to the last and new ones less well.
+    The kernel is ``exp(-|x - y|² / 2d)`` for d inputs, which suits inputs of unit variance. W and b are not trained:
+    trained ones overfit a few thousand images.
     """
 
     weight: Tensor
@@ -97,10 +97,10 @@ class FourierFeatures(nn.Module):
 
 
 class StatisticsNet(nn.Module):
-    """Map images ``[N, 3, H, W]`` in [0, 1], 8 px and more, to logits ``[N, 2]``.
+    """Map images ``[N, 3, H, W]`` in [0, 1], of at least 8 px, to logits ``[N, 2]``.
 
-    The kernels of the families of statistics are added up: a family that says nothing does not drown the others.
-    A CAM can only be read from the residuals; it does not show what is not computed from them.
+    Each family of statistics has its own kernel, and the kernels are added, so that an uninformative family does not
+    mask the others. A CAM can only be computed from the residuals; it shows no statistic that does not use them.
     """
 
     to_ycc: Tensor
@@ -122,9 +122,9 @@ class StatisticsNet(nn.Module):
         ycc = F.conv2d(x, self.to_ycc)
         views = Views(x, ycc, self.residuals(ycc))
         images = max(1, (_CPU_PIXELS if x.device.type == "cpu" else _PIXELS) // x[0, 0].numel())
-        if torch.compiler.is_compiling() or len(x) <= images:  # a graph is of any number of images
+        if torch.compiler.is_compiling() or len(x) <= images:  # an exported graph must take any number of images
             return self._of(*views)
-        # Few images at a time, and nothing kept of them: a gradient computes them once more. Nothing in it is random.
+        # Process few images at a time and keep no activations: backward recomputes them. Nothing is random here.
         parts = zip(*(view.split(images) for view in views), strict=True)
         again = partial(checkpoint, self._of, use_reentrant=False, preserve_rng_state=False)
         return torch.cat([(again if x.requires_grad else self._of)(*part) for part in parts])
@@ -133,7 +133,7 @@ class StatisticsNet(nn.Module):
         return torch.cat([family(Views(*views)) for family in self.families], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits; always in float32, for bf16 would blur the grey levels that are counted."""
+        """Return logits, always computed in float32: bf16 would blur the grey levels that are counted."""
         with torch.autocast(x.device.type, enabled=False):
             families = self.scale(self.statistics(x.float())).split(self.sizes, dim=1)
             seen = [kernel(family) for kernel, family in zip(self.kernels, families, strict=True)]
@@ -141,5 +141,5 @@ class StatisticsNet(nn.Module):
             return logits
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """Return what learns under a frozen backbone, as timm's networks do: here all that ever does."""
+        """Return what is trained with a frozen backbone, as in timm's networks: here all that is ever trained."""
         return self.scale, self.head

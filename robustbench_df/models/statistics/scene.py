@@ -1,7 +1,7 @@
-"""What is to be seen and where: colours, their layout, the orientation of edges, and energies by scale.
+"""Statistics of the scene: colours, their layout, the orientation of edges, and energies by scale.
 
-These are the descriptors by which scenes were recognised before networks were. A generator's pictures differ in them
-too: in what it likes to show, in its contrast, and in how sharp its surfaces are.
+Such descriptors were used for scene recognition before neural networks. Generated images differ in them too: in their
+typical content, in contrast, and in the sharpness of surfaces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Colours(nn.Module):
     SIZE = 3 * len(_QUANTILES) + 6 + 2 * len(_ENDS) + 6
 
     def forward(self, views: Views) -> Tensor:
-        """Return the statistics of RGB and of luma and chroma."""
+        """Return the statistics of RGB, luma and chroma."""
         values = views.rgb.flatten(2)
         count = values.shape[2]
         quantiles = values.sort(dim=2).values[:, :, [round(q * (count - 1)) for q in _QUANTILES]]
@@ -44,7 +44,7 @@ _CELLS = 8
 
 
 class Layout(nn.Module):
-    """Mean luma and chroma of 8×8 cells, as a tiny image: 192 numbers."""
+    """Mean luma and chroma of 8×8 cells, like a tiny image: 192 numbers."""
 
     SIZE = 3 * _CELLS**2
 
@@ -59,7 +59,8 @@ _ORIENTATIONS = 8
 class Orientations(nn.Module):
     """Histogram of oriented gradients of luma (Dalal & Triggs 2005), 8 orientations in 8×8 cells: 512 numbers.
 
-    A gradient votes for an orientation with a power of the cosine between the two, which is smooth where theirs is not.
+    A gradient votes for an orientation with a power of the cosine of the angle between them. This is smooth, unlike the
+    votes of Dalal & Triggs.
     """
 
     SIZE = _ORIENTATIONS * _CELLS**2
@@ -83,7 +84,7 @@ class Orientations(nn.Module):
 
 
 _FREQUENCIES = (0.4, 0.25)
-"""Cycles per pixel: the finest band, and one that is also taken of the image at a half and a quarter of its size."""
+"""Cycles per pixel: the finest band, and one that is also applied to the image at 1/2 and 1/4 of its size."""
 _TURNS = 6
 _HALVINGS = 2
 _REACH = 4
@@ -94,7 +95,7 @@ _GIST_CELLS = 4
 class Gist(nn.Module):
     """Log energies of Gabor filters on luma, 4 scales by 6 orientations in 4×4 cells: 384 numbers.
 
-    The gist of a scene (Oliva & Torralba 2001).
+    After the gist descriptor of scenes (Oliva & Torralba 2001).
     """
 
     SIZE = (len(_FREQUENCIES) + _HALVINGS) * _TURNS * _GIST_CELLS**2
@@ -115,7 +116,7 @@ class Gist(nn.Module):
 
 
 def _gabor(frequency: float) -> Tensor:
-    """Return even and odd filters ``[6 * 2, 1, 9, 9]`` of one frequency; a flat image gives nothing."""
+    """Return even and odd filters ``[6 * 2, 1, 9, 9]`` of one frequency; their response to a flat image is zero."""
     line = torch.arange(-_REACH, _REACH + 1.0)
     angles = (torch.arange(_TURNS) * math.pi / _TURNS)[:, None, None]
     phase = 2 * math.pi * frequency * (line * angles.cos() + line[:, None] * angles.sin())
@@ -127,7 +128,7 @@ def _gabor(frequency: float) -> Tensor:
 
 
 def _energies(luma: Tensor, filters: Tensor) -> Tensor:
-    """Mean moduli in 4×4 cells, ``[N, filters / 2 * 16]``."""
+    """Return mean moduli in 4×4 cells, ``[N, filters / 2 * 16]``."""
     padded = F.pad(luma, (_REACH,) * 4, mode="replicate")
     even, odd = F.conv2d(padded, filters).unflatten(1, (-1, 2)).unbind(2)
     modulus = (even.square() + odd.square() + 1e-6).sqrt()

@@ -1,4 +1,4 @@
-"""How neighbouring pixels go together: patterns of residuals, their correlations, and energies by scale."""
+"""Statistics of neighbouring pixels: patterns of residuals, their correlations, and energies by scale."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from robustbench_df.models.statistics.family import Views, memberships, root, triangles
 
 _HORIZONTAL = ((0, 0, -1, 1, 0), (0, 0.5, -1, 0.5, 0), (0, -1 / 3, 1, -1, 1 / 3))
-"""SRM's kernels of first, second and third order, scaled to a largest weight of 1; they also run down the image."""
+"""SRM's kernels of first, second and third order, scaled to a largest weight of 1; also used vertically."""
 
 _SQUARES = (
     ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0)),
     ((-1, 2, -2, 2, -1), (2, -6, 8, -6, 2), (-2, 8, -12, 8, -2), (2, -6, 8, -6, 2), (-1, 2, -2, 2, -1)),
 )
-"""SRM's 3×3 and 5×5 square kernels, before the same scaling."""
+"""SRM's 3×3 and 5×5 square kernels, not yet scaled in that way."""
 
 
 class HighPass(nn.Module):
-    """Planes ``[N, C, H, W]`` to residuals ``[N, C * 8, H, W]``: of each three across, the same down, two squares."""
+    """Map planes ``[N, C, H, W]`` to ``[N, C * 8, H, W]`` residuals: per plane 3 horizontal, 3 vertical, 2 square."""
 
     CHANNELS = 2 * len(_HORIZONTAL) + len(_SQUARES)
     kernels: Tensor
@@ -34,21 +34,21 @@ class HighPass(nn.Module):
         self.register_buffer("kernels", torch.cat([across, across.mT, squares])[:, None], persistent=False)
 
     def forward(self, planes: Tensor) -> Tensor:
-        """Return the residuals, edges reflected."""
+        """Return the residuals; edges are padded by reflection."""
         padded = F.pad(planes, (2, 2, 2, 2), mode="reflect").flatten(0, 1)[:, None]
         residuals: Tensor = F.conv2d(padded, self.kernels).unflatten(0, planes.shape[:2]).flatten(1, 2)
         return residuals
 
 
 _STEPS = (2.0, 6.0)
-"""Grey levels to which residuals are quantised: one for flat regions, one for edges."""
+"""Quantisation steps of residuals in grey levels: a fine one for flat regions, a coarse one for edges."""
 _TRUNCATED = 2
-"""Steps at which residuals are cut off."""
+"""Residuals are truncated to plus or minus this many steps."""
 _BINS = 2 * _TRUNCATED + 1
 
 
 def _unlike(count: int, length: int) -> list[int]:
-    """Number one pattern of ``length`` values below ``count`` of each set that mirroring and a change of sign make."""
+    """Return indices of patterns of ``length`` values below ``count``, one per class under mirroring and negation."""
     kept = []
     for k, pattern in enumerate(itertools.product(range(count), repeat=length)):
         negative = tuple(count - 1 - value for value in pattern)
@@ -61,10 +61,10 @@ _KEPT = _unlike(_BINS, 3)
 
 
 class Patterns(nn.Module):
-    """How often three residuals of luma in a row take three values: the spatial rich model's co-occurrences.
+    """Frequencies of the value triples of three adjacent luma residuals: the spatial rich model's co-occurrences.
 
-    Patterns that are each other's negative or mirror image count as one, and so do directions: rows under a kernel that
-    runs across and columns under one that runs down, and the other way round.
+    Patterns that are each other's negative or mirror image count as one. Directions are merged as well: rows of a
+    horizontal kernel's residuals with columns of the vertical kernel's, and the other way round.
     """
 
     SIZE = len(_STEPS) * HighPass.CHANNELS * len(_KEPT)
@@ -77,7 +77,7 @@ class Patterns(nn.Module):
         self.turned = [*range(kinds, 2 * kinds), *range(kinds), *range(2 * kinds, HighPass.CHANNELS)]
 
     def forward(self, views: Views) -> Tensor:
-        """Return the roots of the frequencies."""
+        """Return the square roots of the frequencies."""
         residuals = views.residuals[:, : HighPass.CHANNELS]
         found = []
         for step in _STEPS:
@@ -89,9 +89,9 @@ class Patterns(nn.Module):
         return root(torch.cat(found, dim=1))
 
     def _triples(self, cut: Tensor) -> Tensor:
-        """Frequencies ``[N, C, L, L, L]`` of three in a row in ``[N, C, H, W]``, last, middle and first."""
+        """Return frequencies ``[N, C, L, L, L]`` (last, middle, first) of row-wise triples in ``[N, C, H, W]``."""
         height, width = cut.shape[2:]
-        # Two columns that belong to no level: then a shift of the flat image groups no pixels across a line's end.
+        # Append two columns that belong to no level, so that shifting the flattened image joins no pixels across rows.
         lines = F.pad(cut, (0, 2), value=2 * _TRUNCATED).flatten(2)
         bins = triangles(lines, self.levels)
         first, middle, last = bins[..., :-2], bins[..., 1:-1], bins[..., 2:]
@@ -101,13 +101,13 @@ class Patterns(nn.Module):
 
 _CROSS = ((0, 1), (1, 2), (2, 1), (1, 0))
 _DIAGONAL = ((0, 0), (0, 2), (2, 2), (2, 0))
-"""Four neighbours in order around a pixel: row and column in the image padded by one."""
+"""Four neighbours of a pixel, in order around it, as row and column offsets in the image padded by one."""
 _TOLERANCE = 2.0
 """Grey levels by which a neighbour must differ to count as darker or lighter."""
 
 
 class Neighbours(nn.Module):
-    """Local ternary patterns of luma (Tan & Triggs 2010): of the four nearest neighbours, and of the four next ones."""
+    """Local ternary patterns of luma (Tan & Triggs 2010) over the four direct and over the four diagonal neighbours."""
 
     SIZE = 2 * 3**4
     levels: Tensor
@@ -117,7 +117,7 @@ class Neighbours(nn.Module):
         self.register_buffer("levels", torch.arange(-1.0, 2.0), persistent=False)
 
     def forward(self, views: Views) -> Tensor:
-        """Return the roots of the patterns' frequencies."""
+        """Return the square roots of the patterns' frequencies."""
         luma = views.luma
         height, width = luma.shape[2:]
         padded = F.pad(luma, (1, 1, 1, 1), mode="reflect")
@@ -133,7 +133,7 @@ class Neighbours(nn.Module):
 _REACH = 3
 _LAGS = [(y, x) for y in range(_REACH + 1) for x in range(-_REACH, _REACH + 1) if (y, x) > (0, 0)]
 _CORRELATED = (1, 4, 6)
-"""Of the residuals: second order across and down, and the 3×3 square."""
+"""Indices of the residuals used: second order, horizontal and vertical, and the 3×3 square."""
 
 
 class Correlations(nn.Module):
@@ -159,12 +159,12 @@ _SCALES = 3
 
 
 class Wavelets(nn.Module):
-    """Log energies of Haar's wavelets on luma and chroma by scale and direction, and how sparse they are."""
+    """Log energies of Haar wavelet bands of luma and chroma by scale and direction, and how sparse the bands are."""
 
     SIZE = 3 * _SCALES * 3 * 2
 
     def forward(self, views: Views) -> Tensor:
-        """Return the statistics; sides that are odd lose a line."""
+        """Return the statistics; of an odd side the last line is dropped."""
         ycc = views.ycc
         found = []
         for _ in range(_SCALES):
