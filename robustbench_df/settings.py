@@ -25,7 +25,7 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
-_KEY_PART = re.compile(r'"[^"]+"|[^".]+')
+_KEY_PART = re.compile(r""""[^"]+"|'[^']+'|[^"'.]+""")
 """One part of a dotted key; a part that contains dots is quoted, as in TOML."""
 
 
@@ -71,7 +71,7 @@ def parse_override(text: str) -> dict[str, Any]:
         parsed = value  # a bare word is a string
     nested: Any = parsed
     for part in reversed(parts):
-        nested = {part.strip('"'): nested}
+        nested = {part.strip("\"'"): nested}
     return dict(nested)
 
 

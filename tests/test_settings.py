@@ -52,6 +52,7 @@ def test_merging_keeps_what_the_new_table_does_not_name_and_takes_no_reference()
         ('a = ["x"]', {"a": ["x"]}),
         ("a=b=c", {"a": "b=c"}),
         ('a."t:x.in1k".n=1', {"a": {"t:x.in1k": {"n": 1}}}),
+        ("a.'t:x.in1k'.n=1", {"a": {"t:x.in1k": {"n": 1}}}),
     ],
 )
 def test_an_override_is_toml_or_a_bare_word(text: str, nested: dict[str, object]) -> None:

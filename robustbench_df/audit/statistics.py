@@ -150,7 +150,7 @@ def file_statistics(images: ImageSet, rows: Rows) -> Columns:
 
     if images.layout not in LAYOUTS:
         raise DataError("the images were made in memory, they have no files")
-    store, _ = open_source(Path(images.origin), images.layout, None)
+    store, _ = open_source(Path(images.origin), images.layout, None, strict=False)
     # An id is the printable form of a file's name; a few files have another name on disk.
     stored = {own: name for name in store.names if (own := printable(name)) != name}
     try:

@@ -61,12 +61,13 @@ def check_values(column: str, values: Collection[str], columns: Sequence[str], f
         fake_is: the number that means fake, as the user gave it.
 
     Raises:
-        DataError: all values name parts and there is no ``split``, or they are labels and there is no ``label``.
+        DataError: the values are names of several parts and there is no ``split``, or they are labels and there is no
+            ``label``.
     """
     if not values:
         return
     kind = ""
-    if "split" not in columns and all(map(split_of, values)):
+    if "split" not in columns and len(values) > 1 and all(map(split_of, values)):  # "train" alone may be a vehicle
         kind, remedy = "parts", "rename it to 'split'"
     elif "label" not in columns and all(class_of(value) != UNLABELLED for value in values):
         kind, remedy = "labels", "rename it to 'label'"

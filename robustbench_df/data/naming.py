@@ -19,9 +19,9 @@ _SPLIT_WORDS = {
     "evaluation": "eval|evaluation",
 }
 _ANY_SPLIT = "|".join(_SPLIT_WORDS.values())
-# "train", "test_set", "training data"; but not "tests", "testimonials", "trainers"
+# "train", "test_set", "valset", "training data"; but not "tests", "testimonials", "trainers"
 _SPLIT_FOLDERS = {
-    part: re.compile(rf"({words})([_ -](set|data|split|images?))?") for part, words in _SPLIT_WORDS.items()
+    part: re.compile(rf"({words})([_ -]?set|[_ -](data|split|images?))?") for part, words in _SPLIT_WORDS.items()
 }
 _CLASS_WORDS = {
     REAL: "real|reals|nature|natural|authentic|genuine|original|pristine",
@@ -56,6 +56,7 @@ class Place(NamedTuple):
     source: str
 
 
+@lru_cache(maxsize=65536)
 def class_of(folder: str) -> int:
     """Return the label a single folder name stands for, -1 when it is no class folder.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from itertools import takewhile
@@ -19,24 +20,26 @@ _ABSOLUTE = re.compile(r"([A-Za-z]:)?/")
 def check_paths(entries: Iterable[Entry], folder: str, file: str, remedy: str) -> list[Finding]:
     """Compare each label with its image's path, if that names exactly one class; the label counts.
 
-    Of an absolute path, only the folders below the manifest's own ``folder`` count. For paths that lead elsewhere, only
-    the folders below the one that they all share count: those above say nothing about a single image (``/home/ai/…``).
+    Folders that say nothing about a single image are skipped: those above the manifest's own ``folder``, and those that
+    all paths share (``/home/ai/…``, ``deepfakes/…``). Absolute paths to other places share theirs among themselves.
 
     Returns:
         A finding for each label that contradicts its path.
 
     Raises:
-        DataError: every path that names a class contradicts its label; ``remedy`` ends the message.
+        DataError: every path that names a class contradicts its label, and these paths are more than a category that
+            happens to have such a name ("nature"): they have both labels, or are all images of one. ``remedy`` ends the
+            message.
     """
     labelled = [entry for entry in entries if entry.label != UNLABELLED]
     below = [posixpath.dirname(entry.name.removeprefix(f"{folder}/")) for entry in labelled]
-    elsewhere = {path for path in below if _ABSOLUTE.match(path)}
-    levels = zip(*(path.split("/") for path in elsewhere), strict=False)
-    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, levels))
-    named = [_class_named(path, shared if _ABSOLUTE.match(path) else 0) for path in below]
+    shared = {absolute: _shared(path for path in below if _is_absolute(path) == absolute) for absolute in (True, False)}
+    named = [_class_named(path, shared[_is_absolute(path)]) for path in below]
     told = [(entry, said) for entry, said in zip(labelled, named, strict=True) if said != UNLABELLED]
     against = [(entry, said) for entry, said in told if said != entry.label]
-    if against and len(against) == len(told):
+    counts, whole = (Counter(entry.label for entry in some) for some in ((entry for entry, _ in against), labelled))
+    telling = len(counts) == 2 or any(counts[label] == whole[label] for label in counts)
+    if against and len(against) == len(told) and telling:
         entry, _ = against[0]
         which = f"all {len(told):,} paths that name a class" if len(told) > 1 else "the only path that names a class"
         raise DataError(
@@ -63,11 +66,12 @@ def check_column(column: str, pairs: Collection[tuple[int, str]], file: str, rem
         remedy: ends the message.
 
     Raises:
-        DataError: all values are class words, and none agrees with its label.
+        DataError: all values are class words, they stand beside both labels, and none agrees with its label.
     """
     said = [(label, class_of(value)) for label, value in pairs]
     known = [(label, word) for label, word in said if label != UNLABELLED]
-    if known and all(word not in (UNLABELLED, label) for label, word in said):
+    both = len({label for label, _ in known}) == 2  # "made_from: real" beside fakes only contradicts nothing
+    if both and all(word not in (UNLABELLED, label) for label, word in said):
         label, word = known[0]
         raise DataError(
             f"column '{column}' of '{file}' contradicts the column 'label' in every row: it says {CLASSES[word]} where "
@@ -83,6 +87,16 @@ def remedy_for(texts: Collection[str], fake_is: int | None) -> str:
     if fake_is == 0:
         return "if 1 means fake, leave out --fake-is 0; else mend the labels"
     return "if 0 means fake, use --fake-is 0; else mend the labels"
+
+
+def _is_absolute(path: str) -> bool:
+    return _ABSOLUTE.match(path) is not None
+
+
+def _shared(folders: Iterable[str]) -> int:
+    """Return how many leading folders all paths share."""
+    levels = zip(*(path.split("/") for path in set(folders)), strict=False)
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, levels))
 
 
 @lru_cache(maxsize=65536)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -181,20 +182,27 @@ def _check_options(
         raise UsageError(f"workers is {workers}; it must be at least 1")
 
 
-def open_source(path: Path, layout: str, fake_is: int | None, *, every_image: bool = False) -> tuple[Store, Plan]:
+def open_source(
+    path: Path, layout: str, fake_is: int | None, *, every_image: bool = False, strict: bool = True
+) -> tuple[Store, Plan]:
     """Open the source at a path; return its store, which the caller must close, and what its names mean.
+
+    Args:
+        path, layout, fake_is, every_image: as in `load_images`.
+        strict: check the labels of a manifest (`manifest`); ``every_image`` does without.
 
     Raises:
         DataError: no such file or folder, nothing that can be read, or names that contradict each other.
     """
     ending = path.suffix.lower()
-    read = _plan_of_all if every_image and layout == "auto" else partial(_plan, layout=layout)
+    strict = strict and not every_image
+    read = _plan_of_all if every_image and layout == "auto" else partial(_plan, layout=layout, strict=strict)
     if path.is_dir():
         return read(layouts.unwrap(FolderStore.scan(path)), fake_is=fake_is)
     if not path.is_file():
         raise DataError(f"no such file or folder: '{path}'{_near(path)}")
     if ending in ENDINGS:
-        return _manifest_on_disk(path, str(path), layout, fake_is, strict=not every_image)
+        return _manifest_on_disk(path, str(path), layout, fake_is, strict=strict)
     if layouts.is_image(path.name):
         return _plan(FolderStore(path.parent, str(path), [path.name]), layout, fake_is)
     if ending == ".zip" or zipfile.is_zipfile(path):
@@ -236,9 +244,13 @@ def _plan_of_all(store: Store, fake_is: int | None) -> tuple[Store, Plan]:
 
 
 def _left_out(store: Store, plan: Plan) -> set[str]:
-    """Return the images of a store that a plan does not list."""
-    inside = f"{store.root.resolve()}{os.sep}" if isinstance(store, FolderStore) else ""
-    return set(layouts.images_of(store)) - {entry.name.removeprefix(inside) for entry in plan.entries}
+    """Return the images of a store that a plan does not list, by relative or absolute paths or through a link."""
+    listed = {entry.name for entry in plan.entries}
+    if isinstance(store, FolderStore):
+        inside, folder_of = f"{store.root.resolve()}{os.sep}", cache(os.path.realpath)
+        absolute = {posixpath.split(name) for name in listed if posixpath.isabs(name)}
+        listed |= {posixpath.join(folder_of(folder), name).removeprefix(inside) for folder, name in absolute}
+    return set(layouts.images_of(store)) - listed
 
 
 def _noted(plan: Plan, kind: str, why: str, store: Store) -> Plan:

@@ -252,7 +252,11 @@ def _too_few(split: Split, name: str, drawn: list[str], families: Index | None) 
     alone = len(np.unique(components(split.images, pool, families)[np.isin(pool, own)]))
     if alone >= len(drawn):
         return ""
-    groups = f", and what belongs together makes {counted(alone, 'group')} of them" if 0 < alone < len(own) else ""
+    groups = (
+        f", and what belongs together (copies, groups, --group-by) makes {counted(alone, 'group')} of them"
+        if 0 < alone < len(own)
+        else ""
+    )
     return f"only {counted(len(own), f'{name} image')} in all{groups}; give more"
 
 

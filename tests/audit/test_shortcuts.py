@@ -179,6 +179,15 @@ def test_files_are_read_from_an_archive_alike(tmp_path: Path) -> None:
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
+def test_files_of_a_manifest_are_read_whatever_its_labels_stand_for(tmp_path: Path) -> None:
+    images = write(tmp_path / "set", {"real": JPEG, "fake": {**JPEG, "exif": exif()}}, 80)
+    rows = [f"{name},{1 - label}" for name, label in zip(images.ids, images.labels, strict=True)]
+    (tmp_path / "set" / "m.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+    listed = load_images(tmp_path / "set" / "m.csv", fake_is=0)
+    assert (listed.labels == images.labels).all()
+    assert by_id(shortcuts(listed, classifier=False))["files"].severity == "fail"
+
+
 def test_files_that_are_gone_are_no_pass(tmp_path: Path) -> None:
     images = write(tmp_path / "set", {"real": PNG, "fake": PNG}, 80)
     (tmp_path / "set" / images.ids[3]).unlink()

@@ -161,6 +161,15 @@ def test_a_manifest_in_a_folder_says_how_many_images_there_it_does_not_list(fold
     assert len(load_images(source, layout=layout)) == 6
 
 
+def test_images_listed_through_a_link_are_not_said_to_be_hidden(folder, pair, tmp_path):
+    root = folder(pair)
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    rows = [f"{tmp_path / 'link' / name},{name.split('/', maxsplit=1)[0]}" for name in pair]
+    (root / "manifest.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+    images = load_images(root)
+    assert (len(images), images.findings) == (4, ())
+
+
 def test_a_manifest_that_is_named_or_lists_all_hides_nothing(folder, pair):
     some = folder(pair | {"manifest.csv": b"path,label\nreal/1.png,real\nfake/1.png,fake"})
     assert load_images(some / "manifest.csv").findings == ()

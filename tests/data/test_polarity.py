@@ -84,6 +84,46 @@ def test_a_single_path_that_names_a_class_is_enough(folder, pair, make_png):
         load_images(root / "m.csv")
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["c/1.png,0", "c/2.png,1", "nature/3.png,1"],  # "nature" is a category here
+        ["people/1.png,0", "people/2.png,1", "nature/3.png,1", "nature/4.png,1"],
+    ],
+)
+def test_a_category_that_sounds_like_a_class_is_a_finding_and_no_refusal(folder, make_png, rows):
+    files = {row.split(",")[0]: make_png(k) for k, row in enumerate(rows)}
+    images = load_images(folder(files | {"m.csv": "\n".join(["path,label", *rows]).encode()}) / "m.csv")
+    assert sorted(images.labels) == sorted(int(row[-1]) for row in rows)
+    assert {(f.kind, f.where) for f in images.findings} == {
+        ("label-mismatch", name) for name in files if name.startswith("nature")
+    }
+
+
+def test_a_class_word_above_all_images_says_nothing(folder, make_png):
+    names = ("deepfakes/a/1.png", "deepfakes/b/2.png")
+    table = f"path,label\n{names[0]},0\n{names[1]},1"
+    images = load_images(folder({n: make_png(k) for k, n in enumerate(names)} | {"m.csv": table.encode()}) / "m.csv")
+    assert (images.labels.tolist(), images.findings) == ([0, 1], ())
+
+
+def test_a_column_filled_for_one_label_alone_contradicts_nothing(folder, make_png):
+    table = "path,label,made_from\n1.png,0,\n2.png,1,real\n3.png,1,real"
+    files = {f"{k}.png": make_png(k) for k in (1, 2, 3)}
+    images = load_images(folder(files | {"m.csv": table.encode()}) / "m.csv")
+    assert images.labels.tolist() == [0, 1, 1]
+    assert [f.kind for f in images.findings] == ["unused-column"]
+
+
+def test_a_prediction_does_without_labels_in_every_way_of_asking(folder, pair):
+    some = {name: pair[name] for name in ("real/1.png", "fake/1.png")}
+    root = folder(some | {"manifest.csv": b"path,label\nreal/1.png,1\nfake/1.png,0"})
+    for source, layout in ((root, "auto"), (root, "manifest"), (root / "manifest.csv", "auto")):
+        with pytest.raises(DataError, match="contradict all 2 paths"):
+            load_images(source, layout=layout)
+        assert len(load_images(source, layout=layout, require_classes=False, every_image=True)) == 2
+
+
 def test_a_path_that_names_both_classes_says_nothing(folder, make_png):
     names = ("AI_generated_images/real/1.png", "AI_generated_images/real_or_fake/2.png")
     table = "\n".join(["path,label", f"{names[0]},real", f"{names[1]},fake"])
@@ -104,9 +144,7 @@ def test_of_absolute_paths_only_what_tells_them_apart_counts(folder, pair):
         assert load(where, {"real/1.png": "real", "fake/1.png": "fake"}).findings == ()
         with pytest.raises(DataError, match="contradict all 2 paths that name a class"):
             load(where, {"real/1.png": "fake", "fake/1.png": "real"})
-    one_folder = {"real/1.png": "fake", "real/10.png": "real"}
-    assert load("lists", one_folder).findings == ()
-    assert [found.kind for found in load("ai", one_folder).findings] == ["label-mismatch"]
+        assert load(where, {"real/1.png": "fake", "real/10.png": "real"}).findings == ()
 
 
 @pytest.mark.parametrize("column", ["label_str", "class", "class_name", "kind"])

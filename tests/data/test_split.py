@@ -178,7 +178,10 @@ def test_no_fractions_are_advised_where_a_class_has_fewer_images_than_parts(
 
 def test_a_class_in_too_few_groups_is_told_as_such() -> None:
     images = random_set(60, groups=["" if k % 2 == 0 else f"video{k % 4}" for k in range(60)])
-    with pytest.raises(DataError, match="only 30 fake images in all, and what belongs together makes 2 groups of them"):
+    told = (
+        r"only 30 fake images in all, and what belongs together \(copies, groups, --group-by\) makes 2 groups of them"
+    )
+    with pytest.raises(DataError, match=told):
         make_split(images)
 
 
