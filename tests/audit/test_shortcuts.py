@@ -185,7 +185,7 @@ def test_files_of_a_manifest_are_read_whatever_its_labels_stand_for(tmp_path: Pa
     (tmp_path / "set" / "m.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
     listed = load_images(tmp_path / "set" / "m.csv", fake_is=0)
     assert (listed.labels == images.labels).all()
-    assert by_id(shortcuts(listed, classifier=False))["files"].severity == "fail"
+    assert by_id(shortcuts(listed, classifier=False))["files"].severity == "warn"  # by exif
 
 
 def test_files_that_are_gone_are_no_pass(tmp_path: Path) -> None:
