@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ def _number(name: str) -> str | None:
 
 WAYS: dict[str, Callable[[str], str | None]] = {
     "id": lambda name: name,
-    "file name": lambda name: PurePosixPath(name).name,
-    "file name without its ending": lambda name: PurePosixPath(name).stem,
+    "file name": posixpath.basename,
+    "file name without its ending": lambda name: posixpath.splitext(posixpath.basename(name))[0],
     "number": _number,
 }
 """The forms in which two names are compared; names that agree in one form agree in all later ones."""
@@ -70,24 +70,34 @@ def match(ids: Ids, images: Ids) -> Matched:
 
     The same form is used for all rows. A form is rejected if it makes two different names, or the names of two images,
     equal, because the match would be ambiguous. Among forms and columns that match equally many images, the first in
-    `WAYS` and `robustbench_df.tables.IDS` is used; if several images have the same name, the first one is matched.
+    `WAYS` and then in `robustbench_df.tables.IDS` is used; columns of bare numbers come last, since they may count the
+    rows. If several images have the same name, the first one is matched.
 
     Raises:
-        DataError: two columns both name images, but different ones.
+        DataError: two columns name different images, and neither is the stronger by its form.
     """
     tried = [
         (own, other, _match(names, others))
         for own, names in ids.columns.items()
         for other, others in images.columns.items()
     ]
-    own, other, best = max(tried, key=lambda found: found[2].found)
+    own, other, best = max(tried, key=lambda found: (found[2].found, -_rank(found[2])))
+    weakest = _rank(best)
     for column, counterpart, found in tried:
+        if _rank(found) > weakest:
+            continue  # e.g. a row number beside exact file names: it contradicts nothing
         differ = np.flatnonzero((found.place >= 0) & (best.place >= 0) & (found.place != best.place))
         if len(differ) and column != own:
             raise _ambiguous(ids, own, column, int(differ[0]))
         if len(differ):
             raise _ambiguous(images, other, counterpart, int(best.place[differ[0]]))
     return best
+
+
+def _rank(matched: Matched) -> int:
+    """Return the position in `WAYS` of a match's form, lower for a stronger match; bare numbers count as the last."""
+    bare = any(all(name.isdecimal() for name in names if name) for names in (matched.names, matched.images))
+    return len(WAYS) - 1 if bare else list(WAYS).index(matched.way)
 
 
 def _ambiguous(ids: Ids, column: str, other: str, row: int) -> DataError:
@@ -111,6 +121,8 @@ def _match(names: tuple[str, ...], images: tuple[str, ...]) -> Matched:
         fit = Matched(names, images, way, place)
         if fit.found > best.found:
             best = fit
+        if best.found == len(images) or (best.place >= 0).all():
+            break  # a later form cannot match more
     return best
 
 
@@ -162,7 +174,7 @@ def readings(matched: Matched, answered: NDArray[np.bool_]) -> dict[str, Rows]:
     complete = all(matched.place[row] >= 0 for row in first.values())
     listing = [k for k in range(len(written)) if written[k] >= 0 or not complete]
     # If the answers name no folders, they were listed without them, so class folders of the true labels are ignored.
-    called = [name if matched.way == "id" else PurePosixPath(name).name for name in matched.images]
+    called = [name if matched.way == "id" else posixpath.basename(name) for name in matched.images]
     natural = np.array(sorted(listing, key=lambda k: natural_key(called[k])), np.intp)
     alphabetical = np.array(sorted(listing, key=lambda k: called[k]), np.intp)
 

@@ -1,10 +1,11 @@
 """Prediction files from `rdf predict` or other tools: verdicts, P(fake), or verdicts with a confidence.
 
-A file is a CSV with a header, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of these. Column names
-may be in any case, and columns in any order. They are interpreted as follows:
+A file is a CSV with a header, a Parquet table, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of
+CSV and JSON files. Column names may be in any case, and columns in any order. They are interpreted as follows:
 
 1. *The image* is named by a column of `robustbench_df.tables.IDS`. If there are several, the one that matches the most
-   images is used; columns that name different images are refused (`robustbench_df.matching.match`).
+   images is used, and of equal ones the more exact; a less exact one, such as a row number beside file names, is
+   ignored, and others that name different images are refused (`robustbench_df.matching.match`).
 2. *The verdict* is the class given by ``prediction``, ``label`` or ``class``: a word, or 0 (real) and 1 (fake) in a
    column without other numbers. It takes precedence over P(fake), since a calibrated threshold need not be 0.5. If no
    class is given, the verdict is fake for P(fake) of at least 0.5.
@@ -15,9 +16,11 @@ may be in any case, and columns in any order. They are interpreted as follows:
 Columns that contradict each other are refused: two of ``prediction``, ``label`` and ``class`` that differ (one of them
 may be the true label); two different values of P(fake); a ``confidence`` together with a number under one of those
 three columns that is neither P(fake) nor its complement. A verdict that contradicts ``probability`` or ``score`` is not
-refused, since a threshold may explain it; `PredictionFile.crossed` counts verdicts that no threshold explains. If
-there is also ``prediction`` or ``label``, ``class`` is only read if all its values mean real or fake: otherwise it may
-be the class of the depicted object.
+refused, since a threshold may explain it; `PredictionFile.crossed` counts verdicts that no threshold explains.
+
+Two columns are ignored if they may mean something else: ``class`` beside any other prediction unless all its values can
+be read, since it may be the class of the depicted object; and ``score`` where every row has a verdict and some score
+lies outside [0, 1], since it may be a logit.
 """
 
 from __future__ import annotations
@@ -168,22 +171,29 @@ class _Column:
     def called(self) -> NDArray[np.int8]:
         return _called(self.named, self.figures)
 
+    @property
+    def outside(self) -> bool:
+        """Whether some number lies outside [0, 1]."""
+        return bool(((self.figures < 0) | (self.figures > 1)).any())
+
 
 def _parse(raw: bytes, where: str) -> PredictionFile:
     table = parse_table(raw, where, value="prediction")
     if not len(table):
         raise DataError(f"no answers in '{where}'; give a file that rdf predict wrote, or a CSV of ids and labels")
     columns = {name: _column(name, table) for name in (*VERDICTS, *PROBABILITIES, CONFIDENCE) if name in table.columns}
-    if "class" in columns and columns["class"].faults and columns.keys() & {"prediction", "label"}:
+    if "class" in columns and columns["class"].faults and columns.keys() - {"class", CONFIDENCE}:
         del columns["class"]
     if not columns.keys() - {CONFIDENCE}:
         raise DataError(f"'{where}' has no {' or '.join((*VERDICTS, *PROBABILITIES))} (it has {table.listed})")
-    _refuse_contradictions(columns, table)
     ids, n = table.ids(), len(table)
     verdict, p, confidence = np.full(n, UNLABELLED, np.int8), np.full(n, np.nan), np.full(n, np.nan)
     for name in VERDICTS:
         if name in columns:
             verdict = np.where(verdict == UNLABELLED, columns[name].named, verdict)
+    if "score" in columns and (verdict != UNLABELLED).all() and columns["score"].outside:
+        del columns["score"]
+    _refuse_contradictions(columns, table)
     for name in (*PROBABILITIES, *VERDICTS):
         if name in columns:
             p = np.where(np.isnan(p), columns[name].figures, p)

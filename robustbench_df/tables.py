@@ -1,4 +1,4 @@
-"""Tables about images, in CSV or JSON: their columns, and which of these name the images."""
+"""Tables about images, in CSV, JSON or Parquet: their columns, and which of these name the images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustbench_df.data.table import decode, read_table, separator
 from robustbench_df.errors import DataError, nearest
 
 IDS = ("image_id", "filename", "path", "file", "image", "name", "id", "index")
@@ -80,6 +81,9 @@ def read_bytes(path: Path) -> bytes:
 def parse_table(raw: bytes, where: str, value: str) -> Table:
     """Read a CSV with a header, a JSON list of objects, or a JSON object ``{name: value}``; the content decides which.
 
+    Encodings and separators are those of `robustbench_df.data.table.read_table`, but a CSV must be valid Unicode. A
+    name that ends in ``.parquet`` means Parquet.
+
     Args:
         raw: content of the file.
         where: name of the file in messages.
@@ -88,8 +92,10 @@ def parse_table(raw: bytes, where: str, value: str) -> Table:
     Raises:
         DataError: none of these formats, or a column name occurs twice.
     """
+    if where.lower().endswith(".parquet"):
+        return _parquet(raw, where)
     try:
-        text = raw.decode("utf-8-sig")
+        text = decode(raw, where)
         rows = json.loads(text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(text, where)
     except (ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"cannot read '{where}': {error}; it must be CSV or JSON") from error
@@ -103,10 +109,19 @@ def parse_table(raw: bytes, where: str, value: str) -> Table:
     return Table(where, {name: [row.get(name) for row in rows] for name in names})
 
 
+def _parquet(raw: bytes, where: str) -> Table:
+    names, rows = read_table(raw, where)
+    _refuse_twice(names, where)
+    return Table(where, dict(zip(names, map(list, zip(*rows, strict=True)), strict=False)))
+
+
 def _csv_rows(text: str, where: str) -> list[dict[Any, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    names = [name.strip().lower() for name in reader.fieldnames or ()]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator(text))
+    _refuse_twice([name.strip().lower() for name in reader.fieldnames or ()], where)
+    return list(reader)
+
+
+def _refuse_twice(names: list[str], where: str) -> None:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"'{where}' has the column '{twice}' twice; leave only the right one")
-    return list(reader)

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
-from robustbench_df.data.manifest import manifest
 from robustbench_df.data.naming import parse_label
-from robustbench_df.data.stores import FolderStore
 from robustbench_df.errors import DataError
 from robustbench_df.tables import Ids, Table, parse_table, read_bytes
 
@@ -33,7 +31,7 @@ class Truth:
 
 
 def read_truth(path: Path, fake_is: int | None = None) -> Truth:
-    """Read labels from CSV or JSON, a Parquet manifest, or a folder or zip of images whose folders name the class.
+    """Read labels from a table in CSV, JSON or Parquet, or a folder or zip of images whose folders name the class.
 
     Args:
         path: the file or folder.
@@ -47,10 +45,6 @@ def read_truth(path: Path, fake_is: int | None = None) -> Truth:
 
         images = load_images(path, fake_is=fake_is, size=READ_SIZE, require_classes=False)
         truth = Truth(Ids(str(path), {"id": tuple(map(str, images.ids))}), images.labels)
-    elif path.suffix.lower() == ".parquet":
-        plan = manifest(FolderStore(path.parent, str(path), []), path.name, fake_is)
-        ids = Ids(str(path), {"path": tuple(entry.name for entry in plan.entries)})
-        truth = Truth(ids, np.array([entry.label for entry in plan.entries], np.int8))
     else:
         truth = _from_table(parse_table(read_bytes(path), str(path), value="label"), fake_is)
     if (truth.labels == UNLABELLED).all():

@@ -58,13 +58,47 @@ def test_of_several_columns_the_one_that_names_images_counts() -> None:
 
 def test_columns_that_name_different_images_are_refused() -> None:
     images = ids("1.png", "2.png", "3.png")
-    table = ids(filename=("1.png", "3.png", "2.png"), index=("1", "2", "3"))
-    with pytest.raises(DataError, match=r"'filename' and 'index' of 'p.csv' .*row 2: '3.png' and '2'.; leave only"):
+    table = ids(filename=("1.png", "3.png", "2.png"), path=("1.png", "2.png", "3.png"))
+    with pytest.raises(DataError, match=r"'filename' and 'path' of 'p.csv' .*row 2: '3.png' and '2.png'.; leave only"):
         match(table, images)
-    with pytest.raises(DataError, match=r"'filename' and 'index' of 'truth.csv'"):
-        match(ids("1", "2", "3"), ids(where="truth.csv", **table.columns))
+    with pytest.raises(DataError, match=r"'filename' and 'path' of 'truth.csv'"):
+        match(images, ids(where="truth.csv", **table.columns))
     with pytest.raises(DataError, match="name different images"):
-        match(ids(filename=("2.png",), index=("1",)), images)  # one row is enough
+        match(ids(filename=("2.png",), path=("1.png",)), images)  # one row is enough
+    with pytest.raises(DataError, match="name different images"):  # exact names, but fewer than the numbers find
+        match(ids(filename=("3.png", "2.png", "x.png"), index=("1", "2", "3")), images)
+
+
+@pytest.mark.parametrize("counter", ["index", "id"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_row_counter_beside_file_names_is_ignored(counter: str, first: int) -> None:
+    names = tuple(sorted(f"{k}.png" for k in range(first, 20)))
+    counted = ids(filename=names, where="counted.csv", **{counter: tuple(map(str, range(first, 20)))})
+    plain = ids(filename=tuple(natural_sort(names)))
+    for one, other in ((counted, plain), (plain, counted)):
+        found = match(one, other)
+        assert (found.way, found.found) == ("id", len(names))
+        assert [found.images[k] for k in found.place] == list(found.names)
+    # Both sides count their own rows, in another order.
+    found = match(counted, ids(filename=plain.columns["filename"], **{counter: counted.columns[counter]}))
+    assert [found.images[k] for k in found.place] == list(names)
+
+
+def test_numbers_that_may_mean_either_the_row_or_the_name_are_refused() -> None:
+    """An answer to image 2 equals the truth's row number 2 exactly, yet that row is about image 3."""
+    truth = ids(where="truth.csv", filename=("1.png", "3.png", "2.png"), index=("1", "2", "3"))
+    with pytest.raises(DataError, match=r"'index' of 'truth.csv'|'filename' and 'index'"):
+        match(ids("1", "2", "3"), truth)
+
+
+def test_later_forms_are_tried_only_while_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setitem(WAYS, "number", lambda name: tried.append(name))
+    match(ids("2.png", "1.png", "x.png"), ids("1.png", "2.png"))  # all images are found
+    match(ids("2.png", "2.png"), ids("1.png", "2.png"))  # all rows have an image
+    assert not tried
+    match(ids("2.png", "x.png"), ids("1.png", "2.png"))
+    assert tried
 
 
 # --- in which order -------------------------------------------------------------------------------

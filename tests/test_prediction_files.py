@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from robustbench_df.data.naming import image_number
@@ -100,6 +101,10 @@ def test_every_name_of_an_id(column: str, tmp_path: Path) -> None:
         ("id,label,prediction", "1,fake,0.9", (FAKE, 0.9)),
         ("id,label,prediction", "1,,fake", (FAKE, NAN)),
         ("id,prediction,class", "1,fake,cat", (FAKE, NAN)),
+        ("id,class,probability", "1,cat,0.8", (NONE, 0.8)),
+        ("id,class,score", "1,cat,0.8", (NONE, 0.8)),
+        ("id,prediction,score", "1,fake,-4.2", (FAKE, NAN)),  # a logit
+        ("id,prediction,probability,score", "1,fake,0.8,4.2", (FAKE, 0.8)),
     ],
 )
 def test_what_counts_first(heading: str, cells: str, said: tuple[int, float], tmp_path: Path) -> None:
@@ -130,6 +135,26 @@ def test_the_content_tells_csv_from_json_whatever_the_ending(tmp_path: Path) -> 
             file = read(tmp_path, content, name)
             assert list(file.ids.columns.values()) == [("1.png", "2.png")], form
             assert file.verdict.tolist() == [FAKE, REAL]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_csv_of_excel_is_read_as_one_of_commas_is(mark: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes("filename,prediction\r\nä.png,fake\r\n2.png,real\r\n".replace(",", mark).encode(encoding))
+    (file,) = read_predictions(path)
+    assert file.ids.columns == {"filename": ("ä.png", "2.png")}
+    assert file.verdict.tolist() == [FAKE, REAL]
+
+
+def test_a_parquet_is_read_as_a_csv_is(tmp_path: Path) -> None:
+    pd.DataFrame({"ID": [3, 4], "prediction": ["fake", None]}).to_parquet(tmp_path / "p.parquet")
+    (file,) = read_predictions(tmp_path / "p.parquet")
+    assert file.ids.columns == {"id": ("3", "4")}
+    assert file.called.tolist() == [FAKE, NONE]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"cannot read .*broken.parquet' as Parquet"):
+        read_predictions(tmp_path / "broken.parquet")
 
 
 # --- contradictions -------------------------------------------------------------------------------
@@ -179,6 +204,11 @@ def test_verdicts_that_no_threshold_explains_are_counted(tmp_path: Path) -> None
         ("id,probability", "1,fake", "the probability 'fake' must be a number between 0 and 1"),
         ("id,label,confidence", "1,fake,80", "the confidence '80' must be a number between 0 and 1"),
         ("id,label,probability", "1,maybe,0.8", "the label 'maybe' must be"),
+        ("id,class", "1,cat", "the class 'cat' must be"),
+        ("id,class,confidence", "1,cat,0.8", "the class 'cat' must be"),
+        ("id,score", "1,4.2", "the score '4.2' must be a number between 0 and 1"),
+        ("id,label,score", "1,,4.2", "the score '4.2' must be"),
+        ("id,label,probability", "1,fake,4.2", "the probability '4.2' must be"),
     ],
 )
 def test_a_cell_that_is_no_answer_is_a_fault_of_its_row(heading: str, cells: str, said: str, tmp_path: Path) -> None:
@@ -209,7 +239,7 @@ def test_an_empty_answer_is_a_missing_one(cell: str, tmp_path: Path) -> None:
         ("filename,label\n", "no answers in"),
         ("[1, 2]", "row 1 of .* must hold an id and an answer"),
         ("[1, 2", "must be CSV or JSON"),
-        ("filename;label\n1.png;fake\n", "no prediction or label or .* .it has filename;label."),
+        ("filename|label\n1.png|fake\n", "no prediction or label or .* .it has filename|label."),
         ('[{"index": 1}]', "no prediction or label"),
         ("id,confidence\n1,0.8\n", "no prediction or label"),
         ("foo,label\n1,fake\n", "no id .it has foo, label.; name its images under image_id, filename"),
@@ -227,9 +257,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_predictions(tmp_path / "chalenge.json")
     with pytest.raises(DataError, match="is a folder"):
         read_predictions(tmp_path)
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "binary.csv").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError, match="must be CSV or JSON"):
         read_predictions(tmp_path / "binary.csv")
+    (tmp_path / "half.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"as UTF-16 .*; save it as UTF-8$"):
+        read_predictions(tmp_path / "half.csv")
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match="cannot read"):
         read_predictions(tmp_path / "broken.zip")

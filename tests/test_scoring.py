@@ -251,7 +251,7 @@ def test_files_of_an_archive_that_differ_are_told(place: Path, tmp_path: Path) -
         ("filename,label,probability\n1.png,fake,97\n", "row 1 of .*: the probability '97'"),
         ("filename,label\ncat.png,fake\n", "no answer in .* ids look like 'cat.png' and '1.png'"),
         ("filename,label,prediction\n1.png,real,0.9\n", "contradicts itself: row 1"),
-        ("index,filename,label\n1,2.png,real\n", "'filename' and 'index' of .* name different images"),
+        ("path,filename,label\n1.png,2.png,real\n", "'filename' and 'path' of .* name different images"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(place: Path, tmp_path: Path, text: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,12 +31,37 @@ def test_truth_in_every_form(tmp_path: Path) -> None:
     pd.DataFrame({"Path": NAMES, "Truth": WORDS}).to_csv(tmp_path / "words.csv", index=False)
     rows = [{"path": name, "target": word} for name, word in zip(NAMES, WORDS, strict=True)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    for file in ("manifest.parquet", "manifest.csv", "words.csv", "rows.json"):
+    table.to_csv(tmp_path / "excel.csv", index=False, sep=";", encoding="utf-16")
+    for file in ("manifest.parquet", "manifest.csv", "excel.csv", "words.csv", "rows.json"):
         assert told(read_truth(tmp_path / file), "path") == dict(zip(NAMES, LABELS, strict=True))
     (tmp_path / "map.json").write_text(json.dumps(dict(zip(NAMES, LABELS, strict=True))))
     assert told(read_truth(tmp_path / "map.json"), "id") == dict(zip(NAMES, LABELS, strict=True))
     turned = read_truth(tmp_path / "map.json", fake_is=0)
     assert turned.labels.tolist() == [1 - label for label in LABELS]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"filename": ["1.png", "2.png", "1.png"], "Truth": ["fake", None, "fake"], "name": ["cat"] * 3},
+        {"path": ["real/1.png", "fake/2.png"], "label": [1, 0]},  # the labels count, not the folders
+        {"path": ["1.png", "1.png"], "label": [1, 0]},
+        {"path": ["1.png", "2.png"], "label": ["real", "fake"], "target": ["fake", "fake"]},
+        {"path": ["1.png", "2.png"]},
+        {"path": [], "label": []},
+    ],
+)
+def test_a_truth_says_the_same_in_csv_and_parquet(columns: dict[str, list[Any]], tmp_path: Path) -> None:
+    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame(columns).to_parquet(tmp_path / "t.parquet")
+    said = []
+    for ending in ("csv", "parquet"):
+        try:
+            truth = read_truth(tmp_path / f"t.{ending}")
+            said.append(f"{truth.ids.columns} {truth.labels.tolist()}")
+        except DataError as error:
+            said.append(str(error).replace("parquet", "csv"))
+    assert said[0] == said[1]
 
 
 def test_truth_from_a_folder_of_images_of_any_size(tmp_path: Path) -> None:

@@ -34,10 +34,8 @@ def read_table(raw: bytes, file: str) -> tuple[list[str], Iterator[Sequence[Any]
 
 
 def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
-    text = _text(raw, file)
-    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])  # without quoted text
-    found = [separator for separator in _SEPARATORS if separator in header]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=found[0] if len(found) == 1 else ",")
+    text = decode(raw, file, "surrogateescape")  # a file name on disk need not be UTF-8
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text))
 
     def rows() -> Iterator[list[str]]:
         try:
@@ -49,9 +47,22 @@ def _csv(raw: bytes, file: str) -> tuple[list[str], Iterator[list[str]]]:
     return next(lines, []), lines
 
 
-def _text(raw: bytes, file: str) -> str:
+def separator(text: str) -> str:
+    """Return the separator of a CSV: comma, semicolon or tab, whichever its header holds; the comma if several."""
+    header = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])  # without quoted text
+    found = [mark for mark in _SEPARATORS if mark in header]
+    return found[0] if len(found) == 1 else ","
+
+
+def decode(raw: bytes, file: str, errors: str = "strict") -> str:
+    """Decode UTF-8, or UTF-16 with a byte-order mark; ``errors`` says what to do with bytes that are no UTF-8.
+
+    Raises:
+        DataError: it has the mark of UTF-16, but is none.
+        UnicodeDecodeError: it is no UTF-8, and ``errors`` is ``strict``.
+    """
     if not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-8-sig", "surrogateescape")
+        return raw.decode("utf-8-sig", errors)
     try:
         return raw.decode("utf-16")
     except UnicodeDecodeError as error:
