@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from robustbench_df import scrutiny
 from robustbench_df.attack_plan import AttackPlan
@@ -76,8 +78,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    chosen = ("models=['resnet_se_small', 'mlp']", "speed.precision='bf16'", "speed.memory_format='channels_last'")
-    return train_all(settings(source, *TRAINING, *chosen), tmp_path_factory.mktemp("runs") / "one")
+    chosen = ("models=['resnet_se_small', 'mlp']", "phase1.epochs=1", "speed.precision='bf16'")
+    return train_all(
+        settings(source, *TRAINING, *chosen, "speed.memory_format='channels_last'"),
+        tmp_path_factory.mktemp("runs") / "one",
+    )
 
 
 def weights(run: Run, model: str, phase: str) -> dict[str, Tensor]:
@@ -137,13 +142,32 @@ def test_the_probe_measures_on_it() -> None:
 
 
 def test_train_and_predict_from_the_command_line(source: Path, tmp_path: Path) -> None:
-    options = [part for o in (*SMALL, "models=['mlp']") for part in ("--set", o)]
-    trained = rdf("train-all", "--data", str(source), "--device", "cuda", "--run", "run", *options, cwd=tmp_path)
+    options = [part for o in (*SMALL, "models=['mlp']", "split.folds=2", "refit=true") for part in ("--set", o)]
+    with devices_seen() as at_training:
+        trained = rdf("train-all", "--data", str(source), "--device", "cuda", "--run", "run", *options, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     asked = ("predict", str(source), "--run", "run", "--device", "cuda", "--tta", "--form", "csv", "--to", "out")
-    predicted = rdf(*asked, cwd=tmp_path)
+    with devices_seen() as at_predicting:
+        predicted = rdf(*asked, cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
+    assert at_training == at_predicting == {GPU}
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 81
+
+
+@contextmanager
+def devices_seen() -> Iterator[set[torch.device]]:
+    """Keep on which devices networks compute meanwhile, but for two images: on the CPU it is tried whether they can."""
+    seen: set[torch.device] = set()
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > 2:
+            seen.add(inputs[0].device)
+
+    hook = register_module_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def network(name: str) -> Detector:
@@ -274,19 +298,27 @@ def test_a_run_is_attacked_and_looked_into(run: Run, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(place, name, few)
     shorten_checks(monkeypatch)
     attacks = (AttackSpec(name="fgsm"), AttackSpec(name="pgd", steps=2))
-    plan = AttackPlan(device="cuda", epsilons=(0.02,), images=6, attacks=attacks, phases=("final",))
-    cells = attack_run(run, plan)
-    assert [len(cell.load(run).table) for cell in cells] == [6] * 6
-    assert set(scrutiny.examine(run, cells, plan, "shipped", Reporter())) >= {"ensemble · final"}
-    assert scrutiny.transfer_of(run, plan, Reporter())["n"] == 4
-    scrutiny.save_examples(run, cells, plan, 2, Reporter())
+    plan = AttackPlan(
+        device="cuda", epsilons=(0.02,), images=6, attacks=attacks, models=("ensemble",), phases=("final",)
+    )
+    with devices_seen() as seen:
+        cells = attack_run(run, plan)
+        found = scrutiny.examine(run, cells, plan, "shipped", Reporter())
+        matrix = scrutiny.transfer_of(run, plan, Reporter())
+        scrutiny.save_examples(run, cells, plan, 2, Reporter())
+    assert seen == {GPU}
+    assert [len(cell.load(run).table) for cell in cells] == [6] * 2
+    assert set(found) >= {"ensemble · final"}
+    assert matrix["n"] == 4
 
 
 def test_a_run_is_corrupted_explained_and_timed(run: Run) -> None:
     kinds = ("gaussian_noise", "jpeg_compression", "fog")
-    corrupted = corrupt_run(run, CorruptionPlan(device="cuda", images=6, severities=(2,), corruptions=kinds))
+    with devices_seen() as seen:
+        corrupted = corrupt_run(run, CorruptionPlan(device="cuda", images=6, severities=(2,), corruptions=kinds))
+        explained = explain(run, ExplainPlan(device="cuda", images=4, measured=4, specimens=2))
+        timed = bench_run(run, BenchPlan(device="cuda", batches=(1,), seconds=1, models=("mlp",)))
+    assert seen == {GPU}
     assert {len(cell.load(run).table) for cell in corrupted} == {6}
-    explained = explain(run, ExplainPlan(device="cuda", images=4, measured=4, specimens=2))
     assert explained["detectors"]
-    timed = bench_run(run, BenchPlan(device="cuda", batches=(1,), seconds=1, models=("mlp",)))
     assert timed["hardware"]["device"] == f"cuda ({NAME})"
