@@ -81,7 +81,7 @@ MISORDERED = {
 
 REFUSED = {
     "label against prediction": table("filename,label,prediction", NAMES, WORDS[::-1], P),
-    "index against filename": table("index,filename,prediction", range(1, N + 1), NAMES, P),
+    "path against filename": table("path,filename,prediction", NAMES[::-1], NAMES, P),
     "figure against confidence": table("id,prediction,confidence", NAMES, P, P[::-1]),
     "no id": table("row,prediction", NAMES, P),
     "no answer": table("id,answer", NAMES, P),
