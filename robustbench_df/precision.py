@@ -14,16 +14,17 @@ def exact_fp32() -> Iterator[None]:
     """Compute float32 convolutions in full float32 precision inside the context.
 
     On Ampere and later GPUs, cuDNN by default rounds the inputs of convolutions to TF32, whose 11 bits change a margin
-    by some thousandths of its size. Matrix products are not rounded by default. Do not use this for training, which is
-    faster and no worse with TF32.
+    by some thousandths of its size. Matrix products are not rounded by default. Training does not use this context:
+    its half precisions are coarser than TF32 anyway.
     """
     place: Any = torch.backends.cudnn
-    name, exact = "allow_tf32", False
+    name: str = "allow_tf32"
+    exact: bool | str = False
     try:
         before = getattr(place, name)
     except RuntimeError:
         # The setting was made for convolutions alone, which torch allows since 2.9; it must then be read there.
-        place, name, exact = place.conv, "fp32_precision", "ieee"  # type: ignore[assignment]
+        place, name, exact = place.conv, "fp32_precision", "ieee"
         before = getattr(place, name)
     setattr(place, name, exact)
     try:
