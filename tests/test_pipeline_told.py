@@ -63,7 +63,7 @@ def test_what_is_left_out_and_what_a_split_divides_is_told_and_folders_can_be_ke
     source = write_videos(tmp_path / "set")
     run, lines = train(source, tmp_path / "apart")
     assert any(line.startswith("outside-classes: 1 of 121 images left out") and "Face2Face" in line for line in lines)
-    assert "not-an-image: 1 other files ignored: 1 .txt" in lines
+    assert "not-an-image: 1 other file ignored: 1 .txt" in lines
     assert any(line.startswith("groups-in-names: 20 groups") and "--group-by folder" in line for line in lines)
     assert divided(run) > 10
     run, lines = train(source, tmp_path / "together", "data.group_by=folder")

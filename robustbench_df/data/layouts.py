@@ -212,7 +212,7 @@ def other_endings(names: Iterable[str]) -> str:
 
 def _other_files(store: Store) -> list[Finding]:
     files = [n for n in store.names if not is_image(n) and not _PREDICTIONS.fullmatch(posixpath.basename(n))]
-    detail = f"{len(files):,} other files ignored: {other_endings(files)}"
+    detail = f"{counted(len(files), 'other file')} ignored: {other_endings(files)}"
     return [Finding("not-an-image", files[0], detail)] if files else []
 
 

@@ -35,7 +35,7 @@ def test_folders_splits_sources_and_wrapper(folder, archive, make_png, packed):
     assert images.labels.tolist() == [0, 1, 0, 0, 1]
     assert list(images.given) == ["test", "train", "train", "train", "val"]
     assert list(images.sources) == ["", "sd14", "", "", ""]
-    assert [(f.kind, f.detail) for f in images.findings] == [("not-an-image", "1 other files ignored: 1 .txt")]
+    assert [(f.kind, f.detail) for f in images.findings] == [("not-an-image", "1 other file ignored: 1 .txt")]
 
 
 def test_images_in_a_folder_that_names_both_classes_are_not_left_out_in_silence(folder, make_png):

@@ -87,7 +87,7 @@ def test_an_empty_class_folder_beside_a_full_one_is_a_finding(folder, pair):
     [
         (lambda p: p / "sett", "no such file or folder: .*did you mean 'set'"),
         (lambda p: p / "set" / "notes.txt", "no folder, zip archive, manifest"),
-        (lambda p: p / "set", r"no images in .*1 other files ignored: 1 \.txt"),
+        (lambda p: p / "set", r"no images in .*1 other file ignored: 1 \.txt"),
         (lambda p: p / "void", "no images in"),
         (lambda p: p / "broken.zip", "damaged or incomplete"),
     ],
