@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robustbench_df.data.naming import image_number
 from robustbench_df.data.stores import natural_key, natural_sort
 from robustbench_df.errors import DataError
-from robustbench_df.tables import Ids
+from robustbench_df.image_tables import Ids
 
 Rows = NDArray[np.intp]
 
@@ -70,8 +70,8 @@ def match(ids: Ids, images: Ids) -> Matched:
 
     The same form is used for all rows. A form is rejected if it makes two different names, or the names of two images,
     equal, because the match would be ambiguous. Among forms and columns that match equally many images, the first in
-    `WAYS` and then in `robustbench_df.tables.IDS` is used; columns of bare numbers come last, since they may count the
-    rows. If several images have the same name, the first one is matched.
+    `WAYS` and then in `robustbench_df.image_tables.IDS` is used; columns of bare numbers come last, since they may
+    count the rows. If several images have the same name, the first one is matched.
 
     Raises:
         DataError: two columns name different images, and neither is the stronger by its form.

@@ -3,9 +3,9 @@
 A file is a CSV with a header, a Parquet table, a JSON list of objects, a JSON object ``{name: answer}``, or a zip of
 CSV and JSON files. Column names may be in any case, and columns in any order. They are interpreted as follows:
 
-1. *The image* is named by a column of `robustbench_df.tables.IDS`. If there are several, the one that matches the most
-   images is used, and of equal ones the more exact; a less exact one, such as a row number beside file names, is
-   ignored, and others that name different images are refused (`robustbench_df.matching.match`).
+1. *The image* is named by a column of `robustbench_df.image_tables.IDS`. If there are several, the one that matches
+   the most images is used, and of equal ones the more exact; a less exact one, such as a row number beside file names,
+   is ignored, and others that name different images are refused (`robustbench_df.matching.match`).
 2. *The verdict* is the class given by ``prediction``, ``label`` or ``class``: a word, or 0 (real) and 1 (fake) in a
    column without other numbers. It takes precedence over P(fake), since a calibrated threshold need not be 0.5. If no
    class is given, the verdict is fake for P(fake) of at least 0.5.
@@ -40,8 +40,8 @@ from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
 from robustbench_df.data.naming import parse_label
 from robustbench_df.data.stores import is_junk
 from robustbench_df.errors import DataError
+from robustbench_df.image_tables import Ids, Table, parse_table, read_bytes
 from robustbench_df.matching import match
-from robustbench_df.tables import Ids, Table, parse_table, read_bytes
 
 VERDICTS, PROBABILITIES, CONFIDENCE = ("prediction", "label", "class"), ("probability", "score"), "confidence"
 """Names of columns with predictions."""

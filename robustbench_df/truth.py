@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED
 from robustbench_df.data.naming import parse_label
 from robustbench_df.errors import DataError
-from robustbench_df.tables import Ids, Table, parse_table, read_bytes
+from robustbench_df.image_tables import Ids, Table, parse_table, read_bytes
 
 LABELS = ("label", "truth", "target", "class")
 """Headers of the column with the true label, in any letter case. The first one present is used; the others must not

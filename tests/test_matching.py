@@ -7,8 +7,8 @@ import pytest
 
 from robustbench_df.data.stores import natural_sort
 from robustbench_df.errors import DataError
+from robustbench_df.image_tables import Ids
 from robustbench_df.matching import WAYS, WRONG_ORDERS, Matched, match, readings
-from robustbench_df.tables import Ids
 
 
 def ids(*names: str, where: str = "p.csv", **columns: tuple[str, ...]) -> Ids:

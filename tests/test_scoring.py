@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from robustbench_df.errors import DataError
+from robustbench_df.image_tables import Ids
 from robustbench_df.inference import FORMS, Verdicts, write_forms
 from robustbench_df.matching import match
 from robustbench_df.metrics.intervals import auc_interval, wilson
 from robustbench_df.scoring import Scored, other_orders, score_file
-from robustbench_df.tables import Ids
 from tests.conftest import learnable_set
 from tests.runs import write_folder
 

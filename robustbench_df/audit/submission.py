@@ -9,8 +9,8 @@ import numpy as np
 from robustbench_df.audit.finding import AuditFinding, Example, Figure, Severity
 from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
+from robustbench_df.image_tables import Ids
 from robustbench_df.matching import Matched, match
-from robustbench_df.tables import Ids
 
 _TITLES = {
     "ids": "The submission answers for every image, once",
