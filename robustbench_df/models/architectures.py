@@ -115,13 +115,24 @@ def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
     return model
 
 
+def quiet_classifier(net: nn.Module) -> nn.Module:
+    """Redraw a timm network's linear classifier with weights of `CLASSIFIER_STD`, in place, and return the network.
+
+    timm scales that of an EfficientNet or a MobileNet by its number of outputs: with two, initial logits are about ±10,
+    and training needs epochs to undo that.
+    """
+    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
+    if isinstance(classifier, nn.Linear):
+        nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
+    return net
+
+
 def _efficientnet(name: str) -> Build:
     def build(config: ModelConfig, small: bool, _side: int) -> nn.Module:
         network = timm_network(name, config, drop_path_rate=config.drop_path)
-        net: Any = network
-        # timm scales the initial classifier by its number of outputs: with two, initial logits are about ±10, and
-        # training needs epochs to undo that.
-        nn.init.normal_(net.classifier.weight, std=CLASSIFIER_STD)
+        net: Any = quiet_classifier(network)
         if small:
             net.conv_stem.stride = (1, 1)
         return network

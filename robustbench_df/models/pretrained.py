@@ -201,6 +201,12 @@ def fits(detector: Detector, state: State) -> bool:
     return not _misfits(detector, _fitted(detector, state))
 
 
+def classes_of(detector: Detector, state: State) -> int:
+    """Return how many classes the classifier in ``state`` has; 0 if there is none. The detector may be on "meta"."""
+    heads = tuple(f"net.{name}" for name in head_names(detector.net))
+    return max((len(v) for k, v in _fitted(detector, state).items() if v.ndim and k.startswith(heads)), default=0)
+
+
 def _misfits(detector: Detector, found: State) -> list[str]:
     """Name the tensors of ``detector``, except its classifier's, that ``found`` lacks or has in another shape."""
     free = ("mean", "std", *(f"net.{name}" for name in head_names(detector.net)))

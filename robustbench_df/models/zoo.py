@@ -15,11 +15,12 @@ from torch import nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError, nearest
-from robustbench_df.models.architectures import MODELS, OPTIONS, SMALL_IMAGE, Architecture, timm_network
+from robustbench_df.models.architectures import MODELS, OPTIONS, SMALL_IMAGE, Architecture, quiet_classifier, timm_network
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
 from robustbench_df.models.pretrained import (
     State,
+    classes_of,
     fits,
     head_names,
     load_weights,
@@ -32,6 +33,9 @@ LARGE_IMAGE, LARGE_SIDE = 256, 224
 """Images larger than the first side are reduced to the second, the resolution that ImageNet networks are made for."""
 PRETRAINED_SIDE = 128
 """Small images are enlarged to this side for a pretrained native stem; the last feature map is then 4×4."""
+
+IMAGENET_CLASSES = 1000
+"""A weight file whose classifier has as many classes or more comes from ImageNet, thus from large images."""
 
 
 def architecture(name: str) -> Architecture:
@@ -58,7 +62,7 @@ def architecture(name: str) -> Architecture:
     fixed = shape.input_size[-1] if shape is not None and shape.fixed_input_size else None
     return Architecture(
         f"timm's {bare}",
-        lambda config, *_: timm_network(bare, config),
+        lambda config, *_: quiet_classifier(timm_network(bare, config)),
         timm_name=bare,
         fixed_side=fixed,
         options=("dropout",),
@@ -87,7 +91,8 @@ def build_detector(config: ModelConfig, image_size: tuple[int, int]) -> tuple[De
         state, where = pretrained_state(arch.timm_name, config.pretrained, config.name), "pretrained weights"
     else:
         state, where = read_weights(Path(config.weights)), f"'{config.weights}'"
-    resolved = _resolved(config, arch, shortest, _stem(config, arch, shortest, state), state)
+    stem = _stem(config, arch, shortest, state)
+    resolved = _resolved(config, arch, shortest, stem, stem == "native" and _enlarged(config, arch, shortest, state))
     # Foreign weights expect their own channel statistics; a file of this package contains them.
     elsewhere = state is not None and resolved.stem == "native"
     detector = _assembled(arch, resolved, shortest, **pretrained_scaling(arch.timm_name) if elsewhere else {})
@@ -106,21 +111,33 @@ def _stem(config: ModelConfig, arch: Architecture, shortest: int, state: State |
         return "native"
     if state is None:
         return "small"
-    with torch.device("meta"):  # only shapes are needed
-        small = _assembled(arch, _resolved(config, arch, shortest, "small", state), shortest)
-    return "small" if fits(small, state) else "native"
+    return "small" if fits(_shapes(config, arch, shortest, "small"), state) else "native"
+
+
+def _enlarged(config: ModelConfig, arch: Architecture, shortest: int, state: State | None) -> bool:
+    """Whether small images are enlarged for a native stem, because the weights to be loaded come from large ones."""
+    if state is None:
+        return False
+    if config.weights is None or (arch.small_stem and config.stem == "auto"):
+        return True
+    # Where there is no small stem, or the config names one, a file may as well come from training on small images.
+    return classes_of(_shapes(config, arch, shortest, "native"), state) >= IMAGENET_CLASSES
+
+
+def _shapes(config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"]) -> Detector:
+    """Return the detector on torch's meta device: names and shapes of its tensors, without values."""
+    with torch.device("meta"):
+        return _assembled(arch, _resolved(config, arch, shortest, stem, enlarged=False), shortest)
 
 
 def _resolved(
-    config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"], state: State | None
+    config: ModelConfig, arch: Architecture, shortest: int, stem: Literal["small", "native"], enlarged: bool
 ) -> ModelConfig:
-    """Return ``config`` with every setting decided, given the stem."""
-    # If there is no small stem, or if the config names the stem, a weight file may come from training on small images.
-    pretrained = state is not None and (config.weights is None or (arch.small_stem and config.stem == "auto"))
+    """Return ``config`` with every setting decided, given the stem and whether small images are enlarged."""
     return config.model_copy(
         update={
             "stem": stem,
-            "input_size": _input_size(config, arch, shortest, pretrained and stem == "native"),
+            "input_size": _input_size(config, arch, shortest, enlarged),
             "pretrained": "never",
             "weights": None,
             "frontend": "rgb" if arch.pixels else config.frontend,

@@ -162,6 +162,17 @@ def test_a_file_of_timms_native_weights_is_taken_for_small_images(tmp_path: Path
     assert detector.eval()(torch.rand(2, 3, *SIZE)).shape == (2, 2)
 
 
+@pytest.mark.parametrize(("classes", "side"), [(10, None), (1000, PRETRAINED_SIDE)])
+def test_a_file_for_a_network_without_small_stem_enlarges_where_its_classifier_is_imagenets(
+    classes: int, side: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "timm.safetensors"
+    save_file(timm.create_model("mobilenetv3_small_050", num_classes=classes).state_dict(), path)
+    detector, resolved = built("timm:mobilenetv3_small_050", weights=str(path))
+    assert resolved.input_size == detector.input_size == side
+    assert built("timm:mobilenetv3_small_050", weights=str(path), input_size=48)[1].input_size == 48
+
+
 def test_a_file_that_fits_the_small_stem_gets_it(tmp_path: Path) -> None:
     ours, _ = built("resnet18", pretrained="never")
     path = tmp_path / "small.safetensors"

@@ -137,6 +137,14 @@ def test_any_timm_model_and_near_misses() -> None:
         architecture("timm:resnet18x")
 
 
+def test_timms_networks_begin_without_an_opinion() -> None:
+    """timm's own classifier of this one answers ±10 where it has two outputs."""
+    detector, _ = build_detector(config("timm:tf_efficientnet_lite0", pretrained="never"), SIZE)
+    x = torch.rand(8, 3, *SIZE)
+    with torch.no_grad():
+        assert float(detector.train()(x).abs().max()) < 1
+
+
 def test_a_misspelt_tag_of_timms_weights_is_one_line_with_those_there_are() -> None:
     told = r"^timm's resnet18 has no weights 'a1_in1kk' \(did you mean 'a1_in1k'\?\); choose from a1_in1k, a2_in1k"
     with pytest.raises(ModelError, match=told):
