@@ -52,7 +52,7 @@ _EXPORTS = {
     "load_config": "config",
     "load_images": "data.sources",
     "make_split": "data.split",
-    "choose_device": "train.speed",
+    "choose_device": "devices",
     "corrupt": "corruptions.suite",
     "corrupt_run": "corruption_grid",
     "library_corrupt": "corruptions.library",

@@ -21,14 +21,14 @@ from robustbench_df.deploy.graphs import save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import OnnxDetector, runtime_version
 from robustbench_df.deploy.timing import ROUNDS, Timed, time_in_turn, working_memory
+from robustbench_df.devices import choose_device, device_name, synchronize, working
 from robustbench_df.errors import ModelError, RdfError, UsageError, first_line
 from robustbench_df.exporting import ExportPlan, detector_of, ready_file
 from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance
 from robustbench_df.settings import Positive, Settings
-from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import choose_device, device_name, synchronize, working
 
 MEMORY_BATCH = 32
 """Batch size at which the working memory is measured; the same for all ways, since memory grows with the batch."""

@@ -20,10 +20,10 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.metrics.intervals import wilson
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import Index, deployed, tensors, thin, works
 from robustbench_df.run import Run, open_run
 from robustbench_df.rundir import write_json
-from robustbench_df.train.report import Reporter
 
 QUERIES = 1000
 """Default number of queries per image: a service answers slowly, and Square has most of its successes early."""

@@ -26,16 +26,17 @@ from robustbench_df.corruption_plan import CorruptionCell, CorruptionPlan, Damag
 from robustbench_df.corruption_precision import Choice, Network, Pair
 from robustbench_df.corruption_summary import CLEAN
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.devices import choose_device, synchronize
 from robustbench_df.evaluate import predictions_table
 from robustbench_df.memory import is_out_of_memory, keep_freed_memory
 from robustbench_df.metrics.scores import margins
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Ensemble
+from robustbench_df.progress import Reporter
 from robustbench_df.records import Predictions
 from robustbench_df.robustness import Index, works
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import PROBE_BATCH, choose_device, synchronize
+from robustbench_df.train.speed import PROBE_BATCH
 from robustbench_df.wording import duration
 
 LONG = 60

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustbench_df.devices import synchronize
 from robustbench_df.metrics.scores import Floats, probability
 from robustbench_df.precision import exact_fp32
-from robustbench_df.train.speed import DTYPES, PROBE_BATCH, PROBE_STEPS, synchronize
+from robustbench_df.train.speed import DTYPES, PROBE_BATCH, PROBE_STEPS
 
 Pair = tuple[str, str]
 """Name of a detector, or ``ensemble``, and its phase."""

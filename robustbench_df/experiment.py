@@ -24,7 +24,7 @@ from robustbench_df.rundir import provenance, write_json
 
 if TYPE_CHECKING:
     from robustbench_df.data.imageset import ImageSet
-    from robustbench_df.train.report import Reporter
+    from robustbench_df.progress import Reporter
 
 REPORTS = Path("reports") / "experiments"
 QUICK = Path("runs") / "experiments"
@@ -76,8 +76,8 @@ def run_experiment(
         Interrupted: on Ctrl-C; finished cells are kept.
     """
     from robustbench_df.data.sources import load_images
-    from robustbench_df.train.report import Reporter as Silent
-    from robustbench_df.train.speed import choose_device
+    from robustbench_df.devices import choose_device
+    from robustbench_df.progress import Reporter as Silent
 
     name, config = experiment.name, experiment.config
     source = "demo" if quick and data is None else find_data(name, config, data)
@@ -289,6 +289,6 @@ def _where(error: BaseException, folder: Path) -> str:
 def _machine(device: str) -> tuple[int, str]:
     import torch
 
-    from robustbench_df.train.speed import device_name
+    from robustbench_df.devices import device_name
 
     return torch.get_num_threads(), device_name(device)

@@ -24,6 +24,7 @@ from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.corruptions.catalogue import CORRUPTIONS
 from robustbench_df.corruptions.suite import corrupt
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.devices import choose_device
 from robustbench_df.errors import ModelError
 from robustbench_df.evaluate import Condition
 from robustbench_df.explaining import specimens, subjects
@@ -33,12 +34,11 @@ from robustbench_df.explaining.pictures import drop_unnamed, keep_picture, keys_
 from robustbench_df.explaining.subjects import Clean, Look, Subject, as_input, as_pixels, bare, load_pixels, load_team
 from robustbench_df.memory import keep_freed_memory
 from robustbench_df.models.deployed import Deployed
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import Index
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_json
 from robustbench_df.settings import Count, Fraction, Settings
-from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import choose_device
 
 SCHEMA = 1
 """Version of the two JSON files."""

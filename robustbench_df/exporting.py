@@ -21,11 +21,11 @@ from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import INPUT, OUTPUT, OnnxDetector, runtime_version
 from robustbench_df.errors import ModelError, UsageError, nearest
 from robustbench_df.models.detector import Detector, frozen
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import tensors, thin
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance, write_atomic, write_json
 from robustbench_df.settings import Settings
-from robustbench_df.train.report import Reporter
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a logit, relative to its magnitude if that is above 1. Another order of summation in

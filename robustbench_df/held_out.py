@@ -14,11 +14,11 @@ from robustbench_df.config import RunConfig
 from robustbench_df.data.split import Split
 from robustbench_df.evaluate import CLEAN, Condition, predict_logits, predictions_table
 from robustbench_df.models.detector import Detector, Ensemble
+from robustbench_df.progress import Reporter
 from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
 from robustbench_df.summary import judged_part
 from robustbench_df.train.job import PHASES
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import load_checkpoint
 

@@ -27,8 +27,8 @@ from robustbench_df.errors import DataError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.intervals import Interval, wilson
 from robustbench_df.models.detector import Detector
+from robustbench_df.progress import Reporter
 from robustbench_df.settings import merge, validated
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.shelf import SHELF, Phase, train_once, training_seconds
 from robustbench_df.train.state import load_checkpoint
 

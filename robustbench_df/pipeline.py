@@ -26,6 +26,7 @@ from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.info import findings_by_kind
 from robustbench_df.data.sources import load_configured
 from robustbench_df.data.split import Split, make_folds, make_refit, make_split, split_rows
+from robustbench_df.devices import choose_device, device_name
 from robustbench_df.ensembling import TWINS, fit_ensembles, write_results
 from robustbench_df.errors import Interrupted, RunError
 from robustbench_df.held_out import conditions, score_ensemble, score_members
@@ -34,6 +35,7 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import read_weights
 from robustbench_df.models.zoo import architecture, build_detector, pixels_seen
 from robustbench_df.preflight import decide_pretrained, refuse_unfit_refits, require_buildable, run_to_resume
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
 from robustbench_df.rundir import (
     Durations,
@@ -46,10 +48,9 @@ from robustbench_df.rundir import (
 )
 from robustbench_df.train.estimate import seconds_left
 from robustbench_df.train.job import PHASES, Job
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import planned_epochs
 from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
-from robustbench_df.train.speed import Setting, choose_device, device_name, setting_for
+from robustbench_df.train.speed import Setting, setting_for
 from robustbench_df.wording import counted, duration
 
 _LONG = 2 * 3600

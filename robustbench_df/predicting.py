@@ -13,8 +13,8 @@ from robustbench_df.config import file_name
 from robustbench_df.data.sources import load_images
 from robustbench_df.errors import DataError
 from robustbench_df.inference import FORMS, Verdicts
+from robustbench_df.progress import Reporter
 from robustbench_df.settings import Fraction, Settings
-from robustbench_df.train.report import Reporter
 
 if TYPE_CHECKING:
     from robustbench_df.data.imageset import ImageSet
@@ -85,7 +85,7 @@ def predict_source(
     Warns:
         UserWarning: the original size of some images is outside the range of sizes that the run was trained on.
     """
-    from robustbench_df.train.speed import choose_device
+    from robustbench_df.devices import choose_device
 
     reporter = reporter or Reporter()
     refit = run.refitted if plan.refit is None else plan.refit

@@ -11,15 +11,15 @@ import torch
 
 from robustbench_df.config import RunConfig
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.devices import choose_device
 from robustbench_df.errors import ModelError, RunError, UsageError, first_line
 from robustbench_df.memory import is_out_of_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.pretrained import pretrained_state
 from robustbench_df.models.zoo import LARGE_SIDE, architecture, build_detector, unused_options
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
 from robustbench_df.settings import merge, override_key, validated
-from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import choose_device
 
 
 def refuse_unfit_refits(config: RunConfig) -> None:

@@ -25,12 +25,12 @@ from robustbench_df.attacks.clean import CleanPasses
 from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.suite import run_suite
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.devices import choose_device
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
+from robustbench_df.progress import Reporter
 from robustbench_df.records import Predictions
 from robustbench_df.run import Run, assemble
-from robustbench_df.train.report import Reporter
-from robustbench_df.train.speed import choose_device
 from robustbench_df.train.state import load_checkpoint
 
 Index = NDArray[np.intp]

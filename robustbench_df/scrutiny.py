@@ -24,10 +24,10 @@ from robustbench_df.attacks.summary import robust
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
 from robustbench_df.errors import RunError
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import Work, attack_cell, deployed, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
-from robustbench_df.train.report import Reporter
 
 CHECKED = 32
 """Number of images on which a detector is checked; each takes some hundred passes."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
-from robustbench_df.train.report import Reporter
+from robustbench_df.progress import Reporter
 
 ROOT = Path(__file__).resolve().parent.parent
 

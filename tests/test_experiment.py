@@ -18,7 +18,7 @@ from robustbench_df.experiment_figure import draw, pareto
 from robustbench_df.experiment_folder import find_experiments, open_experiment, question
 from robustbench_df.experiment_results import aggregate, in_words, read_json, table_of, to_json
 from robustbench_df.metrics.intervals import wilson
-from robustbench_df.train.report import Reporter
+from robustbench_df.progress import Reporter
 from tests.conftest import Heard, learnable_set
 from tests.runs import write_folder
 

@@ -18,10 +18,10 @@ from robustbench_df.metrics.scores import Floats, margins
 from robustbench_df.metrics.weights import EnsembleWeights
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.models.zoo import build_detector
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run, assemble
 from robustbench_df.rundir import create_run, write_json
 from robustbench_df.train.job import PHASES
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.state import load_checkpoint, save_model_config, save_weights
 from tests.conftest import learnable_set
 

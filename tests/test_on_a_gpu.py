@@ -40,10 +40,10 @@ from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.models.statistics import StatisticsNet
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.pipeline import train_all
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.train.augment import augment
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting, setting_for, training_rate
 from tests.cli.test_cli import rdf
 from tests.conftest import learnable_set

@@ -9,8 +9,8 @@ from PIL import Image
 
 from robustbench_df.config import load_config
 from robustbench_df.pipeline import train_all
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 
 QUICK = [

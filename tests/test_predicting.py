@@ -9,8 +9,8 @@ import pytest
 
 from robustbench_df.pipeline import train_all
 from robustbench_df.predicting import PredictPlan, predict_source
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 from tests.test_pipeline import settings, write_folder
 

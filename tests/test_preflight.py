@@ -16,9 +16,9 @@ from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models import pretrained
 from robustbench_df.models.detector import Detector
 from robustbench_df.preflight import decide_pretrained, require_buildable, resume_config, run_to_resume
+from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
 from robustbench_df.rundir import create_run
-from robustbench_df.train.report import Reporter
 from tests.conftest import learnable_set
 
 TIMMS = "timm:test_resnet"

@@ -273,7 +273,7 @@ def test_kill_nine_loses_at_most_the_cell_at_work(runs: dict[int, Run], tmp_path
         from robustbench_df.attack_plan import AttackPlan
         from robustbench_df.robustness import attack_run
         from robustbench_df.run import Run
-        from robustbench_df.train.report import Reporter
+        from robustbench_df.progress import Reporter
         class Told(Reporter):
             def start(self, title, steps, done=0, unit="images"):
                 print(title, flush=True)

@@ -17,9 +17,9 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.errors import RunError
 from robustbench_df.pipeline import train_all
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
-from robustbench_df.train.report import Reporter
 from tests.conftest import Stages, learnable_set
 from tests.runs import settings, write_folder
 

@@ -20,8 +20,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from robustbench_df.progress import BYTES, Reporter
 from robustbench_df.rundir import jsonable
-from robustbench_df.train.report import BYTES, Reporter
 from robustbench_df.wording import duration
 
 out = Console(highlight=False)

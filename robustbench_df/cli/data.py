@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from robustbench_df.cli.options import AsJson, FakeIs, GroupBy, Labels, Layout, MaxBad, Quiet, Size
-from robustbench_df.train.report import BYTES, Reporter
+from robustbench_df.progress import BYTES, Reporter
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data source, or fetch a public one.")
 

@@ -8,8 +8,8 @@ from robustbench_df.cli.options import AsJson, Quiet, Seed
 from robustbench_df.cli.train import RunFolder
 
 if TYPE_CHECKING:
+    from robustbench_df.progress import Reporter
     from robustbench_df.run import Run
-    from robustbench_df.train.report import Reporter
 
 CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "jpeg_compression", "brightness")
 """Corruptions of four different families, so that the page shows what a corruption report looks like."""

@@ -11,9 +11,9 @@ import typer
 from robustbench_df.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from robustbench_df.progress import Reporter
     from robustbench_df.run import Run
     from robustbench_df.rundir import RunDir
-    from robustbench_df.train.report import Reporter
 
 
 def one_of(*choices: str) -> Callable[[typer.CallbackParam, str | None], str | None]:

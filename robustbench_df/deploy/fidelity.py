@@ -22,10 +22,10 @@ from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.metrics.intervals import wilson
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
+from robustbench_df.progress import Reporter
 from robustbench_df.robustness import Work, tensors, thin, works
 from robustbench_df.run import Run
 from robustbench_df.settings import Count, Settings
-from robustbench_df.train.report import Reporter
 
 ATTACKS = (AttackSpec(name="fgsm", eps=2 / 255), AttackSpec(name="pgd", steps=10, eps=2 / 255))
 """At 2/255 detectors trained on clean images lose accuracy, but are not yet at 0, where nothing could be compared."""

@@ -17,6 +17,7 @@ from torch import nn
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError, first_line
 from robustbench_df.models.frontend import CHANNELS
+from robustbench_df.models.pretrained import head_modules
 from robustbench_df.models.resnet_se import ResNetSE
 from robustbench_df.models.statistics import StatisticsNet
 from robustbench_df.models.vgg import SMALLEST, VGG6
@@ -116,16 +117,16 @@ def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
 
 
 def quiet_classifier(net: nn.Module) -> nn.Module:
-    """Redraw a timm network's linear classifier with weights of `CLASSIFIER_STD`, in place, and return the network.
+    """Redraw the linear classifiers of a timm network with weights of `CLASSIFIER_STD`, in place; return the network.
 
     timm scales that of an EfficientNet or a MobileNet by its number of outputs: with two, initial logits are about ±10,
     and training needs epochs to undo that.
     """
-    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
-    if isinstance(classifier, nn.Linear):
-        nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
-        if classifier.bias is not None:
-            nn.init.zeros_(classifier.bias)
+    for classifier in head_modules(net):
+        if isinstance(classifier, nn.Linear):
+            nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
+            if classifier.bias is not None:
+                nn.init.zeros_(classifier.bias)
     return net
 
 

@@ -15,7 +15,14 @@ from torch import nn
 
 from robustbench_df.config import ModelConfig
 from robustbench_df.errors import ModelError, nearest
-from robustbench_df.models.architectures import MODELS, OPTIONS, SMALL_IMAGE, Architecture, quiet_classifier, timm_network
+from robustbench_df.models.architectures import (
+    MODELS,
+    OPTIONS,
+    SMALL_IMAGE,
+    Architecture,
+    quiet_classifier,
+    timm_network,
+)
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.frontend import Residuals
 from robustbench_df.models.pretrained import (

@@ -17,16 +17,17 @@ from torch import Tensor
 from robustbench_df import rng
 from robustbench_df.config import AdversarialConfig, PhaseConfig
 from robustbench_df.data.split import Split
+from robustbench_df.devices import working
 from robustbench_df.errors import TrainError
 from robustbench_df.memory import give_back_freed_memory
 from robustbench_df.models.detector import Detector
+from robustbench_df.progress import Reporter
 from robustbench_df.rundir import write_json, write_text
 from robustbench_df.train.augment import augment
 from robustbench_df.train.job import PHASES, Job, build_for
 from robustbench_df.train.objectives import collapsed
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
-from robustbench_df.train.speed import prepare, working
+from robustbench_df.train.speed import prepare
 from robustbench_df.train.state import (
     load_checkpoint,
     load_state,

@@ -17,10 +17,10 @@ from robustbench_df.data.cache import default_cache_dir
 from robustbench_df.data.split import Split
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
+from robustbench_df.progress import Reporter
 from robustbench_df.rundir import RunDir, write_atomic
 from robustbench_df.train.fit import fit
 from robustbench_df.train.job import Job
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import setting_for
 from robustbench_df.train.state import load_checkpoint
 

@@ -25,9 +25,9 @@ from typing import Any, BinaryIO, cast
 from robustbench_df.data.split import Split
 from robustbench_df.errors import RunError
 from robustbench_df.models.footprint import CPU_PIXELS
+from robustbench_df.progress import Reporter
 from robustbench_df.train.fit import fit
 from robustbench_df.train.job import Job
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.worker import DONE, EVENTS, FAILED, WARNING, send
 
 TASKS_EACH = 4

@@ -11,8 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustbench_df.config import SpeedConfig
-from robustbench_df.errors import UsageError
-from robustbench_df.memory import give_back_freed_memory, halving, keep_freed_memory
+from robustbench_df.devices import choose_device, synchronize, working
+from robustbench_df.memory import give_back_freed_memory, halving
 from robustbench_df.models.detector import Detector
 from robustbench_df.rundir import write_json
 from robustbench_df.train import convolution, excitation
@@ -66,32 +65,6 @@ class Setting:
         """Return a context in which forward passes run in this precision."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, DTYPES[self.precision], enabled=self.precision != "fp32")
-
-
-def choose_device(name: str) -> str:
-    """Resolve ``auto`` to cuda, mps or cpu.
-
-    Raises:
-        UsageError: the name is unknown, or the device is not present.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device '{name}'; choose cpu, cuda, cuda:N or mps") from error
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        raise UsageError(f"device '{name}' asked for, but torch sees none such; use --device cpu")
-    return name
-
-
-def device_name(name: str) -> str:
-    """Describe a device for the record, for example ``cuda (NVIDIA H200)``."""
-    device = choose_device(name)
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
 def setting_for(
@@ -253,26 +226,6 @@ def _stepper(detector: Detector, size: tuple[int, int], batch: int, setting: Set
             return time.perf_counter() - start
 
     return step
-
-
-@contextmanager
-def working(threads: int) -> Iterator[None]:
-    """Compute with ``threads`` threads and keep freed memory; restore the caller's thread count afterwards."""
-    before = torch.get_num_threads()
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished its queued work, so that a clock reading is meaningful."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def prepare(module: nn.Module, setting: Setting) -> None:

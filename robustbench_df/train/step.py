@@ -16,10 +16,10 @@ from robustbench_df.models.detector import Detector
 from robustbench_df.models.footprint import fitting_micro_batch
 from robustbench_df.models.pretrained import head_modules
 from robustbench_df.models.zoo import head_parameters
+from robustbench_df.progress import Reporter
 from robustbench_df.train.adversary import Adversary, Batch
 from robustbench_df.train.augment import mix
 from robustbench_df.train.objectives import trades_loss
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import Trained
 

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from robustbench_df.errors import RdfError
+from robustbench_df.progress import Reporter
 from robustbench_df.train.fit import fit
-from robustbench_df.train.report import Reporter
 
 EVENTS = ("start", "advance", "epoch", "finish", "say", "warn")
 """The methods of a `Reporter` that are called across the pipe."""

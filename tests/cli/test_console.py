@@ -8,7 +8,7 @@ import math
 import pytest
 
 from robustbench_df.cli import console
-from robustbench_df.train.report import BYTES
+from robustbench_df.progress import BYTES
 
 
 class Clock:

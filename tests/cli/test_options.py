@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_df.cli import main
 from robustbench_df.cli.options import chosen, find_latest
-from robustbench_df.train.report import Reporter
+from robustbench_df.progress import Reporter
 
 
 def test_all_is_all_whatever_stands_beside_it_and_a_name_counts_once() -> None:

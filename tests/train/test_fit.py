@@ -16,10 +16,10 @@ from robustbench_df.data.split import Split, make_refit, make_split
 from robustbench_df.errors import RunError, TrainError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.scores import auc, margins
+from robustbench_df.progress import Reporter
 from robustbench_df.train import fit as loop
 from robustbench_df.train.fit import fit
 from robustbench_df.train.job import Job
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import load_checkpoint
 from tests.conftest import learnable_set

@@ -20,9 +20,9 @@ from robustbench_df.config import SplitConfig, load_config
 from robustbench_df.data.sources import load_images
 from robustbench_df.data.split import Split, make_folds
 from robustbench_df.errors import RunError, TrainError
+from robustbench_df.progress import Reporter
 from robustbench_df.train import side_by_side
 from robustbench_df.train.job import Job
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.side_by_side import Task, cores, fit_all, how_many
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.worker import DONE, FAILED, send, serve

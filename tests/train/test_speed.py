@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from robustbench_df.config import ModelConfig, SpeedConfig
-from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import Detector
 from robustbench_df.models.zoo import build_detector
 from robustbench_df.train import speed
 from robustbench_df.train.convolution import Conv2d
-from robustbench_df.train.speed import Setting, choose_device, prepare, setting_for, training_rate
+from robustbench_df.train.speed import Setting, prepare, setting_for, training_rate
 
 SIZE = (16, 16)
 
@@ -120,16 +119,6 @@ def test_a_gpu_is_asked_for_the_half_precision_that_it_has(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     candidates = speed._candidates(Setting("cuda", "auto", "contiguous"))
     assert [candidate.precision for candidate in candidates] == [half, "fp32"]
-
-
-def test_devices() -> None:
-    assert choose_device("cpu") == "cpu"
-    with pytest.raises(UsageError, match="unknown device"):
-        choose_device("gpu0")
-    if not torch.cuda.is_available():
-        assert choose_device("auto") in ("cpu", "mps")
-        with pytest.raises(UsageError, match="torch sees none such"):
-            choose_device("cuda")
 
 
 @pytest.mark.parametrize("own", [True, False])

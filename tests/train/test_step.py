@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from robustbench_df.config import ModelConfig, PhaseConfig
 from robustbench_df.data.split import Split, make_split
 from robustbench_df.models.zoo import build_detector
+from robustbench_df.progress import Reporter
 from robustbench_df.train import step
 from robustbench_df.train.adversary import Batch
 from robustbench_df.train.fit import fit
 from robustbench_df.train.job import build_for
-from robustbench_df.train.report import Reporter
 from robustbench_df.train.speed import Setting
 from robustbench_df.train.state import Trained
 from tests.conftest import Heard, learnable_set

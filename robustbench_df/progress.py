@@ -1,4 +1,4 @@
-"""Progress reports of training: the command line displays them, a library user may ignore them."""
+"""Progress reports: the command line displays them, a library user may ignore them."""
 
 from __future__ import annotations
 
