@@ -73,7 +73,8 @@ def save_state(path: Path, progress: Progress, trained: Trained) -> None:
     # Serialise in memory first: on a full disk, torch and safetensors replace the system's error by one of their own.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+    content = buffer.getvalue()  # no copy, and no view of the buffer outlives an error (Python 3.13 warns of those)
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_state(path: Path, trained: Trained) -> Progress:
