@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -120,10 +121,18 @@ def _digest_of_code(folder: Path) -> str:
     code = []
     for path in (folder / "run.py", *sorted(set(folder.glob("*.py")) - {folder / "run.py"})):
         try:
-            code.append(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))))
+            code.append(json.dumps(_structure(ast.parse(path.read_text(encoding="utf-8")))))
         except SyntaxError as error:
             raise UsageError(f"'{path}', line {error.lineno}: {error.msg}") from error
     return hashlib.blake2b("\0".join(code).encode(), digest_size=8).hexdigest()
+
+
+def _structure(node: Any) -> Any:
+    """Return a syntax tree as nested lists, the same on every version of Python: newer ones add fields, left empty."""
+    if isinstance(node, ast.AST):
+        fields = [[name, _structure(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, fields]
+    return [_structure(item) for item in node] if isinstance(node, list) else repr(node)
 
 
 def _module(folder: Path) -> Any:

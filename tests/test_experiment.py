@@ -155,6 +155,20 @@ def test_another_setting_or_other_code_is_another_cell_but_a_comment_is_not(plac
     assert len(calls()) == 6
 
 
+ANY_PYTHON = """
+class Plain: pass
+
+def cells(config): return [f"{config['name']!r:>{3}} {{}}" for _ in (None, 0, "", 1e-3)]
+
+def measure(cell, lab, /, *, more=None) -> dict: return {}
+"""
+
+
+def test_the_digest_of_code_is_the_same_on_every_version_of_python(place: Path) -> None:
+    """Kept results belong to their code wherever the suite runs; 3.12 writes f-strings otherwise and adds fields."""
+    assert open_experiment(write_experiment("toy", run=ANY_PYTHON)).source == "1306d88c677aa17e"
+
+
 def test_cells_of_other_settings_are_not_counted(place: Path) -> None:
     run()
     write_experiment("toy", config=CONFIG.replace("a = 50", "a = 51"))
