@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command file, so that ``rdf --
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -68,6 +69,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; an error that the user can fix becomes one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Where the terminal or a log file knows no ×, a question mark is better than an error after hours of work.
+            stream.reconfigure(errors="replace")
     try:
         app()
     except RdfError as error:

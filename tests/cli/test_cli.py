@@ -244,6 +244,18 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     assert "make one with: rdf train-all" in done.stderr
 
 
+def test_a_terminal_without_our_signs_shows_question_marks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    monkeypatch.setattr(sys, "argv", ["rdf", "data", "info", "images"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    ascii_only.seek(0)
+    assert not stop.value.code
+    assert "16?16" in ascii_only.read()
+
+
 def test_memory_that_runs_out_for_good_is_one_line_and_another_error_is_none(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
