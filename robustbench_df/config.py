@@ -301,7 +301,7 @@ def load_config(
     own: dict[str, Any] = {}
     if file is not None:
         try:
-            merge(own, tomllib.loads(file.read_text()))
+            merge(own, tomllib.loads(file.read_text(encoding="utf-8")))
         except OSError as error:
             raise UsageError(f"cannot read config '{file}': {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
