@@ -69,10 +69,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; an error that the user can fix becomes one line on stderr and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Where the terminal or a log file knows no ×, a question mark is better than an error after hours of work.
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Where the terminal or a log file knows no ×, a question mark is better than an error after hours of work.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except RdfError as error:
