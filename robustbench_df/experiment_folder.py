@@ -132,7 +132,7 @@ def _structure(node: Any) -> Any:
     if isinstance(node, ast.AST):
         fields = [[name, _structure(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
         return [type(node).__name__, fields]
-    return [_structure(item) for item in node] if isinstance(node, list) else repr(node)
+    return [_structure(item) for item in node] if isinstance(node, list) else ascii(node)
 
 
 def _module(folder: Path) -> Any:
