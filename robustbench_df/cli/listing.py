@@ -61,7 +61,7 @@ def presets() -> None:
     from robustbench_df.config import PRESETS
 
     for name in PRESETS:
-        text = resources.files("robustbench_df").joinpath("presets", f"{name}.toml").read_text()
+        text = resources.files("robustbench_df").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
         typer.echo(f"[{name}]\n{text}")
 
 
