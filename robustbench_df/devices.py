@@ -1,4 +1,4 @@
-"""Where to compute: the device by its name, and the threads of a CPU."""
+"""Where to compute: the device by its name, when it has finished, and the threads of a CPU."""
 
 from __future__ import annotations
 

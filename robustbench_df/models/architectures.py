@@ -117,7 +117,7 @@ def timm_network(name: str, config: ModelConfig, **kwargs: Any) -> nn.Module:
 
 
 def quiet_classifier(net: nn.Module) -> nn.Module:
-    """Redraw the linear classifiers of a timm network with weights of `CLASSIFIER_STD`, in place; return the network.
+    """Redraw a timm network's classifier, if it is linear, with weights of `CLASSIFIER_STD`; return the network.
 
     timm scales that of an EfficientNet or a MobileNet by its number of outputs: with two, initial logits are about ±10,
     and training needs epochs to undo that.

@@ -202,9 +202,13 @@ def fits(detector: Detector, state: State) -> bool:
 
 
 def classes_of(detector: Detector, state: State) -> int:
-    """Return how many classes the classifier in ``state`` has; 0 if there is none. The detector may be on "meta"."""
-    heads = tuple(f"net.{name}" for name in head_names(detector.net))
-    return max((len(v) for k, v in _fitted(detector, state).items() if v.ndim and k.startswith(heads)), default=0)
+    """Return how many classes the classifier in ``state`` tells apart, 0 if the detector's own has no such tensor.
+
+    The tensors compared are those in which the detector has its two classes; it may be on the meta device.
+    """
+    heads, found = tuple(f"net.{name}" for name in head_names(detector.net)), _fitted(detector, state)
+    own = [k for k, v in detector.state_dict().items() if k.startswith(heads) and v.ndim and len(v) == 2]
+    return max((len(found[k]) for k in own if k in found and found[k].ndim), default=0)
 
 
 def _misfits(detector: Detector, found: State) -> list[str]:

@@ -2,7 +2,8 @@
 
 ``stem="auto"`` uses the small stem (`robustbench_df.models.architectures`) for images up to 64 px, unless the weights
 to be loaded need the native stem: those of timm, or of a file that does not fit the small stem. Then the image is
-enlarged instead.
+enlarged instead. Where there is no stem to choose, or the config names one, small images are enlarged for timm's
+weights and for a file whose classifier has a thousand classes or more. Without a classifier in it, set ``input_size``.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from robustbench_df.models.pretrained import (
 
 LARGE_IMAGE, LARGE_SIDE = 256, 224
 """Images larger than the first side are reduced to the second, the resolution that ImageNet networks are made for."""
-PRETRAINED_SIDE = 128
-"""Small images are enlarged to this side for a pretrained native stem; the last feature map is then 4×4."""
+PRETRAINED_SIDE = 96
+"""Small images are enlarged to this side for a pretrained native stem (measured: `experiments/pretrained`)."""
 
 IMAGENET_CLASSES = 1000
-"""A weight file whose classifier has as many classes or more comes from ImageNet, thus from large images."""
+"""A weight file whose classifier has as many classes or more is taken to come from large images."""
 
 
 def architecture(name: str) -> Architecture:
@@ -167,7 +168,10 @@ def _input_size(config: ModelConfig, arch: Architecture, shortest: int, enlarged
 
 
 def pixels_seen(config: ModelConfig, image_size: tuple[int, int]) -> int:
-    """Return how many pixels of an image the network of ``config`` processes, without building it."""
+    """Return how many pixels of an image the network of ``config`` processes, without building it.
+
+    An upper bound where the weights come from a file, which is not read: that of an enlarged image.
+    """
     arch = architecture(config.name)
     side = _input_size(config, arch, min(image_size), config.pretrained == "required" or config.weights is not None)
     return side**2 if side else image_size[0] * image_size[1]

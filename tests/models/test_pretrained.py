@@ -116,11 +116,11 @@ def test_the_quick_look_goes_where_the_environment_sends_requests(monkeypatch: p
 def test_position_embeddings_follow_the_size_of_the_enlarged_image(hub: dict[str, dict[str, Tensor]]) -> None:
     detector, resolved = built(VIT, pretrained="required")
     assert (resolved.stem, resolved.input_size) == ("native", PRETRAINED_SIDE)
-    theirs, ours = hub[VIT]["pos_embed"], detector.net.pos_embed.data
+    theirs, ours, places = hub[VIT]["pos_embed"], detector.net.pos_embed.data, (PRETRAINED_SIDE // 16) ** 2
     assert theirs.shape == (1, 1 + 14**2, 768)
-    assert ours.shape == (1, 1 + 8**2, 768)
+    assert ours.shape == (1, 1 + places, 768)
     assert torch.equal(ours[:, 0], theirs[:, 0])  # the class token has no place
-    assert torch.allclose(ours[:, 1:], torch.arange(768.0).expand(1, 64, 768), rtol=1e-4)
+    assert torch.allclose(ours[:, 1:], torch.arange(768.0).expand(1, places, 768), rtol=1e-4)
     assert torch.equal(detector.net.blocks[0].mlp.fc1.weight, hub[VIT]["blocks.0.mlp.fc1.weight"])
     assert detector.eval()(torch.rand(2, 3, *SIZE)).shape == (2, 2)
 
@@ -171,6 +171,13 @@ def test_a_file_for_a_network_without_small_stem_enlarges_where_its_classifier_i
     detector, resolved = built("timm:mobilenetv3_small_050", weights=str(path))
     assert resolved.input_size == detector.input_size == side
     assert built("timm:mobilenetv3_small_050", weights=str(path), input_size=48)[1].input_size == 48
+
+
+@pytest.mark.parametrize("name", ["image_statistics", "timm:caformer_s18"])
+def test_a_file_of_two_classes_enlarges_nothing_however_wide_its_classifier_is(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "ours.safetensors"
+    save_file(snapshot(built(name, pretrained="never")[0]), path)
+    assert built(name, weights=str(path))[1].input_size is None
 
 
 def test_a_file_that_fits_the_small_stem_gets_it(tmp_path: Path) -> None:

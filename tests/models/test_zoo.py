@@ -88,7 +88,7 @@ def test_small_images_keep_the_plain_stem_of_resnet_se_whatever_it_was_called() 
         ("vgg6", 300, {}, 224),
         ("mlp", 300, {}, 32),
         ("mlp", 16, {}, 16),
-        ("efficientnet_b0", 32, {"pretrained": "required"}, 128),
+        ("efficientnet_b0", 32, {"pretrained": "required"}, 96),
         ("efficientnet_b0", 200, {"pretrained": "required"}, 200),
         ("vit_base_patch16_224", 32, {}, 32),
         ("inception_resnet_v2", 32, {}, 139),
@@ -137,7 +137,7 @@ def test_any_timm_model_and_near_misses() -> None:
         architecture("timm:resnet18x")
 
 
-def test_timms_networks_begin_without_an_opinion() -> None:
+def test_timms_efficientnets_begin_without_an_opinion() -> None:
     """timm's own classifier of this one answers ±10 where it has two outputs."""
     detector, _ = build_detector(config("timm:tf_efficientnet_lite0", pretrained="never"), SIZE)
     x = torch.rand(8, 3, *SIZE)
