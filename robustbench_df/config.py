@@ -21,7 +21,7 @@ from robustbench_df.settings import Count, Fraction, Positive, Settings, merge, 
 FprRule = Annotated[str, Field(pattern=r"^fpr:0?\.\d+$")]
 
 MAIN_MODELS = ("convnext_tiny", "efficientnet_b0", "resnet_se")
-PRESETS = ("full", "quick", "robust", "seed")
+PRESETS = ("full", "pretrained", "quick", "robust", "seed")
 
 AUTO_FOLDS, AUTO_FOLDS_UP_TO = 5, 5000
 
@@ -297,7 +297,7 @@ def load_config(
     """
     if preset not in PRESETS:
         raise UsageError(f"unknown preset '{preset}'{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
-    text = resources.files("robustbench_df").joinpath("presets", f"{preset}.toml").read_text()
+    text = resources.files("robustbench_df").joinpath("presets", f"{preset}.toml").read_text(encoding="utf-8")
     own: dict[str, Any] = {}
     if file is not None:
         try:

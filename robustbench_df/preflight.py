@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from robustbench_df.config import RunConfig
+from robustbench_df.config import PRESETS, RunConfig, load_config
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.devices import choose_device
 from robustbench_df.errors import ModelError, RunError, UsageError, first_line
@@ -67,7 +67,7 @@ def _decided(config: RunConfig, answer: Callable[[str], str]) -> RunConfig:
 def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -> None:
     """Build every detector once and run it on random images, so that misfits fail before a run exists.
 
-    Settings that an architecture does not use are reported.
+    Reported are settings that an architecture does not use, and timm's weights at a rate that the preset has for none.
 
     Raises:
         ModelError: weights that do not fit, or a network that cannot take images of that size.
@@ -78,6 +78,19 @@ def require_buildable(config: RunConfig, images: ImageSet, reporter: Reporter) -
             _require_taken(name, build_detector(model, images.size)[0], images.size, alone=len(config.models) == 1)
             for option in unused_options(model):
                 reporter.warn(f"{name}: model.{option}={getattr(model, option)} does nothing for {model.name}")
+    if ill_tuned := [name for name in config.models if _at_a_rate_for_none(name, config)]:
+        reporter.warn(
+            f"{', '.join(ill_tuned)} from pretrained weights: the rates of preset {config.preset} are for training "
+            "from scratch; those of --preset pretrained were measured with such weights"
+        )
+
+
+def _at_a_rate_for_none(name: str, config: RunConfig) -> bool:
+    """Whether timm's weights would be tuned at the rate of a preset that trains this model from scratch."""
+    if config.preset not in PRESETS:
+        return False
+    asked, usual = config.for_model(name), load_config(config.preset).for_model(name)
+    return (asked.model.pretrained, usual.model.pretrained, asked.phase1.lr) == ("required", "never", usual.phase1.lr)
 
 
 def _require_taken(name: str, detector: Detector, size: tuple[int, int], *, alone: bool) -> None:

@@ -19,7 +19,7 @@ from robustbench_df.preflight import decide_pretrained, require_buildable, resum
 from robustbench_df.progress import Reporter
 from robustbench_df.run import Run
 from robustbench_df.rundir import create_run
-from tests.conftest import learnable_set
+from tests.conftest import Heard, learnable_set
 
 TIMMS = "timm:test_resnet"
 
@@ -106,6 +106,23 @@ def test_a_run_that_kept_auto_is_resumed_as_it_was_begun(tmp_path: Path) -> None
     run = Run(create_run(asked, tmp_path / "run").path)
     assert run_to_resume(asked, run.path).config == asked
     assert resume_config(run, {"model": {"pretrained": "auto"}}) == asked
+
+
+def test_weights_under_a_preset_made_for_none_are_told_of(hub: list[str]) -> None:
+    for preset, told in (("full", True), ("pretrained", False)):
+        for policy in ("required", "never"):
+            heard = Heard()
+            config = load_config(preset, models=["timm:test_resnet", "mlp"], model={"pretrained": "never"})
+            own = {"timm:test_resnet": {"model": {"pretrained": policy}}}
+            config = config.model_copy(update={"per_model": own})
+            require_buildable(config, learnable_set(4), heard)
+            warned = [line for line in heard.warnings if line.startswith("timm:test_resnet from pretrained weights")]
+            assert bool(warned) == (told and policy == "required"), (preset, policy)
+            quiet = Heard()
+            slower = config.phase1.model_copy(update={"lr": 1e-4})
+            require_buildable(config.model_copy(update={"phase1": slower}), learnable_set(4), quiet)
+            assert quiet.warnings == []
+    assert hub
 
 
 def test_a_network_that_cannot_take_the_images_is_one_line_with_a_size_it_can_take() -> None:

@@ -15,7 +15,8 @@ RunFolder = Annotated[Path | None, typer.Option("--run", help="Folder for the ru
 def train_all(
     source: Annotated[str | None, typer.Option("--data", help="Folder, zip or manifest; the demo set if none.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="full (our best, default), quick, robust, or seed (the published recipe).")
+        str | None,
+        typer.Option(help="full (default), pretrained (ImageNet weights), quick, robust, seed (the published recipe)."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings on top of the preset.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. phase1.lr=3e-4.")] = None,
@@ -28,7 +29,7 @@ def train_all(
     stem: Annotated[str | None, typer.Option(help="auto, native or small.")] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option(help="ImageNet weights: never (full, quick, robust), auto (where they can be had) or required."),
+        typer.Option(help="ImageNet weights: never, auto (where they can be had), required; see --preset pretrained."),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Start from a weight file (one model only).")] = None,
     objective: Annotated[

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from robustbench_df.experiment import run_experiment
 from robustbench_df.experiment_folder import open_experiment
@@ -33,6 +35,11 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "leak": {"second": {"phase1": {"image_budget": 64}}},
     "objectives": {"eps": 0.9},
+    "pretrained": {
+        "model": "timm:test_efficientnet",
+        "headline": ["a"],
+        "rows": {"a": {"imagenet": False, "side": 32}, "b": {"imagenet": True, "side": 32}},
+    },
     "stem": {
         "rows": {"a": ["mlp", "native", "rgb", 0], "b": ["mlp", "native", "rgb", 24]},
         "rates": {"mlp": {"lr": 1e-3}},
@@ -46,6 +53,8 @@ def tiny(name: str, config: dict[str, Any]) -> dict[str, Any]:
         if table in OWN.get(name, {}):
             config.pop(table, None)
     config = merge(merge(config, copy.deepcopy(TINY)), OWN.get(name, {}))
+    if "wheel" in config:
+        del config["recipe"]["model"]["name"]
     if "gpu" in config:
         from robustbench_df.models.architectures import MODELS
 
@@ -54,13 +63,26 @@ def tiny(name: str, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of weights, random ones, as the experiment `pretrained` wants it installed."""
+    name = "random_weights_pytorch_model"
+    (tmp_path / "site" / name / "models").mkdir(parents=True)
+    (tmp_path / "site" / name / "__init__.py").touch()
+    state = timm.create_model(OWN["pretrained"]["model"].removeprefix("timm:")).state_dict()
+    torch.save(state, tmp_path / "site" / name / "models" / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return name
+
+
 @pytest.mark.parametrize("name", [*ABLATIONS, "augment_corruption"])
-def test_it_runs_from_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_from_end_to_end(name: str, wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     write_folder(learnable_set(120), tmp_path / "images")
     experiment = open_experiment(ROOT / "experiments" / name, quick=True)
-    experiment = replace(experiment, config=tiny(name, experiment.config))
+    config = tiny(name, experiment.config)
+    experiment = replace(experiment, config={**config, "wheel": wheel} if "wheel" in config else config)
     done = run_experiment(experiment, "images", quick=True)
     assert done.failed == {}
     results = read_json(done.out / "results.json")
@@ -68,6 +90,18 @@ def test_it_runs_from_end_to_end(name: str, tmp_path: Path, monkeypatch: pytest.
     shown = set(experiment.config["columns"]) - {key for row in results["rows"] for key in row["values"]}
     assert not shown, f"config.toml shows columns that run.py never measures: {shown}"
     assert (done.out / "figure.svg").exists()
+
+
+def test_weights_that_are_not_installed_cost_their_own_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(learnable_set(60), tmp_path / "images")
+    experiment = open_experiment(ROOT / "experiments" / "pretrained", quick=True)
+    experiment = replace(experiment, config={**tiny("pretrained", experiment.config), "wheel": "no_such_wheel"})
+    done = run_experiment(experiment, "images", quick=True)
+    assert list(done.failed) == ["b, seed 0"]
+    assert "pip install no_such_wheel" in done.failed["b, seed 0"]
 
 
 def test_the_leak_is_told_and_every_fault_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,17 @@ from robustbench_df.experiment_results import kept_results
 from tests.conftest import ROOT
 
 FOLDERS = find_experiments(ROOT / "experiments")
-ABLATIONS = ("architectures", "cloning", "ensemble", "leak", "objectives", "ratio", "regularisation", "stem")
+ABLATIONS = (
+    "architectures",
+    "cloning",
+    "ensemble",
+    "leak",
+    "objectives",
+    "pretrained",
+    "ratio",
+    "regularisation",
+    "stem",
+)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
