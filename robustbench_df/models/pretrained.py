@@ -127,12 +127,13 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
             raise OSError(f"{_first_hop()[0]} cannot be reached and the weights are not on this disk")
         net = _fetched(timm_name)
     except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors each raise their own
+        reason = first_line(error).rstrip(".")
         if policy == "required":
             raise ModelError(
-                f"no pretrained weights for {timm_name}: {first_line(error)}; connect, or use --pretrained never"
+                f"no pretrained weights for {timm_name}: {reason}; connect, or use --pretrained never"
             ) from error
         warnings.warn(
-            f"no pretrained weights ({first_line(error)}); training from scratch",
+            f"no pretrained weights ({reason}); training from scratch",
             stacklevel=2,
         )
         return None
