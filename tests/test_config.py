@@ -12,6 +12,14 @@ from robustbench_df.errors import UsageError
 from robustbench_df.train.schedule import planned_epochs
 
 
+@pytest.mark.parametrize("name", ["vgg6", "image_statistics"])
+def test_preset_pretrained_trains_its_cheap_members_as_full_does(name: str) -> None:
+    """It says so; their tables stand in both files."""
+    full, tuned = (load_config(preset).for_model(name) for preset in ("full", "pretrained"))
+    same_input = {"frontend": full.model.frontend} if name == "image_statistics" else {}  # it looks at pixels alone
+    assert tuned.model_copy(update={"model": tuned.model.model_copy(update=same_input)}) == full
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_load_and_survive_json(preset: str) -> None:
     config = load_config(preset)

@@ -9,7 +9,7 @@ import pytest
 
 from robustbench_df.errors import UsageError
 from robustbench_df.experiment import REPORTS, declared_cells, run_experiment, tasks_of
-from robustbench_df.experiment_folder import find_experiments, open_experiment
+from robustbench_df.experiment_folder import find_experiments, open_experiment, question
 from robustbench_df.experiment_readme import NOT_RUN, readmes, write_readmes
 from robustbench_df.experiment_results import collect, kept_results
 from robustbench_df.rundir import write_text
@@ -35,6 +35,7 @@ def test_the_results_kept_here_are_of_the_code_and_settings_kept_here(name: str)
     stale = [task.title for task in tasks if task.path.exists() and not task.finished]
     assert not stale, "measured with other settings or other code"
     assert {key: results[key] for key in again} == again
+    assert results["question"] == question(experiment.folder)
 
 
 def test_a_copied_folder_does_not_bring_the_numbers_of_the_one_it_was_copied_from(place: Path) -> None:
