@@ -92,7 +92,7 @@ def test_pretrained_auto_is_decided_once_whatever_the_hub_does_later(
         kept = [run.read_json("models", "timm_test_resnet", f"fold{k}", "model.json") for k in range(2)]
         return [described["model"]["input_size"] for described in kept]
 
-    monkeypatch.setattr(pretrained, "_hub_answer", [True])
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda _patience: True)
     quick = ("split.folds=2", "phase1.epochs=1", "phase2.epochs=0", "speed.precision=fp32", "attack_images=4")
     asking = ("models=['timm:test_resnet']", "model.pretrained=auto", "speed.memory_format=contiguous")
     config = settings(write_folder(learnable_set(60), tmp_path / "images"), *quick, *asking)

@@ -39,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return timm.create_model(name, pretrained=False, num_classes=2)
 
     monkeypatch.setattr(pretrained, "_fetched", fetched)
-    monkeypatch.setattr(pretrained, "_hub_answer", [True])
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda _patience: True)
     return asked
 
 
@@ -72,7 +72,7 @@ def test_a_hub_that_is_away_decides_for_never_and_nothing_else_asks_it(
     hub: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = settings(TIMMS, "resnet18", pretrained="auto")
-    monkeypatch.setattr(pretrained, "_hub_answer", [False])
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda _patience: False)
     with pytest.warns(UserWarning, match="no pretrained weights") as told:
         assert decide_pretrained(asked) == settings(TIMMS, "resnet18")
     assert len({str(warning.message) for warning in told}) == 1

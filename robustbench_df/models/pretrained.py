@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import os
 import socket
@@ -21,30 +23,27 @@ from robustbench_df.models.frontend import CHANNELS
 State = dict[str, Tensor]
 
 HUB = "https://huggingface.co"
-HUB_TIMEOUT = 0.8
-"""Seconds to wait for the hub before continuing without it."""
-
-_hub_answer: list[bool] = []
+PATIENCE = {"auto": 0.8, "required": 10.0}
+"""Seconds that each policy waits for the hub to answer before continuing without it or giving up."""
 
 
-def hub_reachable() -> bool:
-    """Whether timm's weight hub answers within `HUB_TIMEOUT` seconds (asked once per process)."""
-    if not _hub_answer:
-        result: list[bool] = []
+@functools.cache
+def hub_reachable(patience: float) -> bool:
+    """Whether timm's weight hub accepts a connection within ``patience`` seconds (asked once per process)."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    answered = threading.Event()
 
-        def ask() -> None:
-            try:
-                socket.create_connection(_first_hop(), timeout=HUB_TIMEOUT).close()
-                result.append(True)
-            except (OSError, ValueError):  # invalid or unreachable host or port
-                result.append(False)
+    def ask() -> None:
+        with contextlib.suppress(OSError, ValueError):  # invalid or unreachable host or port
+            socket.create_connection(_first_hop(), timeout=patience).close()
+            answered.set()
 
-        # Name resolution has no timeout of its own, so it runs in a thread.
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(HUB_TIMEOUT)
-        _hub_answer.append(bool(result and result[0]) and os.environ.get("HF_HUB_OFFLINE") != "1")
-    return _hub_answer[0]
+    # Name resolution has no timeout of its own, so it runs in a thread.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answered.is_set()
 
 
 def _first_hop() -> tuple[str, int]:
@@ -109,8 +108,8 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
     """Return timm's pretrained weights for ``timm_name`` without the classifier, or None to train from scratch.
 
     ``policy``: ``never`` returns None without any request. ``auto`` takes the weights from a hub that answers at once,
-    or from this disk; otherwise it warns once and returns None. ``required`` waits for huggingface_hub's own retries
-    and raises if they fail. ``model`` is named in errors.
+    or from this disk; otherwise it warns once and returns None. ``required`` waits longer (`PATIENCE`), lets
+    huggingface_hub try as often as it likes, and raises if that fails. ``model`` is named in errors.
 
     Raises:
         ModelError: ``policy`` is ``required`` and the weights are not available.
@@ -123,7 +122,7 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
         return None
     try:
         # huggingface_hub would retry an unreachable hub for most of a minute.
-        if policy == "auto" and not hub_reachable() and not _cached(timm_name):
+        if not hub_reachable(PATIENCE[policy]) and not _cached(timm_name):
             raise OSError(f"{_first_hop()[0]} cannot be reached and the weights are not on this disk")
         net = _fetched(timm_name)
     except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors each raise their own

@@ -51,6 +51,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Tensor]]:
         given[name] = model.state_dict()
         return model
 
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda _patience: True)
     monkeypatch.setattr(pretrained, "_fetched", fetched)
     make = architectures.timm_network
     monkeypatch.setattr(
@@ -69,7 +70,7 @@ def test_a_hub_that_is_slow_to_answer_is_given_up_by_auto_alone(monkeypatch: pyt
 
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", create)
-    monkeypatch.setattr(pretrained, "_hub_answer", [False])
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda patience: patience > 1)
     assert pretrained.pretrained_state("resnet18", "required", "resnet18") is not None
     with pytest.warns(UserWarning, match="cannot be reached"):
         assert pretrained.pretrained_state("resnet18", "auto", "resnet18") is None
@@ -83,7 +84,7 @@ def test_whatever_keeps_the_hubs_weights_away_is_one_line(monkeypatch: pytest.Mo
         raise ProxyError("407 Proxy Authentication Required\nand more")
 
     monkeypatch.setattr(pretrained, "_fetched", refused)
-    monkeypatch.setattr(pretrained, "_hub_answer", [True])
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda _patience: True)
     with pytest.raises(ModelError, match=r"^no pretrained weights for resnet18: 407 Proxy .* Required; connect"):
         built("resnet18", pretrained="required")
     with pytest.warns(UserWarning, match="407 Proxy"):
@@ -102,8 +103,7 @@ def test_the_quick_look_goes_where_the_environment_sends_requests(monkeypatch: p
                 for name, value in environment.items():
                     patch.setenv(name, value)
                 patch.setattr(pretrained, "HUB", silent.replace("http:", "https:"))
-                patch.setattr(pretrained, "_hub_answer", [])
-                return pretrained.hub_reachable()
+                return pretrained.hub_reachable.__wrapped__(pretrained.PATIENCE["auto"])
 
         assert not reached()
         assert reached(HF_ENDPOINT=answering)
