@@ -79,8 +79,8 @@ def recognise(store: Store) -> str:
 def folders(store: Store) -> Plan:
     """Read class folders, ignoring case (``real/ fake/``, ``0_real 1_fake``, ``nature ai``), also below splits.
 
-    Deeper or outer folders become the source. ``test/`` without class folders holds unlabelled images; ``eval/`` is val
-    if there is also a test part, otherwise test.
+    Deeper or outer folders become the source. Images below ``test/`` that are in no class folder are unlabelled; beside
+    labelled ones that is a finding. ``eval/`` is val if there is also a test part, otherwise test.
 
     A class folder below one of the other class (``real/camera/fake``) is ambiguous and is refused. The exception is a
     name that does not separate the classes; it becomes a source and a finding. This is the inner name if both classes
@@ -109,7 +109,7 @@ def folders(store: Store) -> Plan:
             outside.append(name)
     findings = contradictions(within, outer, store.origin)
     held = {parent for entry in entries for parent in _parents(entry.name)}
-    findings += _left_out(outside, len(names), held)
+    findings += [*_left_out(outside, len(names), held), *_half_labelled(entries)]
     findings += [
         Finding("empty-folder", folder, "a class folder without images")
         for folder in sorted(store.folders - held)
@@ -189,6 +189,18 @@ def _left_out(outside: Sequence[str], images: int, held: Set[str]) -> list[Findi
         f"{listed(tops, _NAMED)}; move them below real/ or fake/, or out of the source"
     )
     return [Finding(OUTSIDE, outside[0], detail)]
+
+
+def _half_labelled(entries: Iterable[Entry]) -> list[Finding]:
+    """Report folders below ``test/`` whose images got no label, if other test images got one."""
+    without = Counter(posixpath.dirname(entry.name) for entry in entries if entry.label == UNLABELLED)
+    if not without or not any(entry.given == "test" for entry in entries):
+        return []
+    detail = (
+        f"{counted(without.total(), 'test image')} without a label beside labelled ones, in folders that are neither "
+        f"real nor fake: {listed(without, _NAMED)}; to judge on them, move them below real/ or fake/"
+    )
+    return [Finding("half-labelled-test", next(iter(without)), detail)]
 
 
 def _masks(entries: Iterable[Entry]) -> list[Finding]:

@@ -66,6 +66,18 @@ def test_test_folder_without_classes_is_unlabelled_and_others_are_left_out(folde
     assert [f.kind for f in images.findings] == ["outside-classes"]
 
 
+def test_test_folders_without_a_class_beside_labelled_ones_are_named(folder, pair, make_png):
+    # As in DiffusionForensics: the generated images of a test part lie in folders named by their generator.
+    files = {f"test/real/{k}.png": make_png(k) for k in range(2)}
+    files |= {f"test/{name}/{k}.png": make_png(k) for name in ("adm", "sdv2") for k in range(3)}
+    images = load_images(folder(files | pair))
+    assert sorted(rows_of(images).values()) == [-1] * 6 + [0] * 4 + [1] * 2
+    (found,) = images.findings
+    assert (found.kind, found.where) == ("half-labelled-test", "test/adm")
+    assert found.detail.startswith("6 test images without a label beside labelled ones")
+    assert "test/adm, test/sdv2" in found.detail
+
+
 def test_left_out_folders_are_named_with_their_share_not_their_files(folder, make_png):
     names = ["real/1", "fake/Deepfakes/1", "Face2Face/c23/1", "Face2Face/c23/2", "NeuralTextures/a/1", "fakes/1", "0"]
     root = folder(
