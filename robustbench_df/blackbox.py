@@ -18,10 +18,11 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.transfer import transferred
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.sources import load_images
+from robustbench_df.data.thinning import thin
 from robustbench_df.errors import RunError, UsageError
 from robustbench_df.metrics.intervals import wilson
 from robustbench_df.progress import Reporter
-from robustbench_df.robustness import Index, deployed, tensors, thin, works
+from robustbench_df.robustness import Index, deployed, tensors, works
 from robustbench_df.run import Run, open_run
 from robustbench_df.rundir import write_json
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_df.attack_plan import AttackPlan
+from robustbench_df.data.thinning import thin
 from robustbench_df.deploy.fidelity import FidelityPlan, fidelity
 from robustbench_df.deploy.graphs import FORMATS, open_graph, save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
@@ -22,7 +23,7 @@ from robustbench_df.deploy.runtime import INPUT, OUTPUT, OnnxDetector, runtime_v
 from robustbench_df.errors import ModelError, UsageError, nearest
 from robustbench_df.models.detector import Detector, frozen
 from robustbench_df.progress import Reporter
-from robustbench_df.robustness import tensors, thin
+from robustbench_df.robustness import tensors
 from robustbench_df.run import Run
 from robustbench_df.rundir import provenance, write_atomic, write_json
 from robustbench_df.settings import Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pandas as pd
 
 from robustbench_df.config import RunConfig
 from robustbench_df.data.split import Split
+from robustbench_df.data.thinning import thin
 from robustbench_df.evaluate import CLEAN, Condition, predict_logits, predictions_table
 from robustbench_df.models.detector import Detector, Ensemble
 from robustbench_df.progress import Reporter
@@ -99,8 +101,7 @@ def score_cell(
     """Score one detector under one condition on all images that it was not trained on.
 
     With folds, the held-out part of each fold is scored by that fold's detector, and test by the deployed one.
-    ``limit`` is the number of evenly spaced images per part, where the held-out parts of all folds count as one part;
-    0 takes all.
+    ``limit`` is the number of images per part, where the held-out parts of all folds count as one part; 0 takes all.
     """
     images = splits[0].images
     work: list[tuple[str, int, Detector, np.ndarray[Any, np.dtype[np.intp]]]] = []
@@ -114,10 +115,8 @@ def score_cell(
         work += [("oof", k, detector, split.cal) for k, (detector, split) in enumerate(own)]
         work += [("test", -1, judges.deployed, splits[0].test)]
     if limit:
-        shares = {part: max(sum(p == part for p, *_ in work), 1) for part, *_ in work}
-        work = [
-            (part, fold, d, index[:: max(-(-len(index) * shares[part] // limit), 1)]) for part, fold, d, index in work
-        ]
+        shares = Counter(part for part, *_ in work)
+        work = [(part, fold, d, thin(i, -(-limit // shares[part]), images.labels)) for part, fold, d, i in work]
     reporter.start(f"{name} · {phase} · {condition.name}", sum(len(index) for *_, index in work))
     tables = []
     seconds: dict[str, float] = {}

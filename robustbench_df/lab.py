@@ -124,10 +124,14 @@ class Lab:
 
     @cached_property
     def attacked_index(self) -> NDArray[np.intp]:
-        """Evenly spaced test images, at most ``attack_images`` of the config; all if the config does not set it."""
+        """Test images, evenly spaced within each class: at most ``attack_images`` of the config, or all without it.
+
+        Not `thin`: kept results are of every n-th image, which in class folders is the same as here.
+        """
         test = self.split.test
         limit = int(self.config.get("attack_images", 0)) or len(test)
-        return np.asarray(test[:: -(-len(test) // limit)])
+        by_class = test[np.argsort(-self.images.labels[test], kind="stable")]
+        return np.sort(by_class[:: -(-len(test) // limit)])
 
     def batch(self, index: NDArray[Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(x float [n, 3, H, W] in [0, 1], labels int64 [n], random keys int64 [n])``."""

@@ -25,6 +25,7 @@ from robustbench_df.attacks.clean import CleanPasses
 from robustbench_df.attacks.runner import Attacked, run_attack
 from robustbench_df.attacks.suite import run_suite
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.devices import choose_device
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
@@ -87,14 +88,6 @@ def works(run: Run, name: str, phase: str, images: ImageSet, part: str, plan: At
         index = thin(np.array(sorted(where[i] for i in rows["image_id"]), dtype=np.intp), share, images.labels)
         out.append(Work(deployed(run, name, phase, fold).to(device), index, "oof", fold))
     return out
-
-
-def thin(index: Index, limit: int, labels: NDArray[np.int8]) -> Index:
-    """Keep at most ``limit`` entries (0: all), evenly spaced within each class; class proportions are kept."""
-    if not limit or len(index) <= limit:
-        return index
-    by_class = index[np.argsort(labels[index], kind="stable")]
-    return np.sort(by_class[np.linspace(0, len(index) - 1, limit).round().astype(np.intp)])
 
 
 def deployed(run: Run, name: str, phase: str, fold: int | None) -> Detector:

@@ -23,9 +23,10 @@ from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.summary import robust
 from robustbench_df.attacks.threat import Threat
 from robustbench_df.attacks.transfer import right_on, transfer_matrix, transferred
+from robustbench_df.data.thinning import thin
 from robustbench_df.errors import RunError
 from robustbench_df.progress import Reporter
-from robustbench_df.robustness import Work, attack_cell, deployed, tensors, thin, works
+from robustbench_df.robustness import Work, attack_cell, deployed, tensors, works
 from robustbench_df.run import Run
 from robustbench_df.rundir import write_atomic, write_json
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robustbench_df.lab import Lab
 from tests.conftest import learnable_set
+
+
+def test_attacked_images_are_of_both_classes_even_if_they_alternate(tmp_path: Path) -> None:
+    config = {"split": {"train": 0.5, "val": 0.1, "cal": 0.0, "test": 0.4}, "attack_images": 20}
+    lab = Lab(learnable_set(160), config, device="cpu", shelf=tmp_path)
+    labels = lab.images.labels
+    assert (labels[::2] == labels[0]).all()  # they do
+    assert np.bincount(labels[lab.attacked_index]).tolist() == [8, 8]  # every fourth of 64
 
 
 def test_what_withstands_several_attacks_withstands_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from robustbench_df.errors import RunError, UsageError
 from robustbench_df.held_out import conditions
 from robustbench_df.pipeline import train_all
 from robustbench_df.report.content.facts import facts_of
-from robustbench_df.robustness import attack_run, thin
+from robustbench_df.robustness import attack_run
 from robustbench_df.run import Run
 from robustbench_df.summary import judged_part
 from tests.conftest import Stages, learnable_set
@@ -192,16 +192,6 @@ def subject_parts(run: Run) -> set[str]:
     """The parts that a report reads clean numbers and attacks from."""
     facts = facts_of(run.path)
     return {subject.part for subject in facts.subjects.values()} | {row.cell.part for row in facts.attacks}
-
-
-def test_thinning_is_even() -> None:
-    index, labels = np.arange(199), (np.arange(199) % 2).astype(np.int8)
-    assert thin(index, 0, labels) is index
-    few = thin(index, 100, labels)  # every second image would be of one class
-    assert len(set(few.tolist())) == 100
-    assert abs(int(labels[few].sum()) - 50) <= 1
-    assert few.tolist() == sorted(few.tolist())
-    assert len(set(thin(index, 198, labels).tolist())) == 198
 
 
 def test_a_vote_is_attacked_when_asked_for_and_by_its_members_decisions(runs: dict[int, Run]) -> None:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.finding import AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, light_classifier, light_features, out_of_fold
-from robustbench_df.audit.statistics import Rows, sample
+from robustbench_df.audit.statistics import Rows
 from robustbench_df.data.components import components
 from robustbench_df.data.imageset import UNLABELLED, ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.errors import DataError, RunError
 from robustbench_df.metrics.intervals import Interval, auc_interval, bootstrap, wilson
 from robustbench_df.metrics.scores import Floats, Ints, margins, probability
@@ -233,7 +234,7 @@ def _detail(share: Interval, severity: Severity, n: int, judge: str) -> str:
 
 
 def _of_light(images: ImageSet, most: int, seed: int) -> tuple[Rows, NDArray[np.float64], str]:
-    rows = sample(images, most)
+    rows = thin(images.labelled(), most, images.labels)
     _require(images.labels[rows])
     fold = folds_of(images, rows, seed=seed)
     p = out_of_fold(light_features(images, rows), images.labels[rows], fold, light_classifier)

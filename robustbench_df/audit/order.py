@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.finding import AuditFinding, Figure
 from robustbench_df.audit.light import light_opinion
-from robustbench_df.audit.statistics import Rows, sample
+from robustbench_df.audit.statistics import Rows
 from robustbench_df.audit.submission import finding, image_ids
 from robustbench_df.data.imageset import FAKE, REAL, UNLABELLED, ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.errors import DataError
 from robustbench_df.matching import WRONG_ORDERS, Matched, match, readings
 from robustbench_df.metrics.intervals import Interval, auc_interval
@@ -52,7 +53,7 @@ def find_judge(
         return Judge(labels, "the truth given", True)
     if (images.labels[rows] != UNLABELLED).any():
         return Judge(images.labels[rows], "the labels", True)
-    learn = sample(images, LEARN_FROM)
+    learn = thin(images.labelled(), LEARN_FROM, images.labels)
     if not opinion or len(np.unique(images.labels[learn])) < 2:
         return "no labels are known; give --truth, or a source that also has labelled images"
     try:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from robustbench_df.audit.finding import SEVERITIES, AuditCheck, AuditFinding, Figure, Severity
 from robustbench_df.audit.light import folds_of, out_of_fold
-from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics, sample
+from robustbench_df.audit.statistics import Columns, Rows, file_statistics, pixel_statistics
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.errors import DataError
 from robustbench_df.metrics.intervals import Interval, auc_interval, wilson
 from robustbench_df.metrics.scores import auc
@@ -92,7 +93,8 @@ def shortcuts(
         ``accuracy`` (with ends), ``majority`` (accuracy of always naming the larger class) and ``n``.
     """
     height, width = images.size
-    rows = sample(images, min(most, max(MOST_PIXELS // (height * width), 2 * LEAST_IMAGES)))
+    most = min(most, max(MOST_PIXELS // (height * width), 2 * LEAST_IMAGES))
+    rows = thin(images.labelled(), most, images.labels)
     labels = images.labels[rows]
     names = ("files", "pixels", *(("classifier",) if classifier else ()))
     least = min(int((labels == label).sum()) for label in (0, 1))

@@ -38,19 +38,6 @@ _CHUNK = 1 << 21
 _NO_JPEG = -1.0
 
 
-def sample(images: ImageSet, most: int) -> Rows:
-    """Return at most ``most`` labelled images, evenly spaced within each class, in order."""
-    rows = images.labelled()
-    if len(rows) <= most:
-        return rows
-    chosen = []
-    for label in (0, 1):
-        own = rows[images.labels[rows] == label]
-        wanted = min(len(own), max(round(most * len(own) / len(rows)), 1))
-        chosen.append(own[np.linspace(0, len(own) - 1, wanted).round().astype(np.intp)])
-    return np.sort(np.concatenate(chosen))
-
-
 def chunks(images: ImageSet, rows: Rows) -> Iterator[tuple[slice, Pixels]]:
     """Yield the pixels of ``images.data[rows]`` in parts that fit in memory, each with its place among the rows.
 

@@ -15,6 +15,7 @@ from robustbench_df.attacks.runner import run_attack
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.transfer import right_on
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.deploy.graphs import save_graph
 from robustbench_df.deploy.int8 import calibration_images, quantise
 from robustbench_df.deploy.runtime import OnnxDetector
@@ -23,7 +24,7 @@ from robustbench_df.metrics.intervals import wilson
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector
 from robustbench_df.progress import Reporter
-from robustbench_df.robustness import Work, tensors, thin, works
+from robustbench_df.robustness import Work, tensors, works
 from robustbench_df.run import Run
 from robustbench_df.settings import Count, Settings
 

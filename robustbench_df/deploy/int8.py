@@ -14,8 +14,9 @@ from torch import Tensor
 
 from robustbench_df.attack_plan import AttackPlan
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.deploy.runtime import INPUT, onnx_runtime
-from robustbench_df.robustness import tensors, thin
+from robustbench_df.robustness import tensors
 from robustbench_df.run import Run
 
 CALIBRATION, CALIBRATION_BATCH = 256, 32

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_df.data.imageset import ImageSet
+from robustbench_df.data.thinning import thin
 from robustbench_df.ensembling import Votes
 from robustbench_df.explaining.cams import Judge, Maps, Seen, verdict_maps
 from robustbench_df.metrics.scores import Floats, margins, probability
 from robustbench_df.models.deployed import Deployed
 from robustbench_df.models.detector import Detector, Ensemble
-from robustbench_df.robustness import Index, deployed, thin
+from robustbench_df.robustness import Index, deployed
 from robustbench_df.run import Run
 from robustbench_df.summary import Judged, judge, judge_unseen
 

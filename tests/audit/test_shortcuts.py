@@ -15,7 +15,7 @@ from PIL import Image
 
 from robustbench_df.audit.finding import AuditFinding
 from robustbench_df.audit.shortcuts import judge_statistic, shortcuts
-from robustbench_df.audit.statistics import file_statistics, jpeg_quality, pixel_statistics, sample
+from robustbench_df.audit.statistics import file_statistics, jpeg_quality, pixel_statistics
 from robustbench_df.data.demo import demo_set
 from robustbench_df.data.imageset import ImageSet, image_set_from_arrays
 from robustbench_df.data.sources import load_images
@@ -204,11 +204,3 @@ def test_too_few_images_or_one_class_are_not_run() -> None:
     assert {f.severity for f in shortcuts(images)} == {"not run"}
     one = image_set_from_arrays(smooth(60).transpose(0, 3, 1, 2), np.ones(60))
     assert {f.severity for f in shortcuts(one)} == {"not run"}
-
-
-def test_a_sample_keeps_the_classes_shares() -> None:
-    labels = np.repeat([0, 1, -1], [900, 90, 10])
-    images = image_set_from_arrays(np.zeros((1000, 3, 8, 8), np.uint8), labels)
-    rows = sample(images, 110)
-    assert [(labels[rows] == k).sum() for k in (0, 1, -1)] == [100, 10, 0]
-    assert len(sample(images, 5000)) == 990
