@@ -79,11 +79,23 @@ def fit_temperature(margin: Floats, labels: Ints) -> float:
     If no margin is wrong, the loss is lowest at T = 0, whatever the confidence is worth; T is then 1. If the margins
     are wrong on the whole, the loss is lowest at T = ∞; T is then the upper bound, which shows the problem.
     """
+    margin, labels = fittable(margin, labels, "a temperature")
+    return 1.0 if bool(((margin >= 0) == (labels == 1)).all()) else _best_temperature(margin, labels)
+
+
+def tempered_loss(margin: Floats, labels: Ints) -> float:
+    """Return the lowest log loss of ``margin / T`` within `TEMPERATURES`: what margins are worth once calibrated.
+
+    Unlike `fit_temperature` it makes no exception of margins that are all right, so that a detector which errs cannot
+    seem better than one which does not.
+    """
+    margin, labels = fittable(margin, labels, "a temperature")
+    return log_loss(margin / _best_temperature(margin, labels), labels)
+
+
+def _best_temperature(margin: Floats, labels: Ints) -> float:
     from scipy.optimize import minimize_scalar
 
-    margin, labels = fittable(margin, labels, "a temperature")
-    if np.where(labels == 1, margin, -margin).min() > 0:
-        return 1.0
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda log_t: log_loss(margin / math.exp(log_t), labels),

@@ -28,6 +28,7 @@ def test_temperature_at_its_edges():
     labels = np.array([0, 0, 1, 1])
     assert m.fit_temperature(labels * 4.0 - 2, labels) == 1.0, "no error: nothing tells how sure to be"
     assert m.fit_temperature(2 - labels * 4.0, labels) == pytest.approx(100.0, rel=1e-3)
+    assert m.fit_temperature(np.array([-2.0, -2.0, 0.0, 2.0]), labels) == 1.0, "a tie is called fake, and rightly"
     for one_class in (np.zeros(4, int), np.array([], int)):
         with pytest.raises(DataError, match="needs both"):
             m.fit_temperature(np.zeros(len(one_class)), one_class)
