@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from robustbench_df.config import EnsembleConfig
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.errors import DataError
-from robustbench_df.metrics.calibration import Decision, fit_band, fit_temperature
-from robustbench_df.metrics.scores import Floats, log_loss, margins
+from robustbench_df.metrics.calibration import Decision, fit_band, tempered_loss
+from robustbench_df.metrics.scores import Floats, margins
 from robustbench_df.metrics.weights import WEIGHTINGS, EnsembleWeights, cross_fitted, fit_weights
 from robustbench_df.records import Predictions, Result, results_to_json
 from robustbench_df.run import Run
-from robustbench_df.rundir import write_json
+from robustbench_df.rundir import json_text, write_json, write_text
 from robustbench_df.summary import decide, judge, judge_unseen, results_of
 
 CROSS_FITS = 5
@@ -75,11 +75,12 @@ class Votes:
         return combined
 
     def loss(self, kind: str) -> float:
-        """Return the cross-fitted log loss on val or the out-of-fold rows."""
+        """Return the cross-fitted log loss on val or the out-of-fold rows, at the best temperature.
+
+        Confidence must not decide between kinds and phases, since calibration corrects it anyway.
+        """
         rows = self.where("oof", "val")
-        margin, labels = margins(self._cross_fitted(kind, rows)), self.rows.labels[rows]
-        # Use the best temperature of each kind: confidence must not decide, since calibration corrects it anyway.
-        return log_loss(margin / fit_temperature(margin, labels), labels)
+        return tempered_loss(margins(self._cross_fitted(kind, rows)), self.rows.labels[rows])
 
     def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
         groups = np.array([self.groups.get(i) or i for i in self.rows.table["image_id"][rows]], dtype=str)
@@ -154,7 +155,11 @@ def judge_table(
 
 
 def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
-    """Write ``ensemble.json``: per phase, weights of every kind, and decision and band of each member and ensemble."""
+    """Write ``ensemble.json``: per phase, weights of every kind, and decision and band of each member and ensemble.
+
+    If it comes out otherwise than before, the cells in which the ensemble was attacked are removed: they are those of
+    another ensemble.
+    """
     config = run.config
     entry: dict[str, Any] = {}
     losses: dict[tuple[str, str], float] = {}
@@ -181,7 +186,11 @@ def fit_ensembles(run: Run, images: ImageSet, phases: tuple[str, ...]) -> None:
             }
         entry[phase] = {"members": members, "ensembles": ensembles}
     phase, kind = _ship(losses, config.ensemble)
-    write_json(run.file("ensemble.json"), {"shipped": {"kind": kind, "phase": phase}, **entry})
+    path, text = run.file("ensemble.json"), json_text({"shipped": {"kind": kind, "phase": phase}, **entry})
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        for cell in run.file("predictions").glob("ensemble-*.parquet"):
+            cell.unlink()
+    write_text(path, text)
 
 
 def _ship(losses: Mapping[tuple[str, str], float], config: EnsembleConfig) -> tuple[str, str]:

@@ -103,6 +103,19 @@ def test_auto_ships_the_lowest_loss_and_a_fixed_choice_is_kept() -> None:
     assert _ship(losses, EnsembleConfig(weights="stacked", phase="final")) == ("final", "stacked")
 
 
+def test_a_choice_without_an_error_is_never_worse_than_one_with_some() -> None:
+    """However unsure the first is and sure the second: calibration corrects that."""
+    labels = np.arange(400) % 2
+    unsure, sure = 0.2 * (2 * labels - 1.0), 20.0 * (2 * labels - 1.0)
+    sure[:4] *= -1
+    losses = []
+    for margin in (unsure, sure):
+        table = predictions("val", 0, n=400)
+        table.table["logit_real"], table.table["logit_fake"] = -margin / 2, margin / 2
+        losses.append(Votes({"a": table}, GROUPS).loss("uniform"))
+    assert losses[0] < losses[1]
+
+
 def test_an_undefined_metric_is_undefined(recwarn: pytest.WarningsRecorder) -> None:
     table = predictions("test", 0)
     one_class = Predictions(table.table[table.table["label"] == 1].reset_index(drop=True), "")

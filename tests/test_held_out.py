@@ -13,6 +13,7 @@ from robustbench_df import held_out
 from robustbench_df.config import load_config
 from robustbench_df.data.imageset import image_set_from_arrays
 from robustbench_df.data.split import Split, make_folds, split_rows
+from robustbench_df.ensembling import fit_ensembles
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.scores import Floats, margins
 from robustbench_df.metrics.weights import EnsembleWeights
@@ -97,3 +98,35 @@ def test_a_member_is_scored_on_test_by_the_mean_over_its_folds(run: Run, splits:
     expected = margins(predict_logits(mean, splits[0].images, splits[0].test))
     assert np.allclose(margins(clean.logits), expected, atol=1e-4)
     assert np.allclose(margins(fgsm.logits), attacked(mean, splits[0], "test"), atol=1e-4)
+
+
+def test_attacked_images_are_of_both_classes_even_if_they_alternate(
+    run: Run, splits: list[Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = splits[0].images.labels[splits[0].test]
+    assert (labels[::2] == labels[0]).all()  # they do
+    monkeypatch.setattr(Run, "config", CONFIG.model_copy(update={"attack_images": 10}))
+    held_out.score_members(run, splits, CONFIG, Reporter())
+    cell = run.predictions("mlp", "base", held_out.conditions(CONFIG)[1].name)
+    assert np.bincount(cell.part("test").labels).tolist() == [5, 5]
+    assert len(cell.part("oof").labels) == FOLDS * 4
+    assert np.ptp(np.bincount(cell.part("oof").labels)) <= FOLDS
+
+
+def test_an_ensemble_that_comes_out_otherwise_is_attacked_again(run: Run, splits: list[Split]) -> None:
+    held_out.score_members(run, splits, CONFIG, Reporter())
+    cell = run.predictions_path("ensemble", "final", held_out.conditions(CONFIG)[1].name)
+
+    def attacked_again() -> bool:
+        before = cell.stat().st_mtime_ns if cell.exists() else 0
+        fit_ensembles(run, splits[0].images, PHASES)
+        held_out.score_ensemble(run, splits, CONFIG, Reporter())
+        return cell.stat().st_mtime_ns != before
+
+    assert attacked_again()
+    assert not attacked_again()  # the same ensemble
+    kept = run.read_json("ensemble.json")
+    write_json(run.file("ensemble.json"), {**kept, "shipped": {"kind": "uniform", "phase": "base"}})
+    assert attacked_again()
+    run.file("ensemble.json").unlink()  # as the audit advises; what the cell was of is not known any more
+    assert attacked_again()
