@@ -13,13 +13,19 @@ _STARTS = ("steps", "restarts", "random_start")
 
 _TABLE = {
     "fgsm": Attack(
-        "one gradient step (Goodfellow et al. 2015)", gradient.fgsm, "gradient", NORMS, from_clean=lambda _: True
+        "one gradient step (Goodfellow et al. 2015)",
+        gradient.fgsm,
+        "gradient",
+        NORMS,
+        returns_last=True,
+        from_clean=lambda _: True,
     ),
     "pgd": Attack(
         "projected gradient, 40 steps (Madry et al. 2018)",
         gradient.pgd,
         "gradient",
         NORMS,
+        returns_last=True,
         uses=("steps", "step_size", "restarts", "random_start", "momentum"),
         from_clean=gradient.begins_clean,
     ),

@@ -116,7 +116,7 @@ def library_attack(name: str) -> Attack:
             arguments = _arguments(cls, spec, float(eps))
             _ask(victim, _craft(cls, arguments, victim, same, spec.eot), same)
 
-    return Attack(_summary(cls), run, kind.access, kind.norms, minimal=kind.minimal, params=None)
+    return Attack(_summary(cls), run, kind.access, kind.norms, minimal=kind.minimal, returns_last=True, params=None)
 
 
 def available() -> list[str]:

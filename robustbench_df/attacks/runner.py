@@ -245,15 +245,24 @@ def _attack_batch(
             victim = victim.resume(eps, carry=cumulative)
         victim.alive &= chosen & (eps > 0)  # without a budget there is nothing to try
         attack.run(victim, spec)
-        out.append(measured(victim, spec))
+        out.append(measured(victim, *_result(victim, attack, spec)))
     return out
 
 
-def measured(victim: Victim, spec: AttackSpec) -> Attacked:
-    """Return the victim's record of a finished attack."""
-    x_adv, logits = victim.result()
-    if not spec.early_stop:
-        x_adv, logits = victim.last, victim.last_logits
+def _result(victim: Victim, attack: Attack, spec: AttackSpec) -> tuple[Tensor, Tensor]:
+    """Return the images that stand for a finished attack, and their logits.
+
+    With ``early_stop``, or if the attack minimises the distance: the nearest success. Otherwise the last iterate of an
+    attack that is known for it, or the lowest margin within the budget: the last image that another attack queried may
+    be one that it had rejected.
+    """
+    if not spec.early_stop and attack.returns_last:
+        return victim.last, victim.last_logits
+    return victim.result() if spec.early_stop or attack.minimal else (victim.worst_x, victim.worst_logits)
+
+
+def measured(victim: Victim, x_adv: Tensor, logits: Tensor) -> Attacked:
+    """Return the victim's record of a finished attack, for which the images ``x_adv`` with their ``logits`` stand."""
     return Attacked(
         x_adv=x_adv.detach(),
         logits=logits,

@@ -39,7 +39,8 @@ class AttackSpec(Settings):
     eot: Annotated[int, Field(ge=1)] = 1
     """Number of forwards over which each answer of a random detector is averaged (expectation over transformation)."""
     early_stop: bool = True
-    """Finish an image at its first success. False runs all steps and returns the last image, as libraries do."""
+    """Finish an image at its first success. False runs all steps and returns what the method ends with, as libraries
+    do: the last image of FGSM and PGD, the best one of others."""
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Parameters of one particular attack, or keyword arguments of a library's attack."""
 
@@ -72,7 +73,8 @@ class Attack:
     ``run(victim, spec)`` queries the victim until all images are finished or its steps are used up; the victim records
     the results. ``params`` are the names it accepts in ``spec.params``; None: it checks them itself. ``uses`` are the
     fields in `OWN_FIELDS` that it uses. ``minimal``: it seeks the nearest adversarial image at any distance rather than
-    one within the budget. ``from_clean``: given the spec, whether it begins with the gradient at the clean image, which
+    one within the budget. ``returns_last``: without ``early_stop`` the last image that it queried is its result.
+    ``from_clean``: given the spec, whether it begins with the gradient at the clean image, which
     then shares the forward of the clean pass.
     """
 
@@ -81,6 +83,7 @@ class Attack:
     access: Access
     norms: tuple[str, ...]
     minimal: bool = False
+    returns_last: bool = False
     params: tuple[str, ...] | None = ()
     uses: tuple[str, ...] = ()
     from_clean: Callable[[AttackSpec], bool] = lambda _: False

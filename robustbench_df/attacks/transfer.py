@@ -72,7 +72,8 @@ def judged(
         rows = victim.rows()
         if len(rows):
             victim.margin(x_adv[part][rows], rows)
-        return measured(victim, spec)
+        result = victim.result() if spec.early_stop else (victim.last, victim.last_logits)
+        return measured(victim, *result)
 
     most = fitting_batch(batch_size, detector, tuple(x.shape[2:]), x.device, gradient=False)
     every = torch.arange(len(x), device=x.device)

@@ -12,6 +12,7 @@ from robustbench_df.attacks.fgsm import fgsm
 from robustbench_df.attacks.runner import run_attack, run_sweep
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.attacks.threat import GEOMETRY, NORMS
+from robustbench_df.attacks.victim import TOLERANCE
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.models.detector import Detector
 from tests.attacks.detectors import Linear, Small, images, labels_of
@@ -165,6 +166,21 @@ def test_without_early_stop_the_last_iterate_comes_back() -> None:
     found = run_attack(detector, x, y, AttackSpec(name="pgd", eps=0.05, steps=10, early_stop=False))
     torch.testing.assert_close(GEOMETRY["linf"].length(found.x_adv - x), torch.full((len(x),), 0.05))
     assert (found.forwards == 11).all()
+
+
+@pytest.mark.parametrize("name", ["apgd", "fab", "square", "hopskipjump", "deepfool", "noise"])
+def test_without_early_stop_what_comes_back_is_what_succeeded(name: str) -> None:
+    """The last image that was queried may be a candidate that these attacks had rejected."""
+    detector, x = Small().eval(), images()
+    y = labels_of(detector, x)
+    queries = 300 if name in ("square", "hopskipjump") else None
+    found = run_attack(detector, x, y, AttackSpec(name=name, eps=0.05, queries=queries, early_stop=False))
+    assert found.success.any()
+    with torch.no_grad():
+        assert torch.allclose(detector(found.x_adv), found.logits, atol=1e-5)
+    margin = torch.where(y == 1, 1, -1) * (found.logits[:, 1] - found.logits[:, 0])
+    assert (margin[found.success] <= 0).all()
+    assert (found.distance <= 0.05 + 2 * TOLERANCE).all()
 
 
 def test_the_training_fgsm_is_the_attack() -> None:
