@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_df.attacks.noise import uniform
 from robustbench_df.attacks.spec import AttackSpec
-from robustbench_df.attacks.square import square
+from robustbench_df.attacks.square import _share, square
 from robustbench_df.attacks.victim import TOLERANCE, Victim, reach
 from robustbench_df.errors import UsageError
 from robustbench_df.models.detector import frozen
@@ -141,9 +141,9 @@ def test_a_warm_start_is_where_it_sets_out(norm: str) -> None:
     detector, x = Linear(), images(8)
     distance = detector.distance(x, norm)
     former = attacked(detector, x, 0.9 * distance, norm, queries=1500)
-    warm = attacked(detector, x, 1.6 * distance, norm, start=former.worst_x)
+    warm = attacked(detector, x, 1.8 * distance, norm, start=former.worst_x)
     assert (warm.queries[warm.correct] == 1).all()  # the former budget's sign pattern, stretched, is enough
-    assert (warm.distance <= 1.6 * distance + TOLERANCE).all()
+    assert (warm.distance <= 1.8 * distance + TOLERANCE).all()
 
 
 def test_images_of_any_size_are_taken() -> None:
@@ -161,3 +161,8 @@ def test_images_of_any_size_are_taken() -> None:
 def test_wrong_parameters_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="p_init"):
         attacked(Linear(), images(2), 0.01, params=params)
+
+
+def test_windows_shrink_as_in_the_authors_code() -> None:
+    published = {1: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128, 6001: 256, 8001: 512, 9999: 512}
+    assert {step: round(1 / _share(1.0, step, 10_000)) for step in published} == published
