@@ -154,6 +154,11 @@ class PhaseConfig(Settings):
         """Number of copies added to train."""
         return self.copies
 
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on each batch."""
+        return 1
+
 
 class AdversarialConfig(PhaseConfig):
     """Phase 2: training on clean and adversarial images together, starting from the checkpoint of phase 1."""
@@ -189,6 +194,11 @@ class AdversarialConfig(PhaseConfig):
     def all_copies(self) -> int:
         """Number of copies added to train, including attacked ones."""
         return self.copies + self.adversarial_copies
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on each batch."""
+        return self.replays if self.objective == "free" else 1
 
     @model_validator(mode="after")
     def _fits_together(self) -> AdversarialConfig:

@@ -43,24 +43,29 @@ class Batch:
         """Yield positions of at most ``micro`` images, with the context in which their forward pass must run."""
         where = torch.arange(len(self.images), device=self.images.device)
         if self.norms is None:
-            yield from ((part, nullcontext()) for part in where.split(micro))
+            yield from ((part, nullcontext()) for part in _even(where, micro))
             return
         for group, own in ((where[: self.attacked], True), (where[self.attacked :], False)):
-            for part in group.split(micro) if len(group) else ():
+            for part in _even(group, micro) if len(group) else ():
                 yield part, self.norms.used() if own else nullcontext()
+
+
+def _even(where: Tensor, micro: int) -> tuple[Tensor, ...]:
+    """Split into as few parts of at most ``micro`` as can be, of equal size: a rest of a few images would move batch
+    normalisation's running statistics as much as a whole part does."""
+    return where.tensor_split(-(-len(where) // micro))
 
 
 class Adversary:
     """Attack training batches as the objective of a phase says.
 
     ``norms`` are the auxiliary layers of ``separate_norm``, which are trained and saved along with the detector; None
-    if the detector's own layers serve all images. ``replays`` is the number of optimiser steps on each batch.
+    if the detector's own layers serve all images.
     """
 
     def __init__(self, detector: Detector, config: AdversarialConfig, setting: Setting) -> None:
         self._detector, self._config, self._setting = detector, config, setting
         self.norms = auxiliary_norms(detector) if config.separate_norm else None
-        self.replays = config.replays if config.objective == "free" else 1
         self._carried: Tensor | None = None
 
     def begin_epoch(self) -> None:

@@ -106,8 +106,9 @@ class _Phase:
             if self._config.patience and self._validated and epoch - 1 - progress.best_epoch >= self._config.patience:
                 break  # early stopping: ``patience`` epochs have passed without a better score
             if collapsed(progress.history):
+                kept = "the best epoch" if self._config.select == "best" else "the one before"
                 self._reporter.warn(
-                    f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); the best is kept"
+                    f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); {kept} is kept"
                 )
                 break
             started = time.perf_counter()
@@ -146,7 +147,7 @@ class _Phase:
         losses: list[Tensor] = []
         rate = 0.0
         for step in range(steps):
-            at = step // stepper.replays * config.batch_size
+            at = step // config.steps_per_batch * config.batch_size
             x, y, ids = self._data.batch(order[at : at + config.batch_size])
             losses.append(stepper.gradient(augment(x, self._job.recipe.augment, ids, *key), y, ids, key, generator))
             done = (epoch * steps + step + 0.5) / (self._epochs * steps)
@@ -167,7 +168,7 @@ class _Phase:
         """Score the weights after the epoch, keep them if ``select`` says so, and lower the learning rate on a plateau.
 
         The scores are added to ``row``. Without val there is no score: the last epoch is kept and the rate is never
-        lowered.
+        lowered. An epoch after which robustness has collapsed is not kept for being the last.
         """
         trained, progress, config = self._stepper.trained, self._progress, self._config
         kept = trained.ema if trained.ema is not None else trained.detector
@@ -181,7 +182,8 @@ class _Phase:
             waited = epoch - max(progress.best_epoch, progress.plateau_epoch)
             if config.schedule == "plateau" and waited >= _PLATEAU_PATIENCE:
                 progress.plateau, progress.plateau_epoch = progress.plateau / 2, epoch
-        if better or config.select == "last" or not self._validated:
+        last = config.select == "last" or not self._validated
+        if better or (last and not collapsed([*progress.history, row])):
             progress.best = snapshot(kept)
 
     def _keep(self, row: dict[str, Any]) -> None:

@@ -22,9 +22,12 @@ def planned_epochs(config: PhaseConfig, images: int) -> int:
 
 
 def steps_per_epoch(config: PhaseConfig, images: int) -> int:
-    """Optimiser steps of an epoch: whole batches only; an ``image_budget`` below ``images`` shortens the epoch."""
+    """Optimiser steps of an epoch: whole batches only, and at least all steps on one batch.
+
+    An ``image_budget`` below ``images`` shortens the epoch.
+    """
     seen = min(images, config.image_budget) if config.image_budget else images
-    return max(seen // config.batch_size, 1)
+    return max(seen // config.batch_size, config.steps_per_batch)
 
 
 def learning_rate(config: PhaseConfig, progress: float) -> float:

@@ -104,5 +104,9 @@ def _digest(recipe: Recipe, split: Split, seed: int) -> str:
     ids = split.images.ids
     made_of: list[Any] = [recipe.model_dump(mode="json"), seed, split.images.fingerprint]
     made_of += [ids[split.train].tolist(), ids[split.val].tolist()]
+    weights = Path(recipe.model.weights or "")
+    if weights.is_file():  # another file may lie under the same name by now
+        with weights.open("rb") as file:
+            made_of.append(hashlib.file_digest(file, "blake2b").hexdigest())
     text = json.dumps(made_of, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=_DIGITS).hexdigest()

@@ -53,11 +53,6 @@ class Stepper:
         self.micro = min(config.micro_batch or fitting, config.batch_size)
         self._batch = Batch(torch.empty(0))
 
-    @property
-    def replays(self) -> int:
-        """Optimiser steps on each batch."""
-        return self._adversary.replays if self._adversary is not None else 1
-
     def begin_epoch(self) -> None:
         """Set train mode; with a frozen backbone only for the head module, so that batch statistics do not change.
 

@@ -90,6 +90,15 @@ def test_free_climbs_the_gradient_that_training_leaves_and_forgets_it_with_the_e
     assert torch.equal(met(adversary).images.detach(), X)
 
 
+def test_micro_batches_are_of_equal_size() -> None:
+    images = torch.zeros(50, 3, 2, 2)
+    assert [len(part) for part, _ in Batch(images).parts(16)] == [13, 13, 12, 12]
+    assert [len(part) for part, _ in Batch(images).parts(50)] == [50]
+    assert torch.equal(torch.cat([part for part, _ in Batch(images).parts(16)]), torch.arange(50))
+    norms = Adversary(normalised(), config(separate_norm=True), Setting()).norms
+    assert [len(part) for part, _ in Batch(images, attacked=19, norms=norms).parts(16)] == [10, 9, 16, 15]
+
+
 def test_an_epoch_of_free_meets_a_batch_as_often_as_it_is_replayed(tmp_path: Path, split: Split) -> None:
     seen: list[torch.Tensor] = []
 

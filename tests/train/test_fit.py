@@ -158,6 +158,37 @@ def test_early_stopping_follows_val_whatever_is_kept(
     assert all(torch.equal(kept[k], taken[kept_epoch - 1][k]) for k in kept)
 
 
+@pytest.mark.parametrize(("select", "kept_epoch"), [("best", 2), ("last", 3)])
+def test_an_epoch_of_collapsed_robustness_is_not_kept(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, select: str, kept_epoch: int
+) -> None:
+    standing = iter([0.8, 0.85, 0.8, 0.1, 0.8])
+    taken: list[dict[str, torch.Tensor]] = []
+    warned: list[str] = []
+
+    class Listening(Reporter):
+        def warn(self, message: str) -> None:
+            warned.append(message)
+
+    def fake(detector: torch.nn.Module, *_: Any) -> dict[str, float]:
+        taken.append({k: v.clone() for k, v in detector.state_dict().items()})
+        robust = next(standing)
+        return {"score": robust, "val_pgd_accuracy": robust}
+
+    monkeypatch.setattr(loop, "validate", fake)
+    how = ("phase1.epochs=0", "phase2.epochs=5", "phase2.objective=pgd", f"phase2.select={select}")
+    given = ("phase2.attack_steps=1", "phase2.image_budget=0")
+    if select == "best":  # where phase 2 sets out is a candidate too
+        standing = iter([0.1, 0.8, 0.85, 0.8, 0.1, 0.8])
+    fit(job(tmp_path, *how, *given), split, Listening())
+    assert [message.rpartition("; ")[2] for message in warned] == [
+        "the best epoch is kept" if select == "best" else "the one before is kept"
+    ]
+    kept = load_file(tmp_path / "final.safetensors")
+    expected = taken[kept_epoch if select == "best" else kept_epoch - 1]
+    assert all(torch.equal(kept[k], expected[k]) for k in kept)
+
+
 def test_a_refit_keeps_the_last_epoch_without_a_val_part(tmp_path: Path, split: Split) -> None:
     fit(job(tmp_path, "phase1.select=last", "phase2.select=last"), make_refit(split))
     rows = [json.loads(x) for x in (tmp_path / "base-history.jsonl").read_text().splitlines()]

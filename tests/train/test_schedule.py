@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from robustbench_df.config import PhaseConfig
+from robustbench_df.config import AdversarialConfig, PhaseConfig
 from robustbench_df.train.schedule import learning_rate, momentum, planned_epochs, steps_per_epoch
 
 
@@ -23,6 +23,7 @@ def test_a_budget_below_one_epoch_cuts_it_short() -> None:
     assert steps_per_epoch(config, 200) == 3
     assert steps_per_epoch(PhaseConfig(batch_size=64), 5000) == 78
     assert steps_per_epoch(config, 10) == 1
+    assert steps_per_epoch(AdversarialConfig(objective="free", replays=3), 10) == 3  # else it never attacks
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant", "plateau"])
