@@ -13,12 +13,22 @@ T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 
+_SIGNS = (
+    "can't allocate memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "STATUS_ALLOCATION_FAILED",
+    "STATUS_NOT_INITIALIZED",
+    "Unable to find a valid cuDNN algorithm",
+    "FIND was unable to find an engine",
+)
+"""Parts of the messages of a full memory: torch's, and those of cuBLAS and cuDNN, which have their own. The last three
+can have other causes; then a single image fails too, and the error is raised."""
+
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a torch error means that memory ran out, on any device."""
-    # cuBLAS and cuDNN use their own messages for a full GPU.
-    signs = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
 
 
 def halving(size: int, compute: Callable[[int], T]) -> T:

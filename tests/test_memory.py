@@ -15,6 +15,9 @@ from robustbench_df.memory import halving, is_out_of_memory
         RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
     ],
 )
 def test_memory_that_runs_out_is_recognised(error: RuntimeError) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_df.corruptions.core import Draw, Setting
+from robustbench_df.precision import exact_fp32
 
 Border = Literal["edge", "mirror", "symmetric"]
 """How a line ``a b c`` continues outside: ``a a|a b c|c c``, ``c b|a b c|b a`` or ``b a|a b c|c b``."""
@@ -51,7 +52,8 @@ def defocus_blur(x: Tensor, setting: Setting, _draw: Draw) -> Tensor:
     columns = _outside(width, reach, "mirror", x.device)
     padded = x.index_select(3, columns).index_select(2, rows)
     weight = kernel.expand(planes * bands, 1, -1, -1).contiguous()
-    out = F.conv2d(padded.reshape(1, len(weight), -1, len(columns)), weight, groups=len(weight))
+    with exact_fp32():
+        out = F.conv2d(padded.reshape(1, len(weight), -1, len(columns)), weight, groups=len(weight))
     return out.reshape(n, channels, -1, width)[:, :, :height]
 
 

@@ -138,9 +138,12 @@ def _open(home: Path) -> Decoded | None:
 
 def _publish(scratch: Path, home: Path) -> Decoded:
     """Rename a finished entry into place, unless another process was first."""
+    # Nothing is removed before the first attempt: another process may have put its entry there a moment ago.
+    with contextlib.suppress(OSError):  # there is one already
+        scratch.rename(home)
     if (entry := _open(home)) is None:
         shutil.rmtree(home, ignore_errors=True)
-        with contextlib.suppress(OSError):  # lost the race: theirs is as good
+        with contextlib.suppress(OSError):
             scratch.rename(home)
         entry = _open(home)
     if entry is None:

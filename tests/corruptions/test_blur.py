@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from robustbench_df.corruptions.blur import (
     streak,
     zoom_blur,
 )
+from robustbench_df.corruptions.suite import corrupt
 from tests.corruptions.helpers import draw_for, floats, given
 
 
@@ -142,3 +145,19 @@ def test_no_blur_changes_a_plain_image(size: tuple[int, int]) -> None:
     assert same(glass_blur(x, (1.5, 4, 2), draw_for(x)))
     assert same(motion_blur(x, (20, 15), draw_for(x)))
     assert same(zoom_blur(x, (1.31, 0.03), draw_for(x)))
+
+
+def test_defocus_is_computed_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's shorter mantissa would give other pixels than a CPU's for the same key."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    whole = F.conv2d
+
+    def conv2d(*args: Any, **options: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(F, "conv2d", conv2d)
+    corrupt(torch.rand(2, 3, 32, 32), "defocus_blur", 3)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32

@@ -205,3 +205,20 @@ def test_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / ".cache" / "robustbench_df"
+
+
+def test_an_entry_that_has_just_appeared_is_not_removed(folder, pair, monkeypatch):
+    root = folder(pair)
+
+    def removed(*_args, **_options):
+        raise AssertionError("another process may have put it there a moment ago")
+
+    original = cache_module._publish
+
+    def guarded(scratch, home):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", removed)
+            return original(scratch, home)
+
+    monkeypatch.setattr(cache_module, "_publish", guarded)
+    assert len(load_images(root)) == 4

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_df.config import Recipe, load_config
+from robustbench_df.config import load_config
 from robustbench_df.data.split import make_split
-from robustbench_df.settings import validated
 from robustbench_df.train.shelf import _digest
 from tests.conftest import learnable_set
 
@@ -15,7 +14,7 @@ def test_another_weight_file_under_the_same_name_is_another_detector(tmp_path: P
     split = make_split(learnable_set(60), load_config("full").split)
 
     def digest(**model: str) -> str:
-        return _digest(validated(Recipe, {"model": {"name": "mlp", **model}}), split, 0)
+        return _digest(load_config("full", models=("mlp",), model=model).for_model("mlp"), split, 0)
 
     weights = tmp_path / "weights.safetensors"
     missing = digest(weights=str(weights))
