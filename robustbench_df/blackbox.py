@@ -66,7 +66,7 @@ def attack_external(
     digest = hashlib.blake2b(f"{address} {images.fingerprint}".encode(), digest_size=4).hexdigest()
     folder = (run.file("attacks") if run is not None else Path()) / f"blackbox-{digest}"
     detector: Any = external_detector(address, rate=rate, log=folder / "answers.jsonl")
-    x, y, ids = tensors(images, index, plan.model_copy(update={"device": "cpu"}))
+    x, y, ids = tensors(images, index, "cpu")
     rows = []
     for eps in plan.epsilons:
         for spec in specs:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustbench_df.attack_plan import AttackPlan
 from robustbench_df.data.thinning import thin
 from robustbench_df.deploy.fidelity import FidelityPlan, fidelity
 from robustbench_df.deploy.graphs import FORMATS, open_graph, save_graph
@@ -25,7 +24,7 @@ from robustbench_df.models.detector import Detector, frozen
 from robustbench_df.progress import Reporter
 from robustbench_df.robustness import tensors
 from robustbench_df.run import Run
-from robustbench_df.rundir import provenance, write_atomic, write_json
+from robustbench_df.rundir import jsonable, provenance, write_atomic, write_json
 from robustbench_df.settings import Settings
 
 TOLERANCE = 1e-3
@@ -83,7 +82,7 @@ def export_run(run: Run, plan: ExportPlan, to: Path | None = None, reporter: Rep
     detector, phase = detector_of(run, plan), plan.phase or run.shipped["phase"]
     path = to or default_path(run, plan)
     images = run.images()
-    x, _, _ = tensors(images, thin(images.labelled(), CHECKED, images.labels), AttackPlan(device="cpu"))
+    x, _, _ = tensors(images, thin(images.labelled(), CHECKED, images.labels), "cpu")
     with tempfile.TemporaryDirectory() as folder:
         ready = ready_file(run, plan.model_copy(update={"int8": False})) if plan.int8 else None
         made = ready or Path(folder) / f"made{FORMATS[plan.form]}"
@@ -146,10 +145,12 @@ def describe(run: Run, model: str, phase: str) -> dict[str, Any]:
     """Describe how to use a file: its input, its output, and how logits become a verdict."""
     height, width = run.image_size
     made_with = provenance(run.config.seed, run.fingerprint, torch.get_num_threads(), "cpu")["versions"]
+    whole = {"members": list(run.models), "weights": jsonable(run.weights(phase=phase))} if model == "ensemble" else {}
     return {
         "run": run.name,
         "model": model,
         "phase": phase,
+        **whole,
         "input": {
             "name": INPUT,
             "shape": ["batch", 3, height, width],

@@ -184,13 +184,13 @@ def _attack_part(
     advance: Callable[[int], None],
 ) -> pd.DataFrame:
     """Attack a few images; returns a row of numbers per image, so that no image stays in memory."""
-    found = attack_cell(cell, some.detector, *tensors(images, index, plan), plan, clean, advance)
+    found = attack_cell(cell, some.detector, *tensors(images, index, plan.device), plan, clean, advance)
     return _rows(cell, found, images, index, some)
 
 
-def tensors(images: ImageSet, index: Index, plan: AttackPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """Return float images in [0, 1], labels and keys of ``images[index]`` on the plan's device."""
-    device = choose_device(plan.device)
+def tensors(images: ImageSet, index: Index, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return float images in [0, 1], labels and keys of ``images[index]`` on a device, or on the fastest (``auto``)."""
+    device = choose_device(device)
     x = torch.from_numpy(images.pixels(index)).to(device).float().div_(255)
     y = torch.from_numpy(images.labels[index].astype(np.int64)).to(device)
     return x, y, torch.from_numpy(images.keys(index)).to(device)

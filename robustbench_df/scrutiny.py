@@ -66,7 +66,7 @@ def examine(
             checks += cell_checks.overfitting(rates.get((model, "base"), {}), own)
         if (model, phase) in looked_into:
             work = works(run, model, phase, images, part, plan.model_copy(update={"images": 0}))[0]
-            x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan)
+            x, y, ids = tensors(images, thin(work.index, CHECKED, images.labels), plan.device)
             reporter.start(f"checks · {model} · {phase}", len(CHECKS), unit="checks")
             eps = max(plan.epsilons)
             found_by = _transferred(run, model, phase, work, (x, y, ids), plan)
@@ -122,7 +122,7 @@ def transfer_of(run: Run, plan: AttackPlan, reporter: Reporter) -> dict[str, Any
     fold = 0 if part == "oof" else None
     some = works(run, names[0], phase, images, part, plan)[0]
     index = thin(some.index, TRANSFERRED, images.labels)
-    x, y, ids = tensors(images, index, plan)
+    x, y, ids = tensors(images, index, plan.device)
     spec = AttackSpec(name="pgd", steps=20, eps=max(plan.epsilons), norm=plan.norm)
     reporter.start("transfer", len(names) * len(index))
     detectors = {name: deployed(run, name, phase, fold).to(x.device) for name in names}
@@ -158,7 +158,7 @@ def save_examples(run: Run, cells: Sequence[Cell], plan: AttackPlan, count: int,
         index = work.index[np.isin(images.ids[work.index].astype(str), chosen)]
         if not len(index):
             continue
-        x, y, ids = tensors(images, index, plan)
+        x, y, ids = tensors(images, index, plan.device)
         found = attack_cell(cell, work.detector, x, y, ids, plan)
         rounded = (found.x_adv * 255).round().clamp(0, 255) / 255
         still = ~right_on(work.detector, rounded, y, plan.batch)

@@ -14,6 +14,7 @@ from robustbench_df.deploy import int8
 from robustbench_df.deploy.fidelity import FidelityPlan
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.exporting import ExportPlan, export_run, ready_file
+from robustbench_df.metrics.weights import EnsembleWeights
 from robustbench_df.inference import predict
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run
@@ -45,6 +46,8 @@ def test_file_and_sidecar_are_enough_for_the_verdict(run: Run, tmp_path: Path) -
     assert ((p >= said["decision"]["threshold"]) == expected.verdict).all()
     assert said["input"]["shape"][1:] == [3, *images.size]
     assert said["bytes"] == made.path.stat().st_size
+    assert said["members"] == list(run.models)
+    assert EnsembleWeights.from_dict(said["weights"]) == run.weights()
     assert str(tmp_path) not in made.sidecar.read_text()
 
 

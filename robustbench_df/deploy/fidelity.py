@@ -62,10 +62,10 @@ def fidelity(
     reporter.start(f"judging int8 on {part} images", sum(len(some.index) for some in work))
     for some in work:
         float32, int8 = some.detector, _int8_of(run, some, model, phase, images)
-        x, y, _ = tensors(images, some.index, AttackPlan(device="cpu"))
+        x, y, _ = tensors(images, some.index, "cpu")
         conditions["clean"].append((right_on(float32, x, y), right_on(int8, x, y)))
         share = -(-plan.attacked // len(work))
-        x, y, ids = tensors(images, thin(some.index, share, images.labels), AttackPlan(device="cpu"))
+        x, y, ids = tensors(images, thin(some.index, share, images.labels), "cpu")
         for spec in plan.attacks if plan.attacked else ():
             own = spec.replaced(early_stop=False)  # an image just across its source's boundary fools no other detector
             crafted = run_attack(float32, x, y, own, ids=ids, seed=plan.seed, only_correct=False).x_adv

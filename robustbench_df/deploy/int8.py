@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from robustbench_df.attack_plan import AttackPlan
 from robustbench_df.data.imageset import ImageSet
 from robustbench_df.data.thinning import thin
 from robustbench_df.deploy.runtime import INPUT, onnx_runtime
@@ -35,7 +34,7 @@ def calibration_images(run: Run, images: ImageSet, fold: int = 0) -> Tensor:
     table = run.split
     rows = table[(table["part"] == "train") & table["fold"].isin([-1, fold])]
     index = np.flatnonzero(np.isin(images.ids.astype(str), rows["image_id"].astype(str)))
-    return tensors(images, thin(index, CALIBRATION, images.labels), AttackPlan(device="cpu"))[0]
+    return tensors(images, thin(index, CALIBRATION, images.labels), "cpu")[0]
 
 
 def quantise(source: Path, target: Path, x: Tensor) -> dict[str, Any]:
