@@ -14,8 +14,8 @@ from robustbench_df.deploy import int8
 from robustbench_df.deploy.fidelity import FidelityPlan
 from robustbench_df.errors import ModelError, UsageError
 from robustbench_df.exporting import ExportPlan, export_run, ready_file
-from robustbench_df.metrics.weights import EnsembleWeights
 from robustbench_df.inference import predict
+from robustbench_df.metrics.weights import EnsembleWeights
 from robustbench_df.pipeline import train_all
 from robustbench_df.run import Run
 from tests.conftest import learnable_set
