@@ -146,29 +146,50 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     """Read class folders beside ``<prefix>_preds.json``: a black-box detector's verdicts on the images.
 
     A file is a list of ``{"index": 7, "prediction": "fake"}``; index 7 belongs to ``7.png`` in the folder
-    ``<prefix>_images`` (any ending). A row's ``label``, where present, is compared with the folder's.
+    ``<prefix>_images`` (any ending, any depth), or in the only other folder whose name begins with ``<prefix>``. A
+    row's ``label``, where present, is compared with the folder's. An index of several images is a finding, and they get
+    no prediction.
 
     Raises:
-        DataError: a path or an image's own folder names both classes; or a predictions file cannot be read or has no
-            image folder (``--layout folders`` ignores these files).
+        DataError: a path or an image's own folder names both classes; or a predictions file cannot be read, has no
+            image folder, or may belong to several (``--layout folders`` ignores these files).
     """
     plan = folders(store)
-    by_folder: dict[str, dict[str, int]] = defaultdict(dict)
-    for place, entry in enumerate(plan.entries):
-        top, _, rest = entry.name.rpartition("/")
-        by_folder[top][_index_key(posixpath.splitext(rest)[0])] = place
     entries, findings = list(plan.entries), list(plan.findings)
     try:
         for file, prefix in _prediction_files(store).items():
-            tops = [top for top in by_folder if top == prefix or top.startswith(f"{prefix}_")]
-            if not tops:
-                where = f"'{file}' in '{store.origin}'"
-                raise DataError(f"{where} has no folder '{prefix}_images' beside it; add or rename it")
-            images = {key: place for top in tops for key, place in by_folder[top].items()}
-            findings += _match(file, _read_rows(store, file), images, entries, fake_is)
+            top = _folder_of_predictions(file, prefix, entries, store.origin)
+            images: dict[str, list[int]] = defaultdict(list)
+            for place, entry in enumerate(entries):
+                if entry.name.startswith(f"{top}/"):
+                    images[_index_key(posixpath.splitext(posixpath.basename(entry.name))[0])].append(place)
+            findings += [
+                Finding("ambiguous-index", f"{file}:{key}", f"index {key} is {listed(names, _NAMED)}; taken as none")
+                for key, places in images.items()
+                if len(names := [entries[place].name for place in places]) > 1
+            ]
+            single = {key: places[0] for key, places in images.items() if len(places) == 1}
+            shared = images.keys() - single.keys()
+            rows = [row for row in _read_rows(store, file) if _key_of(row) not in shared]
+            findings += _match(file, rows, single, entries, fake_is)
     except DataError as error:
         raise DataError(f"{error}, or use --layout folders") from error
     return Plan("challenge", entries, tuple(findings))
+
+
+def _folder_of_predictions(file: str, prefix: str, entries: Iterable[Entry], origin: str) -> str:
+    """Return the folder whose images a predictions file judges."""
+    depth = prefix.count("/") + 1
+    tops = dict.fromkeys("/".join(e.name.split("/")[:depth]) for e in entries if e.name.count("/") >= depth)
+    where = f"'{file}' in '{origin}'"
+    if exact := [top for top in tops if top in (f"{prefix}_images", prefix)]:
+        return max(exact, key=len)
+    begun = [top for top in tops if top.startswith(f"{prefix}_")]
+    if not begun:
+        raise DataError(f"{where} has no folder '{prefix}_images' beside it; add or rename it")
+    if len(begun) > 1:
+        raise DataError(f"{where} may belong to {listed(begun, _NAMED)}; rename the right one to '{prefix}_images'")
+    return begun[0]
 
 
 def _parents(name: str) -> Iterable[str]:
@@ -241,6 +262,10 @@ def _index_key(index: object) -> str:
     return text.lstrip("0") or "0" if text.isascii() and text.isdigit() else text
 
 
+def _key_of(row: dict[str, Any]) -> str:
+    return _index_key(posixpath.splitext(str(row["index"]))[0])
+
+
 def _read_rows(store: Store, file: str) -> list[dict[str, Any]]:
     where = f"'{file}' in '{store.origin}'"
     try:
@@ -262,7 +287,7 @@ def _match(
     given: dict[str, int] = {}
     twice, against = [], []
     for row in rows:
-        key = _index_key(posixpath.splitext(str(row["index"]))[0])
+        key = _key_of(row)
         prediction = parse_label(row["prediction"], fake_is, f"'{file}', index {key}")
         if given.setdefault(key, prediction) != prediction:
             twice.append(key)

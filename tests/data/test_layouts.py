@@ -191,6 +191,29 @@ def test_challenge_counts_missing_and_conflicting_rows(folder, pair):
     assert images.predictions.tolist() == [-1, 1, -1, -1]
 
 
+def test_each_predictions_file_judges_its_own_folder(folder, make_png):
+    names = [f"{c}{kind}_images/{k}.png" for c in ("real", "fake") for kind in ("", "_sdxl") for k in (1, 2)]
+    files = {name: make_png(k) for k, name in enumerate(names)}
+    files |= {f"{name}_preds.json": preds((1, "fake"), (2, "real")) for name in ("real", "real_sdxl", "fake_sdxl")}
+    images = load_images(folder(files))
+    told = dict(zip(images.ids, images.predictions.tolist(), strict=True))
+    assert [told[name] for name in names] == [1, 0, 1, 0, -1, -1, 1, 0]
+    assert not images.findings
+
+
+def test_an_index_of_several_images_or_a_file_of_several_folders_is_told(folder, make_png):
+    files = {"real_images/7.png": make_png(1), "real_images/007.png": make_png(2), "real_images/8.png": make_png(3)}
+    files |= {"fake_a_images/1.png": make_png(4), "real_preds.json": preds((7, "fake"), (8, "real"))}
+    images = load_images(folder(files))
+    (found,) = images.findings
+    assert (found.kind, found.where) == ("ambiguous-index", "real_preds.json:7")
+    assert "real_images/7.png" in found.detail
+    assert sorted(images.predictions.tolist()) == [-1, -1, -1, 0]
+    several = files | {"fake_b_images/1.png": make_png(5), "fake_preds.json": preds((1, "fake"))}
+    with pytest.raises(DataError, match=r"may belong to fake_a_images, fake_b_images; rename the right one to 'fake_images'"):
+        load_images(folder(several, "several"))
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
