@@ -25,6 +25,7 @@ lies outside [0, 1], since it may be a logit.
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -48,6 +49,12 @@ VERDICTS, PROBABILITIES, CONFIDENCE = ("prediction", "label", "class"), ("probab
 
 ROUNDED = 0.01
 """Accepted difference of P(fake) of one image between two columns or files, since values may be rounded."""
+
+LARGEST = 256 * 10**6
+"""Most bytes that a file in an archive may unpack to: some millions of rows."""
+
+_DAMAGED = (zipfile.BadZipFile, OSError, RuntimeError, zlib.error, lzma.LZMAError, EOFError, ValueError)
+"""What reading a damaged, encrypted (RuntimeError) or too large member of an archive raises."""
 
 _MEMBERS = ("predictions.csv", "probability.json", "confidence.json", "challenge.json")
 """Files of a ``submission.zip``, the most informative first."""
@@ -117,12 +124,21 @@ def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
             ]
             rank = {name: k for k, name in enumerate(_MEMBERS)}
             members.sort(key=lambda name: (rank.get(PurePosixPath(name).name, len(rank)), name))
-            contents = {name: archive.read(name) for name in members}
-    except (zipfile.BadZipFile, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: encrypted
+            contents = {name: _bounded(archive, name) for name in members}
+    except _DAMAGED as error:
         raise DataError(f"cannot read '{path}': {error}; give a CSV, a JSON file, or a zip of these") from error
     if not contents:
         raise DataError(f"'{path}' holds no JSON or CSV file; give a prediction file as rdf predict writes it")
     return tuple(_parse(content, f"{path}:{name}") for name, content in contents.items())
+
+
+def _bounded(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a member; raise `ValueError` if it is larger than any list of predictions."""
+    with archive.open(name) as file:
+        content = file.read(LARGEST + 1)  # it may hold more than it declares
+    if len(content) > LARGEST:
+        raise ValueError(f"{name} unpacks to more than {LARGEST // 10**6} MB")
+    return content
 
 
 def disagreements(one: PredictionFile, other: PredictionFile) -> int:

@@ -59,7 +59,9 @@ def _from_table(table: Table, fake_is: int | None) -> Truth:
     if column is None:
         raise DataError(f"'{table.where}' has no {' or '.join(LABELS)} (it has {table.listed})")
     ids = table.ids()
-    named = next(iter(ids.columns))
+    # A column with folders comes first, because file names may recur in other folders.
+    with_folders = (name for name, cells in ids.columns.items() if any("/" in cell for cell in cells))
+    named = next(with_folders, next(iter(ids.columns)))
     _refuse_contradictions(table, column, fake_is)
     labels: dict[str, int] = {}
     rows = []

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_df import prediction_files
 from robustbench_df.data.naming import image_number
 from robustbench_df.errors import DataError
 from robustbench_df.inference import FORMS, Verdicts, write_forms
@@ -270,6 +271,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         archive.writestr("1.png", b"")
     with pytest.raises(DataError, match="holds no JSON or CSV file"):
         read_predictions(tmp_path / "images.zip")
+
+
+def test_a_member_that_unpacks_to_far_more_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_files, "LARGEST", 10**6)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.csv", "filename,label\n" + " " * 10**7)
+    with pytest.raises(DataError, match=r"a\.csv unpacks to more than 1 MB"):
+        read_predictions(tmp_path / "bomb.zip")
 
 
 # --- archives -------------------------------------------------------------------------------------

@@ -81,6 +81,15 @@ def test_an_image_listed_twice_counts_once(tmp_path: Path) -> None:
     assert truth.ids.columns == {"filename": ("1.png", "2.png"), "index": ("1", "2")}
 
 
+def test_file_names_may_recur_in_other_folders(tmp_path: Path) -> None:
+    file = tmp_path / "truth.csv"
+    rows = ("1.png,s1/1.png,fake", "1.png,s2/1.png,fake", "2.png,s1/2.png,real", "2.png,s2/2.png,fake")
+    file.write_text("\n".join(["filename,path,label", *rows]))
+    truth = read_truth(file)
+    assert truth.labels.tolist() == [1, 1, 0, 1]
+    assert list(truth.ids.columns) == ["path"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
