@@ -190,7 +190,7 @@ def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean
         model=model,
         phase=phase,
         corruption=corruption,
-        accuracy=_mean_accuracy(mean, list(cells.values())),
+        accuracy=mean_accuracy([list(cells.values())]),
         auc=_mean(cell.auc.value for cell in cells.values()),
         threshold_gap=gap,
         lost=lost,
@@ -202,15 +202,20 @@ def _row(model: str, phase: str, corruption: str, cells: dict[int, Score], clean
     )
 
 
-def _mean_accuracy(mean: float, cells: Sequence[Score]) -> Interval:
-    """Return the mean accuracy over cells of the same images, with its interval."""
-    first = cells[0]
-    if len(cells) == 1:
+def mean_accuracy(corruptions: Sequence[Sequence[Score]]) -> Interval:
+    """Return the mean accuracy over corruptions, of each the mean over its cells, with the interval of `Row.accuracy`.
+
+    All cells must be on the same images.
+    """
+    first = corruptions[0][0]
+    if [len(cells) for cells in corruptions] == [1]:
         return first.accuracy
+    mean = _mean(_mean(cell.accuracy.value for cell in cells) for cells in corruptions)
     if first.outcomes is None:
         # The mean over all cells, with the image count of one: per image it varies no more than a single verdict does.
         return replace(wilson(round(mean * first.accuracy.n), first.accuracy.n), value=mean)
-    return first.outcomes.interval(mean, first.outcomes.resampled(_right(cells)[:, None])[:, 0])
+    right: Floats = np.mean([_right(cells) for cells in corruptions], axis=0)
+    return first.outcomes.interval(mean, first.outcomes.resampled(right[:, None])[:, 0])
 
 
 def _right(cells: Iterable[Score]) -> Floats:
@@ -234,6 +239,7 @@ def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[Dete
 
     Raises:
         UsageError: the reference has no cells.
+        DataError: the detectors' cells are of other corruptions, severities or numbers of images.
     """
     pairs = detectors(scores)
     if reference not in pairs:
@@ -250,6 +256,7 @@ def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[Dete
                 errors[key.corruption].append(1 - value.accuracy.value)
         return errors, 1 - scores[Key(*pair, CLEAN, 0)].accuracy.value
 
+    _require_same_cells(scores, pairs, names)
     base = of(reference)
     out = []
     for pair in pairs:
@@ -257,6 +264,21 @@ def errors(scores: Mapping[Key, Score], reference: tuple[str, str]) -> list[Dete
         found = corruption_errors(*own, *base, " ".join(reference))
         out.append(DetectorErrors(*pair, own[1], found, *_error_intervals(scores, names, pair, reference, found)))
     return sorted(out, key=lambda found: -found.errors.mean_error)
+
+
+def _require_same_cells(scores: Mapping[Key, Score], pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
+    """Refuse detectors with other cells or numbers of images, because their errors cannot be compared."""
+    cells = {
+        pair: {(key[2:], value.accuracy.n) for key, value in scores.items() if key[:2] == pair and key[2] in names}
+        for pair in pairs
+    }
+    for pair, own in cells.items():
+        if own != cells[pairs[0]]:
+            (corruption, severity), n = min(own ^ cells[pairs[0]])
+            raise DataError(
+                f"{' '.join(pair)} and {' '.join(pairs[0])} differ in {corruption} at severity {severity} on {n:,} "
+                "images; run rdf corrupt on all of them alike"
+            )
 
 
 def _error_intervals(

@@ -22,7 +22,7 @@ from robustbench_df.corruption_summary import (
     rows,
     score,
 )
-from robustbench_df.errors import UsageError
+from robustbench_df.errors import DataError, UsageError
 from robustbench_df.metrics.calibration import Band, BandScores, Decision, score_band
 from robustbench_df.metrics.intervals import auc_interval, bootstrap, wilson
 
@@ -220,6 +220,15 @@ def test_mce_is_the_mean_of_the_ratios_to_the_reference() -> None:
     assert second.errors.relative_mce == pytest.approx((0.2 / 0.4 + 0.1 / 0.2) / 2)
     with pytest.raises(UsageError, match=r"reference 'c base' was not run.*a base, b base"):
         errors(scores, ("c", "base"))
+
+
+def test_errors_under_other_severities_or_on_other_images_are_not_compared() -> None:
+    scores = grid(a={CLEAN: [90], "fog": [80, 60]}, b={CLEAN: [95], "fog": [90, 80]})
+    moved = {key._replace(severity=5) if key[:1] + key[2:] == ("b", "fog", 2) else key: s for key, s in scores.items()}
+    with pytest.raises(DataError, match="b base and a base differ in fog at severity 2 on 100 images"):
+        errors(moved, ("a", "base"))
+    with pytest.raises(DataError, match="differ in fog at severity 1 on 50 images"):
+        errors({**scores, Key("b", "base", "fog", 1): cell(40, n=50)}, ("a", "base"))
 
 
 def test_mce_is_over_the_fifteen_when_they_are_all_there() -> None:

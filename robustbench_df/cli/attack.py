@@ -60,6 +60,7 @@ def attack(
     from robustbench_df.errors import UsageError
     from robustbench_df.robustness import attack_run
     from robustbench_df.settings import validated
+    from robustbench_df.wording import counted
 
     check_norm(norm)
     budgets = tuple(Threat(norm, parse_eps(text)).eps for text in (eps or ["8/255"]))
@@ -106,7 +107,8 @@ def attack(
         print_transfer(matrix)
     print_checks(findings)
     for path in kept[:1]:
-        typer.echo(f"{len(kept)} adversarial examples: {path.parent}")
+        examples = sum(path.stem.endswith("-adversarial") for path in kept)
+        typer.echo(f"{counted(examples, 'adversarial example')}: {path.parent}")
 
 
 def _attacks(

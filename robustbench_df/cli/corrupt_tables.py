@@ -200,7 +200,8 @@ def _words(severities: Sequence[int], alpha: float) -> list[str]:
     return [
         f"Accuracy, AUC and threshold gap: {means}as deployed, after calibration on clean images. Intervals of means "
         "draw images (whole groups where there are any), not cells, for the severities show the same ones; that of one "
-        "cell is Wilson's. before: accuracy of P(fake) >= .5 before calibration. lost: points below clean.",
+        "cell is Wilson's without groups. before: accuracy of P(fake) >= .5 before calibration. lost: points below "
+        "clean.",
         "threshold gap: points of accuracy that the best threshold for that corruption would win back. Large beside a "
         "high AUC: the threshold failed, the ranking stands. Small beside a low AUC: the ranking failed. It is read "
         "off these very images, which flatters it: compare it with the clean row's.",

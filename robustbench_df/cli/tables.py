@@ -139,7 +139,7 @@ def print_summary(run: Run) -> None:
     source = fitted.get(part, "val (weights) and cal (temperature, threshold)")
     if run.config.ensemble.weights == "auto":
         out.print(Text("The kind of ensemble was chosen by its cross-fitted log loss on val or out of fold."))
-    out.print(Text("◀ ship: what rdf predict uses; ★ the best single detector on val."))
+    out.print(Text("◀ ship: what rdf predict uses; ★ the best single detector on val or out of fold."))
     out.print(Text(f"Fitted on {source}."))
     out.print(
         Text(
