@@ -134,8 +134,8 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether training and evaluation are complete."""
-        return self.file("DONE").exists()
+        """Whether training and evaluation are complete; a deleted result makes them incomplete again."""
+        return all(self.file(name).exists() for name in ("DONE", "ensemble.json", "results.json"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from robustbench_df.errors import RunError
 from robustbench_df.report.document import Document, Table
@@ -54,10 +55,11 @@ def write_report(document: Document, folder: Path) -> Path:
     not have them, because readers would think that they belong to it.
 
     Raises:
-        RunError: the folder is a file.
+        RunError: the folder is a file, or holds a ``results.json`` that is not a report's, such as a run's.
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"'{folder}' is a file, not a folder; choose another --out")
+    former = _former(folder)
     html = render(document).encode("utf-8")
     if len(html) >= LARGE:
         warnings.warn(
@@ -71,7 +73,7 @@ def write_report(document: Document, folder: Path) -> Path:
         for block in section.blocks
         if isinstance(block, Table)
     }
-    for stale in _former_tables(folder) - set(tables):
+    for stale in _tables_of(former) - set(tables):
         (folder / TABLES / stale).unlink(missing_ok=True)
     for name, text in tables.items():
         write_text(folder / TABLES / name, text)
@@ -81,11 +83,23 @@ def write_report(document: Document, folder: Path) -> Path:
     return folder / PAGE
 
 
-def _former_tables(folder: Path) -> set[str]:
-    """Return the CSV names of the report already in a folder; none if its `results.json` is missing or not ours."""
+def _former(folder: Path) -> dict[str, Any]:
+    """Return the document of the report already in a folder; empty if there is none.
+
+    Raises:
+        RunError: the folder is a run's, or has a ``results.json`` that is not a report's.
+    """
+    path = folder / RESULTS
     try:
-        former = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        blocks = [block for section in former["sections"] for block in section["blocks"]]
-        return {f"{slug(block['id'])}.csv" for block in blocks if block["type"] == "table"}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return set()
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"type": "document"}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("type") != "document" or (folder / "config.json").exists():
+        raise RunError(f"'{folder}' holds other files than a report's, of a run perhaps; choose another --out")
+    return found
+
+
+def _tables_of(document: dict[str, Any]) -> set[str]:
+    """Return the names of a document's CSV files."""
+    blocks = [block for section in document.get("sections", ()) for block in section["blocks"]]
+    return {f"{slug(block['id'])}.csv" for block in blocks if block["type"] == "table"}

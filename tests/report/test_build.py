@@ -12,7 +12,7 @@ import pytest
 from robustbench_df.errors import RunError
 from robustbench_df.report import build
 from robustbench_df.report.browser import find_browser, print_pdf
-from robustbench_df.report.build import report_folder, write_report
+from robustbench_df.report.build import build_report, report_folder, write_report
 from robustbench_df.report.document import Table, as_json
 from tests.report.documents import sample
 
@@ -43,12 +43,22 @@ def test_a_table_that_is_gone_leaves_no_file_but_other_files_stay(tmp_path: Path
 
 
 @pytest.mark.parametrize("former", ["{", "[]", '{"sections": 3}', '{"sections": [{}]}', '"\\udce9"'])
-def test_a_foreign_results_json_is_no_hindrance(tmp_path: Path, former: str) -> None:
+def test_a_foreign_results_json_is_not_overwritten(tmp_path: Path, former: str) -> None:
     (tmp_path / "results.json").write_text(former)
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "mine.csv").write_text("mine")
-    write_report(sample(), tmp_path)
-    assert (tmp_path / "tables" / "mine.csv").exists()
+    with pytest.raises(RunError, match="holds other files than a report's, of a run perhaps; choose another --out"):
+        write_report(sample(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == former
+
+
+def test_a_report_is_not_written_into_a_run(finished_run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")}
+    with pytest.raises(RunError, match="choose another --out"):
+        build_report(finished_run, finished_run)
+    (finished_run / "results.json").unlink()
+    with pytest.raises(RunError, match="choose another --out"):
+        write_report(sample(), finished_run)
+    assert {p for p in before if p.exists()} == before.keys() - {finished_run / "results.json"}
 
 
 def test_nothing_is_written_of_a_document_that_cannot_be_shown(tmp_path: Path) -> None:
