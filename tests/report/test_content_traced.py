@@ -11,15 +11,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.cli.tables import summary_json
+from robustbench_df.corruption_summary import Key, score
 from robustbench_df.explaining import specimens
 from robustbench_df.explaining.subjects import clean_answers
 from robustbench_df.metrics.compare import mcnemar
 from robustbench_df.records import load_predictions
 from robustbench_df.report.content import document_of
-from robustbench_df.report.content.evaluation import thinned
+from robustbench_df.report.content.detectors import parameters_of
+from robustbench_df.report.content.evaluation import _from_first_alarm, thinned
 from robustbench_df.report.content.facts import facts_of
-from robustbench_df.report.document import Confusion, Curves, Document, Estimate, Gallery, Heat, Histogram, Table, Text
+from robustbench_df.report.content.reading import _NOT_SETTINGS, _USUAL
+from robustbench_df.report.document import (
+    Confusion,
+    Curves,
+    Document,
+    Estimate,
+    Gallery,
+    Heat,
+    Histogram,
+    Series,
+    Table,
+    Text,
+)
 from robustbench_df.run import open_run
 from robustbench_df.summary import find
 from tests.report.edits import edit_json, edit_table
@@ -204,6 +219,45 @@ def test_of_two_cells_of_one_kind_the_larger_counts(finished_run: Path) -> None:
     assert "ffffffff" in alert(document, "left out").text
 
 
+def test_attacks_of_one_name_with_other_settings_are_two(finished_run: Path) -> None:
+    path = finished_run / "attacks" / "resnet_se-base-fgsm-linf-0.02-0123abcd.parquet"
+    for name, steps in (("aaaaaaaa", 1), ("bbbbbbbb", 30)):
+        other = path.with_name(f"resnet_se-base-pgd-linf-0.02-{name}.parquet")
+        other.write_bytes(path.read_bytes())
+        spec = AttackSpec(name="pgd", eps=0.02, steps=steps, params={"x": 2}).model_dump(mode="json")
+        edit_table(other, notes={"attack": "pgd", "attacks": [spec], "norm": "linf", "eps": 0.02})
+    rows = [r["attack"] for r in table(document_of(finished_run), "attacks-table").rows if r["detector"] == "resnet_se"]
+    assert {name for name in rows if str(name).startswith("pgd")} == {"pgd steps=1 x=2", "pgd steps=30 x=2"}
+    usual = {name: field.default for name, field in AttackSpec.model_fields.items() if name not in _NOT_SETTINGS}
+    assert {name: value for name, value in usual.items() if value is not None} == _USUAL
+
+
+def test_corruptions_on_other_images_are_not_compared(finished_run: Path) -> None:
+    """More images of one detector, asked for later: mCE would set its images against others."""
+    for path in (finished_run / "corruptions").glob("resnet_se-base-*.parquet"):
+        few = path.with_name(path.name.replace("-0123", "-ffff"))
+        few.write_bytes(path.read_bytes())
+        edit_table(few, table=load_predictions(path).table[:30])
+    document = document_of(finished_run)
+    assert all(row["n"] == 48 for row in table(document, "corruptions-table").rows if "n" in row)
+    assert "ffff" in alert(document, "left out").text
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_corruption_intervals_are_those_of_the_terminal(finished_run: Path, grouped: bool) -> None:
+    images = pd.read_parquet(finished_run / "images.parquet")
+    group = [str(k // 8) for k in range(len(images))] if grouped else [""] * len(images)
+    images.assign(group=group).to_parquet(finished_run / "images.parquet")
+    facts = facts_of(finished_run)
+    key = Key("resnet_se", "base", "fog", 3)
+    told = score(facts.damaged[key].table, groups=dict(zip(images["image_id"], group, strict=True))).accuracy
+    assert facts.scores[key].accuracy == told
+    assert ("bootstrap" in told.method) == grouped
+    families = table(document_of(finished_run), "families-table").rows
+    ends = [cell.high - cell.low for row in families for cell in row.values() if isinstance(cell, Estimate)]
+    assert ends
+
+
 @pytest.mark.parametrize("folder", ["attacks", "corruptions"])
 def test_cells_of_another_part_are_not_mixed_with_those_of_the_judged_one(finished_run: Path, folder: str) -> None:
     """A run without test, attacked on val by an earlier version and on cal now: one curve is of one part's images."""
@@ -333,6 +387,41 @@ def test_thinning_keeps_the_ends_and_the_corners() -> None:
     stairs_x, stairs_y = np.array([0.0, 0, 0, 0.5, 1, 1]), np.array([0.0, 0.2, 0.7, 0.7, 0.7, 1])
     assert thinned(stairs_x, stairs_y) == ([0, 0, 1, 1], [0, 0.7, 0.7, 1])
     assert thinned(np.array([np.nan, 1.0]), np.array([0.0, 1.0])) == ([], [])
+
+
+@pytest.mark.parametrize("n", [300, 299, 7])
+def test_a_logarithmic_roc_keeps_the_first_false_alarm(n: int) -> None:
+    x, y = thinned(np.array([0, 1 / n, 1 / n, 1]), np.array([0.2, 0.2, 0.8, 1]))
+    assert (round(1 / n, 6), 0.8) in list(zip(*_points(_from_first_alarm(Series("a", x, y), 1 / n)), strict=True))
+
+
+def _points(series: Series) -> tuple[list[float], list[float | None]]:
+    return list(series.x), list(series.y)
+
+
+def test_members_without_a_weight_are_not_counted_as_asked(finished_run: Path) -> None:
+    facts = facts_of(finished_run)
+    kind, phase = open_run(finished_run).shipped.values()
+
+    def one_alone(value: dict[str, Any]) -> None:
+        weights = value[phase]["ensembles"][kind]["weights"]
+        for name in ("weights", "coefficients"):
+            weights[name] = [1.0 if k == 0 else 0.0 for k in range(len(weights[name]))]
+
+    whole = parameters_of(facts, "ensemble", phase)
+    assert whole == sum(parameters_of(facts, name, phase) or 0 for name in facts.models)
+    edit_json(finished_run / "ensemble.json", one_alone)
+    alone = facts_of(finished_run)
+    assert parameters_of(alone, "ensemble", phase) == parameters_of(alone, alone.models[0], phase)
+
+
+def test_an_unfinished_run_shows_sources_of_one_phase(finished_run: Path) -> None:
+    (finished_run / "ensemble.json").unlink()
+    document = document_of(finished_run)
+    shown = table(document, "sources-table")
+    names = [column.key for column in shown.columns]
+    assert shown.title.endswith("final")
+    assert len(names) == len(set(names)) == 3 + len(MODELS)
 
 
 def test_the_run_of_one_detector_ships_it_by_name(tmp_path: Path) -> None:

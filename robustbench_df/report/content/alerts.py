@@ -67,9 +67,7 @@ def _files(facts: Facts) -> Iterator[Alert]:
     lines = disagreements(facts.material, facts.subjects)
     if lines:
         again = facts.material.command("train-all --resume")
-        text = (
-            f"This page shows the predictions' numbers. {listed(lines, 2)}. Delete results.json and DONE, then: {again}"
-        )
+        text = f"This page shows the predictions' numbers. {listed(lines, 2)}. Delete results.json, then: {again}"
         yield Alert("fail", "results.json and the predictions disagree", text, "detectors-table")
     if facts.stale:
         names = sorted(path.name for path in facts.stale)
@@ -121,7 +119,7 @@ def _numbers(facts: Facts) -> Iterator[Alert]:
     worst = worst_at_least_budget(facts)
     if worst is not None and (worst.accuracy.high or 1.0) < 0.5:
         text = (
-            f"Under {worst.cell.attack}, {threat(worst.cell.norm, worst.cell.eps)}, {said(worst.accuracy)} are still "
+            f"Under {worst.cell.label}, {threat(worst.cell.norm, worst.cell.eps)}, {said(worst.accuracy)} are still "
             "right: a coin does better. Do not use it where somebody may attack it."
         )
         yield Alert("fail", "No defence against an attacker", text, "attacks-table")

@@ -105,7 +105,7 @@ def _overview(facts: Facts) -> list[Heat]:
 
 
 def _kind(row: AttackRow) -> tuple[str, str, float]:
-    return row.cell.norm, row.cell.attack, row.cell.eps
+    return row.cell.norm, row.cell.label, row.cell.eps
 
 
 # --- accuracy over epsilon ------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def _by_detector(curves: Sequence[tuple[Pair, Curves]]) -> list[Block]:
 
 def _curve(id: str, model: str, phase: str, norm: str, rows: Sequence[AttackRow]) -> Curves:
     series, words = [], []
-    for attack in dict.fromkeys(row.cell.attack for row in rows):
-        own = sorted((row for row in rows if row.cell.attack == attack), key=lambda row: row.cell.eps)
+    for attack in dict.fromkeys(row.cell.label for row in rows):
+        own = sorted((row for row in rows if row.cell.label == attack), key=lambda row: row.cell.eps)
         points = [(row.cell.eps, row.accuracy) for row in own]
         if points[0][0] > 0:
             points.insert(0, (0.0, own[0].clean))  # at ε = 0: the clean accuracy on the same images
@@ -173,7 +173,7 @@ def _table(facts: Facts) -> Table:
         {
             "detector": row.cell.model,
             "phase": row.cell.phase,
-            "attack": row.cell.attack,
+            "attack": row.cell.label,
             "norm": SYMBOLS.get(row.cell.norm, row.cell.norm),
             "eps": row.cell.eps,
             "clean": row.clean,
@@ -199,7 +199,11 @@ def _table(facts: Facts) -> Table:
         Column("auc", "AUC after", "number", "Of the scores after the attack; 0.5 is chance.", "higher"),
         Column("fake_to_real", "Fake → real", "percent", "Rightly recognised fakes that were passed off.", "lower"),
         Column("real_to_fake", "Real → fake", "percent", "Rightly recognised reals that were discredited.", "lower"),
-        Column("work", "F + B", hint="Forward and backward passes per image."),
+        Column(
+            "work",
+            "F + B",
+            hint="Forward and backward passes per image; what budgets share is counted at the first, as is its time.",
+        ),
         Column("not_finite", "Not finite", "count", "Images on which the detector answered with no number.", "lower"),
         Column("seconds", "Time", "seconds"),
         Column("n", "Images", "count"),

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_df.attacks.summary import robust
-from robustbench_df.corruption_summary import CLEAN, Key
+from robustbench_df.corruption_summary import CLEAN, Key, mean_accuracy
 from robustbench_df.metrics.compare import Comparison, mcnemar
-from robustbench_df.metrics.intervals import wilson
 from robustbench_df.report.content.detectors import milliseconds_of, parameters_of
 from robustbench_df.report.content.facts import AttackRow, Facts
 from robustbench_df.report.content.judging import Subject
@@ -46,11 +45,11 @@ Common = tuple[str, float, tuple[str, ...]]
 
 
 def attacks_on(facts: Facts) -> dict[tuple[str, float, str], AttackRow]:
-    """Return the attacks on a run's shipped ensemble, by norm, budget and name."""
+    """Return the attacks on a run's shipped ensemble, by norm, budget and label."""
     if facts.shipped is None:
         return {}
     own = [row for row in facts.attacks if row.pair == ("ensemble", facts.shipped.phase) and row.cell.eps > 0]
-    return {(row.cell.norm, row.cell.eps, row.cell.attack): row for row in own}
+    return {(row.cell.norm, row.cell.eps, row.cell.label): row for row in own}
 
 
 def common_attacks(all_facts: Sequence[Facts]) -> Common | None:
@@ -90,10 +89,7 @@ def entry_of(name: str, facts: Facts, common: Common | None, cells: frozenset[tu
     worst = worst_of(facts, common)
     corrupted = None
     if cells:
-        scores = [facts.scores[Key("ensemble", whole.phase, *cell)] for cell in sorted(cells)]
-        mean, n = sum(score.accuracy.value for score in scores) / len(scores), scores[0].accuracy.n
-        ends = estimate(wilson(round(mean * n), n))
-        corrupted = Estimate(mean, ends.low, ends.high, n)
+        corrupted = estimate(mean_accuracy([[facts.scores[Key("ensemble", whole.phase, *c)]] for c in sorted(cells)]))
     return Entry(
         name,
         facts,

@@ -33,6 +33,7 @@ from robustbench_df.report.document import (
     Table,
     Text,
 )
+from robustbench_df.report.formatting import slug
 from robustbench_df.wording import counted
 
 
@@ -60,7 +61,7 @@ def leaderboard(entries: Sequence[Entry], common: Common | None, cells: frozense
     columns = [
         Column("run", "Run"),
         Column("rank", "Rank", "count"),
-        Column("attacked", "Under attack", "percent", f"Worst of {under(common)}; Wilson interval.", "higher"),
+        Column("attacked", "Under attack", "percent", f"Worst of {under(common)}; {WILSON}.", "higher"),
         Column("corrupted", "Under corruptions", "percent", damage, "higher"),
         Column("accuracy", "Clean", "percent", f"At the calibrated threshold; {WILSON}.", "higher"),
         Column("auc", "AUC", "number", f"Clean; {DELONG}.", "higher"),
@@ -202,7 +203,7 @@ def _over_eps(entries: Sequence[Entry], common: Common | None) -> list[Curves]:
             series.append(Series(entry.name, x, [e.value for e in known], *ends))
         figures.append(
             Curves(
-                id=f"compare-eps-{attack}",
+                id=f"compare-eps-{slug(attack)}",
                 title=f"Accuracy under {attack}",
                 alt=f"Accuracy of what each run ships under {attack}, over ε.",
                 x_label=f"ε, {SYMBOLS.get(norm, norm)}, pixels of [0, 1]",

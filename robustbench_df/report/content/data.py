@@ -136,9 +136,7 @@ def _bad(facts: Facts) -> list[Block]:
 
 def _members(facts: Facts) -> list[Subject]:
     """The detectors of the shipped phase; before weights are fitted, those of the latest judged phase."""
-    phases = [phase for _, phase in facts.subjects]
-    phase = facts.shipped.phase if facts.shipped else ("final" if "final" in phases else "base")
-    return [s for (model, own), s in facts.subjects.items() if own == phase and model != "ensemble"]
+    return [s for (model, own), s in facts.subjects.items() if own == facts.phase and model != "ensemble"]
 
 
 Ranked = Mapping[str, Sequence[int]]

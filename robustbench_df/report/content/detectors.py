@@ -115,7 +115,7 @@ def _row(facts: Facts, pair: Pair, subject: Subject) -> dict[str, Cell]:
         "tpr": numbers["tpr_at_1pct_fpr"],
         "ms": milliseconds_of(facts, model, phase),
         "parameters": parameters_of(facts, model, phase),
-        "bytes": _total([_size(facts, name, phase)[1] for name in _networks_of(facts, model)]),
+        "bytes": _total([_size(facts, name, phase)[1] for name in _networks_of(facts, model, phase)]),
         "n": len(subject.labels),
     }
     if twins := _twins(facts, subject):
@@ -133,17 +133,22 @@ def _twins(facts: Facts, subject: Subject) -> frozenset[str]:
 
 def milliseconds_of(facts: Facts, model: str, phase: str) -> float | None:
     """Time per image of a forward pass; an ensemble's is the sum over its members. None if it was not recorded."""
-    return _total([_milliseconds(facts, name, phase) for name in _networks_of(facts, model)])
+    return _total([_milliseconds(facts, name, phase) for name in _networks_of(facts, model, phase)])
 
 
 def parameters_of(facts: Facts, model: str, phase: str) -> int | None:
     """Number of learnt parameters, summed over members for an ensemble; None if a checkpoint is missing."""
-    found = _total([_size(facts, name, phase)[0] for name in _networks_of(facts, model)])
+    found = _total([_size(facts, name, phase)[0] for name in _networks_of(facts, model, phase)])
     return None if found is None else int(found)
 
 
-def _networks_of(facts: Facts, model: str) -> Sequence[str]:
-    return facts.models if model == "ensemble" else (model,)
+def _networks_of(facts: Facts, model: str, phase: str) -> Sequence[str]:
+    """Return the detectors that answer for ``model``: those of an ensemble whose weight is not zero."""
+    if model != "ensemble":
+        return (model,)
+    weights = weights_of(facts.material, facts.material.shipped[0], phase) if facts.material.shipped else None
+    used = dict(zip(facts.models, weights.weights, strict=True)) if weights else {}
+    return [name for name in facts.models if used.get(name, 1.0)]
 
 
 def _total(values: Sequence[float | None]) -> float | None:
@@ -166,16 +171,24 @@ def _milliseconds(facts: Facts, model: str, phase: str) -> float | None:
     if predictions is not None and subject is not None:
         seconds = dict(predictions.notes.get("seconds") or {}).get(subject.part)
         if seconds:
-            return 1000 * float(seconds) / len(subject.labels)
+            return 1000 * float(seconds) / len(subject.labels) / _answering(facts, subject.part)
     for key, cell in facts.damaged.items():
         if key[:2] == (model, phase) and not key.severity and cell.notes.get("seconds"):
-            return 1000 * float(cell.notes["seconds"]) / len(cell.table)
+            return 1000 * float(cell.notes["seconds"]) / len(cell.table) / _answering(facts, cell.part)
     return None
+
+
+def _answering(facts: Facts, part: str) -> int:
+    """Number of a detector's networks that answer for an image: on test those of all folds, out of fold only one."""
+    return _networks(facts) if part == "test" else 1
 
 
 def _speed_hint(facts: Facts) -> str:
     device = facts.material.provenance.get("hardware", {}).get("device", "the run's device")
-    return f"A forward pass in float32, in batches, on {device}, one network per detector; an ensemble asks all of its."
+    return (
+        f"A forward pass in float32, in batches, on {device}, one network per detector; an ensemble asks those of its "
+        "members that have a weight."
+    )
 
 
 def _networks(facts: Facts) -> int:

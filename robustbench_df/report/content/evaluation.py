@@ -125,7 +125,8 @@ def _from_first_alarm(series: Series, lowest: float) -> Series:
     """Start a ROC at the smallest possible false-alarm rate, for a log axis; its first y is that at zero alarms."""
     reached = [y for x, y in zip(series.x, series.y, strict=True) if x == 0]
     later = [(x, y) for x, y in zip(series.x, series.y, strict=True) if x > 0]
-    points = [(round(lowest, 6), reached[-1] if reached else 0.0), *(p for p in later if p[0] >= lowest)]
+    first = round(lowest, 6)  # as the points are
+    points = [(first, reached[-1] if reached else 0.0), *(p for p in later if p[0] >= first)]
     return Series(series.name, [x for x, _ in points], [y for _, y in points]) if series.x else series
 
 
@@ -212,7 +213,7 @@ def _sources(facts: Facts) -> list[Block]:
         if facts.material.images is None:
             text = "Accuracy by source: not run. This run was made before sources were recorded; train it again."
         return [Text(text)]
-    subjects = [s for s in facts.subjects.values() if facts.shipped is None or s.phase == facts.shipped.phase]
+    subjects = [s for s in facts.subjects.values() if s.phase == facts.phase]
     ids, labels = subjects[0].ids, subjects[0].labels
     right = {subject.model: dict(zip(subject.ids, subject.right.tolist(), strict=True)) for subject in subjects}
     members: dict[tuple[str, int], list[str]] = {}

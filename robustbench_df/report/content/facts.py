@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +73,13 @@ class Facts:
     def models(self) -> tuple[str, ...]:
         """The run's detectors."""
         return self.material.config.models
+
+    @property
+    def phase(self) -> str:
+        """The shipped phase; before weights are fitted, the latest that was judged."""
+        if self.shipped is not None:
+            return self.shipped.phase
+        return "final" if any(phase == "final" for _, phase in self.subjects) else "base"
 
 
 def facts_of(path: Path) -> Facts:
@@ -186,7 +193,7 @@ def _chosen_attacks(cells: Sequence[AttackCell]) -> tuple[list[AttackCell], list
     own, dropped = _of_one_part(cells)
     best: dict[tuple[Any, ...], AttackCell] = {}
     for cell in own:
-        key = (cell.model, cell.phase, cell.attack, cell.norm, cell.eps)
+        key = (cell.model, cell.phase, cell.label, cell.norm, cell.eps)
         other = best.setdefault(key, cell)
         if other is not cell:
             first, second = sorted((other, cell), key=_trust)
@@ -201,17 +208,15 @@ def _trust(cell: AttackCell) -> tuple[Any, ...]:
 
 
 def _chosen_corruptions(cells: Sequence[CorruptionCell]) -> tuple[dict[Key, CorruptionCell], list[Path]]:
-    """Keep the cells of one part and, for each detector, of one set of images: the set with the most cells.
+    """Keep the cells of one part and of one set of images, that with the most cells, so that detectors compare.
 
     Of each kind one cell is kept. If a corruption was made with several sets of constants, it is that with the set that
     most cells have.
     """
     own, _ = _of_one_part(cells)
-    sets = Counter((cell.key[:2], cell.ids) for cell in own)
-    chosen: dict[Pair, tuple[str, ...]] = {}
-    for pair, images in sorted(sets, key=lambda key: (-sets[key], -len(key[1]), key)):
-        chosen.setdefault(pair, images)
-    kept = [cell for cell in own if cell.ids == chosen[cell.key[:2]]]
+    sets = Counter(cell.ids for cell in own)
+    chosen = min(sets, key=lambda images: (-sets[images], -len(images), images), default=())
+    kept = [cell for cell in own if cell.ids == chosen]
     common = Counter(str(cell.notes.get("constants")) for cell in kept if cell.key.corruption != CLEAN)
     order = sorted(kept, key=lambda cell: (-common[str(cell.notes.get("constants"))], cell.path.name))
     found: dict[Key, CorruptionCell] = {}
@@ -251,19 +256,8 @@ def _scores(material: Material, damaged: Mapping[Key, CorruptionCell]) -> dict[K
     found: dict[Key, Score] = {}
     for key in sorted(damaged, key=lambda key: (place.get(key.model, len(names)), key.phase, key[2:])):
         pair = key[:2]
-        score = corruption_summary.score(damaged[key].table, fitted[pair], clean[pair])
-        found[key] = _grouped(score, [groups.get(name, "") for name in damaged[key].ids])
+        found[key] = corruption_summary.score(damaged[key].table, fitted[pair], clean[pair], groups)
     return found
-
-
-def _grouped(score: Score, groups: Sequence[str]) -> Score:
-    """Add groups to a score, so that the bootstrap of means over cells resamples whole groups.
-
-    Single cells are shown without an interval and need no bootstrap.
-    """
-    if score.outcomes is None or not any(groups):
-        return score
-    return replace(score, outcomes=replace(score.outcomes, groups=groups))
 
 
 def _calibrated(material: Material, pair: Pair) -> Calibrated | None:

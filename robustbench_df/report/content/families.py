@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from robustbench_df.corruption_summary import CLEAN
-from robustbench_df.metrics.intervals import wilson
+from robustbench_df.corruption_summary import CLEAN, Score, mean_accuracy
 from robustbench_df.report.content.facts import Facts
 from robustbench_df.report.content.reading import Pair
 from robustbench_df.report.content.words import estimate, said
@@ -50,20 +49,13 @@ class Family:
 
 
 def families(facts: Facts, pair: Pair) -> list[Family]:
-    """Average a detector's accuracy over each family, the worst first; the interval is for the number of images."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Average a detector's accuracy over each family, the worst first."""
+    found: dict[str, dict[str, list[Score]]] = {}
     for key, score in facts.scores.items():
         if key[:2] == pair and key.corruption != CLEAN:
             own = found.setdefault(family_of(key.corruption), {})
-            own.setdefault(key.corruption, []).append(score.accuracy.value)
-    n = next((score.accuracy.n for key, score in facts.scores.items() if key[:2] == pair), 0)
-    out = []
-    for name, by_corruption in found.items():
-        means = [sum(values) / len(values) for values in by_corruption.values()]
-        mean = sum(means) / len(means)
-        # All cells are on the same images, so the mean of several verdicts on an image varies no more than one verdict.
-        ends = estimate(wilson(round(mean * n), n))
-        out.append(Family(name, Estimate(mean, ends.low, ends.high, n), tuple(by_corruption)))
+            own.setdefault(key.corruption, []).append(score)
+    out = [Family(name, estimate(mean_accuracy(list(own.values()))), tuple(own)) for name, own in found.items()]
     return sorted(out, key=lambda family: (family.accuracy.value or 0.0, family.name))
 
 

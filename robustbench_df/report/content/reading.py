@@ -31,6 +31,11 @@ Pair = tuple[str, str]
 """The name of a detector, or ``ensemble``, and its phase."""
 
 
+_NOT_SETTINGS = ("name", "norm", "eps", "params")
+_USUAL: Mapping[str, Any] = {"restarts": 1, "momentum": 0.0, "eot": 1, "early_stop": True}
+"""Defaults of `robustbench_df.attacks.spec.AttackSpec` that are not None; importing them would import torch."""
+
+
 @dataclass(frozen=True, eq=False)
 class AttackCell:
     """One detector under one attack or suite at one budget, image by image (`robustbench_df.attack_plan`)."""
@@ -48,6 +53,16 @@ class AttackCell:
     def part(self) -> str:
         """The part that its images are of."""
         return str(self.table["part"].iloc[0])
+
+    @property
+    def label(self) -> str:
+        """The attack with the settings that it was given, such as ``pgd steps=30``; a suite has only its name."""
+        specs = self.notes.get("attacks", ())
+        if len(specs) != 1:
+            return self.attack
+        own = {**specs[0], **specs[0].get("params", {})}
+        given = {k: v for k, v in own.items() if k not in _NOT_SETTINGS and v is not None and v != _USUAL.get(k)}
+        return " ".join([self.attack, *(f"{name}={value}" for name, value in given.items())])
 
 
 @dataclass(frozen=True, eq=False)

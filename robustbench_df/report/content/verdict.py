@@ -90,7 +90,7 @@ def _attacked(facts: Facts) -> str:
     cell = worst.cell
     may = f"who may change every pixel by up to {pixels(cell.eps)}"
     who = f"An attacker {may if cell.norm == 'linf' else f'within {threat(cell.norm, cell.eps)}'}"
-    how = f"{cell.attack} ({SUITES[cell.attack]})" if cell.attack in SUITES else cell.attack
+    how = f"{cell.attack} ({SUITES[cell.attack]})" if cell.attack in SUITES else cell.label
     n = counted(worst.accuracy.n or 0, "image")
     return f"{who} leaves {said(worst.accuracy)} of {n} right, {said(worst.clean)} when clean, with {how}"
 
