@@ -275,9 +275,10 @@ def _require_same_cells(scores: Mapping[Key, Score], pairs: Sequence[tuple[str, 
     for pair, own in cells.items():
         if own != cells[pairs[0]]:
             (corruption, severity), n = min(own ^ cells[pairs[0]])
+            has, lacks = (pair, pairs[0]) if ((corruption, severity), n) in own else (pairs[0], pair)
             raise DataError(
-                f"{' '.join(pair)} and {' '.join(pairs[0])} differ in {corruption} at severity {severity} on {n:,} "
-                "images; run rdf corrupt on all of them alike"
+                f"{' '.join(has)} was judged under {corruption} at severity {severity} on {n:,} images, "
+                f"{' '.join(lacks)} was not; run rdf corrupt on both alike"
             )
 
 

@@ -51,7 +51,7 @@ ROUNDED = 0.01
 """Accepted difference of P(fake) of one image between two columns or files, since values may be rounded."""
 
 LARGEST = 256 * 10**6
-"""Most bytes that a file in an archive may unpack to: some millions of rows."""
+"""Most bytes that the files of an archive may unpack to: some millions of rows."""
 
 _DAMAGED = (zipfile.BadZipFile, OSError, RuntimeError, zlib.error, lzma.LZMAError, EOFError, ValueError)
 """What reading a damaged, encrypted (RuntimeError) or too large member of an archive raises."""
@@ -124,7 +124,9 @@ def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
             ]
             rank = {name: k for k, name in enumerate(_MEMBERS)}
             members.sort(key=lambda name: (rank.get(PurePosixPath(name).name, len(rank)), name))
-            contents = {name: _bounded(archive, name) for name in members}
+            contents: dict[str, bytes] = {}
+            for name in members:
+                contents[name] = _bounded(archive, name, LARGEST - sum(map(len, contents.values())))
     except _DAMAGED as error:
         raise DataError(f"cannot read '{path}': {error}; give a CSV, a JSON file, or a zip of these") from error
     if not contents:
@@ -132,12 +134,12 @@ def read_predictions(path: Path) -> tuple[PredictionFile, ...]:
     return tuple(_parse(content, f"{path}:{name}") for name, content in contents.items())
 
 
-def _bounded(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read a member; raise `ValueError` if it is larger than any list of predictions."""
+def _bounded(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Read a member; raise `ValueError` if it has more than ``most`` bytes."""
     with archive.open(name) as file:
-        content = file.read(LARGEST + 1)  # it may hold more than it declares
-    if len(content) > LARGEST:
-        raise ValueError(f"{name} unpacks to more than {LARGEST // 10**6} MB")
+        content = file.read(most + 1)  # it may hold more than it declares
+    if len(content) > most:
+        raise ValueError(f"with {name} it unpacks to more than {LARGEST // 10**6} MB")
     return content
 
 

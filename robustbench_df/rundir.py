@@ -134,8 +134,8 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        """Whether training and evaluation are complete; a deleted result makes them incomplete again."""
-        return all(self.file(name).exists() for name in ("DONE", "ensemble.json", "results.json"))
+        """Whether training and evaluation are complete; without one of their results they are incomplete again."""
+        return all(self.file(name).exists() for name in ("DONE", "predictions", "ensemble.json", "results.json"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

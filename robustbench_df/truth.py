@@ -59,9 +59,10 @@ def _from_table(table: Table, fake_is: int | None) -> Truth:
     if column is None:
         raise DataError(f"'{table.where}' has no {' or '.join(LABELS)} (it has {table.listed})")
     ids = table.ids()
-    # A column with folders comes first, because file names may recur in other folders.
-    with_folders = (name for name, cells in ids.columns.items() if any("/" in cell for cell in cells))
-    named = next(with_folders, next(iter(ids.columns)))
+    named = next(iter(ids.columns))
+    # File names may recur in other folders; a column that has the folders then tells more images apart.
+    paths = [name for name, cells in ids.columns.items() if all(cells) and any("/" in cell for cell in cells)]
+    named = max([named, *paths], key=lambda name: len(set(ids.columns[name])))
     _refuse_contradictions(table, column, fake_is)
     labels: dict[str, int] = {}
     rows = []

@@ -225,9 +225,9 @@ def test_mce_is_the_mean_of_the_ratios_to_the_reference() -> None:
 def test_errors_under_other_severities_or_on_other_images_are_not_compared() -> None:
     scores = grid(a={CLEAN: [90], "fog": [80, 60]}, b={CLEAN: [95], "fog": [90, 80]})
     moved = {key._replace(severity=5) if key[:1] + key[2:] == ("b", "fog", 2) else key: s for key, s in scores.items()}
-    with pytest.raises(DataError, match="b base and a base differ in fog at severity 2 on 100 images"):
+    with pytest.raises(DataError, match="a base was judged under fog at severity 2 on 100 images, b base was not"):
         errors(moved, ("a", "base"))
-    with pytest.raises(DataError, match="differ in fog at severity 1 on 50 images"):
+    with pytest.raises(DataError, match="b base was judged under fog at severity 1 on 50 images, a base was not"):
         errors({**scores, Key("b", "base", "fog", 1): cell(40, n=50)}, ("a", "base"))
 
 

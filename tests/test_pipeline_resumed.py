@@ -37,6 +37,20 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path) -> None:
         open_run(unfinished.path).images()
 
 
+def test_what_is_deleted_of_a_finished_run_is_made_again(source: Path, tmp_path: Path) -> None:
+    run = train_all(settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0"), tmp_path / "run")
+    weights = next(run.path.rglob("base.safetensors"))
+    trained, results = weights.stat().st_mtime_ns, run.file("results.json").read_text()
+    for name in ("results.json", "ensemble.json", "predictions"):
+        assert run.finished
+        run.file(name).rename(tmp_path / name)
+        assert not run.finished
+        train_all(run.config, run.path, resume=True)
+        assert run.file("results.json").read_text() == results
+    assert run.finished
+    assert weights.stat().st_mtime_ns == trained
+
+
 def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path, tmp_path: Path) -> None:
     one = settings(source, "models=['mlp']", "phase1.epochs=1", "phase2.epochs=0")
     run = train_all(one, tmp_path / "run")

@@ -277,7 +277,7 @@ def test_a_member_that_unpacks_to_far_more_is_not_read(tmp_path: Path, monkeypat
     monkeypatch.setattr(prediction_files, "LARGEST", 10**6)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.csv", "filename,label\n" + " " * 10**7)
-    with pytest.raises(DataError, match=r"a\.csv unpacks to more than 1 MB"):
+    with pytest.raises(DataError, match=r"with a\.csv it unpacks to more than 1 MB"):
         read_predictions(tmp_path / "bomb.zip")
 
 

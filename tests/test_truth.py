@@ -88,6 +88,15 @@ def test_file_names_may_recur_in_other_folders(tmp_path: Path) -> None:
     truth = read_truth(file)
     assert truth.labels.tolist() == [1, 1, 0, 1]
     assert list(truth.ids.columns) == ["path"]
+    for paths in (
+        ("data/real/", "data/real/", "data/fake/"),
+        ("a/1.png", "", "a/3.png"),
+    ):  # folders alone; some missing
+        rows = tuple(f"{k}.png,{path},{label}" for k, (path, label) in enumerate(zip(paths, "001", strict=True)))
+        file.write_text("\n".join(["filename,path,label", *rows]))
+        truth = read_truth(file, fake_is=1)
+        assert truth.labels.tolist() == [0, 0, 1]
+        assert truth.ids.columns["filename"] == ("0.png", "1.png", "2.png")
 
 
 @pytest.mark.parametrize(

@@ -252,9 +252,9 @@ def _attack_batch(
 def _result(victim: Victim, attack: Attack, spec: AttackSpec) -> tuple[Tensor, Tensor]:
     """Return the images that stand for a finished attack, and their logits.
 
-    With ``early_stop``, or if the attack minimises the distance: the nearest success. Otherwise the last iterate of an
-    attack that is known for it, or the lowest margin within the budget: the last image that another attack queried may
-    be one that it had rejected.
+    Without ``early_stop`` it is the last iterate of attacks that are known for it (`Attack.returns_last`). Of others
+    the last image that they queried may be one that they had rejected, so it is the lowest margin within the budget, or
+    the nearest success if they minimise the distance. With ``early_stop`` it is the nearest success.
     """
     if not spec.early_stop and attack.returns_last:
         return victim.last, victim.last_logits

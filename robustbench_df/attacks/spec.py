@@ -40,7 +40,7 @@ class AttackSpec(Settings):
     """Number of forwards over which each answer of a random detector is averaged (expectation over transformation)."""
     early_stop: bool = True
     """Finish an image at its first success. False runs all steps and returns what the method ends with, as libraries
-    do: the last image of FGSM and PGD, the best one of others."""
+    do: the last image of FGSM, PGD and a library's attacks, the best one of others."""
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Parameters of one particular attack, or keyword arguments of a library's attack."""
 

@@ -146,19 +146,19 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     """Read class folders beside ``<prefix>_preds.json``: a black-box detector's verdicts on the images.
 
     A file is a list of ``{"index": 7, "prediction": "fake"}``; index 7 belongs to ``7.png`` in the folder
-    ``<prefix>_images`` (any ending, any depth), or in the only other folder whose name begins with ``<prefix>``. A
-    row's ``label``, where present, is compared with the folder's. An index of several images is a finding, and they get
-    no prediction.
+    ``<prefix>_images`` (any ending, any depth), or in the only folder without a file of its own whose name begins with
+    ``<prefix>_``. A row's ``label``, where present, is compared with the folder's. An index of several images is a
+    finding, and they get no prediction.
 
     Raises:
         DataError: a path or an image's own folder names both classes; or a predictions file cannot be read, has no
             image folder, or may belong to several (``--layout folders`` ignores these files).
     """
     plan = folders(store)
-    entries, findings = list(plan.entries), list(plan.findings)
+    entries, findings, files = list(plan.entries), list(plan.findings), _prediction_files(store)
     try:
-        for file, prefix in _prediction_files(store).items():
-            top = _folder_of_predictions(file, prefix, entries, store.origin)
+        for file, prefix in files.items():
+            top = _folder_of_predictions(file, prefix, files.values(), entries, store.origin)
             images: dict[str, list[int]] = defaultdict(list)
             for place, entry in enumerate(entries):
                 if entry.name.startswith(f"{top}/"):
@@ -177,14 +177,17 @@ def challenge(store: Store, fake_is: int | None = None) -> Plan:
     return Plan("challenge", entries, tuple(findings))
 
 
-def _folder_of_predictions(file: str, prefix: str, entries: Iterable[Entry], origin: str) -> str:
-    """Return the folder whose images a predictions file judges."""
+def _folder_of_predictions(
+    file: str, prefix: str, prefixes: Iterable[str], entries: Iterable[Entry], origin: str
+) -> str:
+    """Return the folder whose images a predictions file judges; ``prefixes`` are those of all files."""
     depth = prefix.count("/") + 1
     tops = dict.fromkeys("/".join(e.name.split("/")[:depth]) for e in entries if e.name.count("/") >= depth)
     where = f"'{file}' in '{origin}'"
     if exact := [top for top in tops if top in (f"{prefix}_images", prefix)]:
         return max(exact, key=len)
-    begun = [top for top in tops if top.startswith(f"{prefix}_")]
+    taken = {folder for other in prefixes for folder in (f"{other}_images", other)}
+    begun = [top for top in tops if top.startswith(f"{prefix}_") and top not in taken]
     if not begun:
         raise DataError(f"{where} has no folder '{prefix}_images' beside it; add or rename it")
     if len(begun) > 1:

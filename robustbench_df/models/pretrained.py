@@ -122,7 +122,7 @@ def pretrained_state(timm_name: str | None, policy: str, model: str) -> State | 
         return None
     try:
         # huggingface_hub would retry an unreachable hub for most of a minute.
-        if not hub_reachable(PATIENCE[policy]) and not _cached(timm_name):
+        if not _cached(timm_name) and not hub_reachable(PATIENCE[policy]):
             raise OSError(f"{_first_hop()[0]} cannot be reached and the weights are not on this disk")
         net = _fetched(timm_name)
     except Exception as error:  # timm, huggingface_hub, its HTTP client and safetensors each raise their own

@@ -95,7 +95,7 @@ def _former(folder: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("type") != "document" or (folder / "config.json").exists():
-        raise RunError(f"'{folder}' holds other files than a report's, of a run perhaps; choose another --out")
+        raise RunError(f"'{folder}' is a run's folder, or its {RESULTS} is not a report's; choose another --out")
     return found
 
 

@@ -106,10 +106,6 @@ class _Phase:
             if self._config.patience and self._validated and epoch - 1 - progress.best_epoch >= self._config.patience:
                 break  # early stopping: ``patience`` epochs have passed without a better score
             if collapsed(progress.history):
-                kept = "the best epoch" if self._config.select == "best" else "the one before"
-                self._reporter.warn(
-                    f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); {kept} is kept"
-                )
                 break
             started = time.perf_counter()
             row = self._train(epoch)
@@ -117,6 +113,11 @@ class _Phase:
             row["seconds"] = round(time.perf_counter() - started, 2)
             self._keep(row)
         self._reporter.finish()
+        if collapsed(progress.history):
+            kept = "the best epoch" if self._config.select == "best" else "the one before"
+            self._reporter.warn(
+                f"{title}: PGD accuracy on val has collapsed (catastrophic overfitting); {kept} is kept"
+            )
         weights = progress.best or snapshot(self._stepper.trained.detector)
         save_weights(self._job.folder / f"{self._name}.safetensors", weights)
         self._state.unlink(missing_ok=True)

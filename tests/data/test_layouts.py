@@ -199,6 +199,9 @@ def test_each_predictions_file_judges_its_own_folder(folder, make_png):
     told = dict(zip(images.ids, images.predictions.tolist(), strict=True))
     assert [told[name] for name in names] == [1, 0, 1, 0, -1, -1, 1, 0]
     assert not images.findings
+    del files["fake_images/1.png"], files["fake_images/2.png"]
+    with pytest.raises(DataError, match=r"'fake_preds\.json' .*has no folder 'fake_images'"):  # the other has its own
+        load_images(folder(files | {"fake_preds.json": preds((1, "real"))}, "another"))
 
 
 def test_an_index_of_several_images_or_a_file_of_several_folders_is_told(folder, make_png):
@@ -210,7 +213,9 @@ def test_an_index_of_several_images_or_a_file_of_several_folders_is_told(folder,
     assert "real_images/7.png" in found.detail
     assert sorted(images.predictions.tolist()) == [-1, -1, -1, 0]
     several = files | {"fake_b_images/1.png": make_png(5), "fake_preds.json": preds((1, "fake"))}
-    with pytest.raises(DataError, match=r"may belong to fake_a_images, fake_b_images; rename the right one to 'fake_images'"):
+    with pytest.raises(
+        DataError, match=r"may belong to fake_a_images, fake_b_images; rename the right one to 'fake_images'"
+    ):
         load_images(folder(several, "several"))
 
 

@@ -45,7 +45,7 @@ def test_a_table_that_is_gone_leaves_no_file_but_other_files_stay(tmp_path: Path
 @pytest.mark.parametrize("former", ["{", "[]", '{"sections": 3}', '{"sections": [{}]}', '"\\udce9"'])
 def test_a_foreign_results_json_is_not_overwritten(tmp_path: Path, former: str) -> None:
     (tmp_path / "results.json").write_text(former)
-    with pytest.raises(RunError, match="holds other files than a report's, of a run perhaps; choose another --out"):
+    with pytest.raises(RunError, match=r"results\.json is not a report's; choose another --out"):
         write_report(sample(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == former

@@ -13,7 +13,7 @@ import pytest
 
 from robustbench_df.attacks.spec import AttackSpec
 from robustbench_df.cli.tables import summary_json
-from robustbench_df.corruption_summary import Key, score
+from robustbench_df.corruption_summary import Key, mean_accuracy, score
 from robustbench_df.explaining import specimens
 from robustbench_df.explaining.subjects import clean_answers
 from robustbench_df.metrics.compare import mcnemar
@@ -22,7 +22,9 @@ from robustbench_df.report.content import document_of
 from robustbench_df.report.content.detectors import parameters_of
 from robustbench_df.report.content.evaluation import _from_first_alarm, thinned
 from robustbench_df.report.content.facts import facts_of
+from robustbench_df.report.content.families import families
 from robustbench_df.report.content.reading import _NOT_SETTINGS, _USUAL
+from robustbench_df.report.content.words import estimate
 from robustbench_df.report.document import (
     Confusion,
     Curves,
@@ -253,9 +255,13 @@ def test_corruption_intervals_are_those_of_the_terminal(finished_run: Path, grou
     told = score(facts.damaged[key].table, groups=dict(zip(images["image_id"], group, strict=True))).accuracy
     assert facts.scores[key].accuracy == told
     assert ("bootstrap" in told.method) == grouped
-    families = table(document_of(finished_run), "families-table").rows
-    ends = [cell.high - cell.low for row in families for cell in row.values() if isinstance(cell, Estimate)]
-    assert ends
+    (weather,) = [family for family in families(facts, key[:2]) if family.name == "weather"]
+    of_all = [[facts.scores[Key("resnet_se", "base", n, k)] for k in SEVERITIES] for n in weather.corruptions]
+    assert weather.accuracy == estimate(mean_accuracy(of_all))
+    right = np.mean([[cell.outcomes.right for cell in cells] for cells in of_all], axis=(0, 1))  # type: ignore[union-attr]
+    assert weather.accuracy.value == pytest.approx(right.mean())
+    assert mean_accuracy(of_all).method == mean_accuracy(of_all[:1]).method
+    assert ("cluster" in mean_accuracy(of_all).method) == grouped
 
 
 @pytest.mark.parametrize("folder", ["attacks", "corruptions"])

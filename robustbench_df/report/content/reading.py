@@ -188,7 +188,8 @@ class _Reader:
     def _refuse(self, path: Path, why: str, what: str) -> RunError:
         name = path.relative_to(self.run.path).as_posix()
         place = shlex.quote(self.run.path.resolve().name)
-        return RunError(f"'{name}' of run '{self.run.path}' {why}; delete it and run: rdf {what} --run {place}")
+        done = " and DONE" if what.startswith("train-all") else ""
+        return RunError(f"'{name}' of run '{self.run.path}' {why}; delete it{done} and run: rdf {what} --run {place}")
 
     def config(self) -> RunConfig:
         try:
