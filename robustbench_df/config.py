@@ -311,7 +311,7 @@ def load_config(
     own: dict[str, Any] = {}
     if file is not None:
         try:
-            merge(own, tomllib.loads(file.read_text(encoding="utf-8")))
+            merge(own, tomllib.loads(file.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise UsageError(f"cannot read config '{file}': {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

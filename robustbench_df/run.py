@@ -193,6 +193,18 @@ class Run(RunDir):
             raise RunError(f"run '{self.name}' has no predictions of {model} {phase} under {condition}")
         return load_predictions(path, self.fingerprint)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the records of data and split and all checkpoints are there."""
+        folds = range(self.folds) if self.folds > 1 else (None,)
+        files = [
+            self.model_dir(name, k) / file
+            for name in self.models
+            for k in folds
+            for file in ("model.json", "base.safetensors", "final.safetensors")
+        ]
+        return all(path.exists() for path in (self.file("provenance.json"), self.file("split.parquet"), *files))
+
     def predictions_path(self, model: str, phase: str, condition: str) -> Path:
         """Return the path of the predictions of one cell of the grid."""
         return self.file("predictions", f"{self.model_dir(model).name}-{phase}-{condition}.parquet")

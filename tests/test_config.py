@@ -139,6 +139,9 @@ def test_unknown_preset_and_bad_file(tmp_path: Path) -> None:
         load_config("quik")
     with pytest.raises(UsageError, match="cannot read"):
         load_config("full", tmp_path / "absent.toml")
+    marked = tmp_path / "marked.toml"
+    marked.write_text("[phase1]\nepochs = 3", encoding="utf-8-sig")  # as editors on Windows do
+    assert load_config("full", marked).phase1.epochs == 3
     broken = tmp_path / "broken.toml"
     broken.write_text("phase1 = ")
     with pytest.raises(UsageError, match="not valid TOML"):

@@ -49,6 +49,13 @@ def test_what_is_deleted_of_a_finished_run_is_made_again(source: Path, tmp_path:
         assert run.file("results.json").read_text() == results
     assert run.finished
     assert weights.stat().st_mtime_ns == trained
+    assert run.whole
+    before = weights.read_bytes()
+    weights.unlink()
+    assert not run.whole
+    train_all(run.config, run.path, resume=True)
+    assert run.whole
+    assert weights.read_bytes() == before
 
 
 def test_a_run_is_resumed_with_its_own_settings_where_it_was_begun(source: Path, tmp_path: Path) -> None:

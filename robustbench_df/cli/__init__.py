@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command file, so that ``rdf --
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -54,6 +55,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(listing.app, name="list")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system that mean: no room on the disk, or for so large a file."""
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(f"rdf {__version__}")
@@ -69,15 +74,18 @@ def _root(
 
 def main() -> None:
     """Run the command line; an error that the user can fix becomes one line on stderr and an exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # Where the terminal or a log file knows no ×, a question mark is better than an error after hours of work.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        # The second is Python's choice in the C locale. Where the terminal or a log file knows no ×, a question mark is
+        # better than an error after hours of work.
         sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except RdfError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        # Such as a full disk or a folder without permission; the system's message and the file name say enough.
+        # Such as a folder without permission, or a full disk, of which the system does not name the file.
+        if error.errno in _FULL:
+            _fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}; make room and go on", 1)
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
     except RuntimeError as error:
         from robustbench_df.memory import is_out_of_memory

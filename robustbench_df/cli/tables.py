@@ -95,6 +95,10 @@ def summary_json(run: Run) -> dict[str, Any]:
     }
 
 
+_WIDE = 140
+"""Columns of a terminal in which no number of the whole summary table is cut."""
+
+
 def print_summary(run: Run) -> None:
     """Print the summary table and where everything is."""
     results = run.results()
@@ -110,27 +114,33 @@ def print_summary(run: Run) -> None:
     without = next((row["deduplicated"].n for row in rows if row.get("deduplicated")), None)
     # The attack runs on a part of the images only (attack_images).
     attacked = next((f", n={row['attacked'].n}" for row in rows if row["attacked"]), "")
-    headings = ["weight", "accuracy", "AUC", "F1", "tn/fp/fn/tp", f"FGSM ε={epsilon:g}{attacked}"]
+    narrow = out.width < _WIDE
+    headings = ["accuracy", "AUC", f"FGSM ε={epsilon:g}{attacked}"]
+    if not narrow:
+        headings = ["weight", *headings[:2], "F1", "tn/fp/fn/tp", headings[2]]
     if without is not None:
-        headings.insert(2, f"without {n - without} twins")
+        headings.insert(headings.index("AUC"), f"without {n - without} twins")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         single = row["detector"] == best and row["phase"] == run.shipped["phase"]
         mark = " ◀ ship" if row["shipped"] else " ★" if single else ""
+        weight = "" if row["weight"] is None else f"{row['weight']:.3f}"
+        confusion = "/".join(str(int(c.value)) if c else "?" for c in row["confusion"])
         table.add_row(
             row["detector"] + mark,
             row["phase"],
-            "" if row["weight"] is None else f"{row['weight']:.3f}",
+            *([] if narrow else [weight]),
             _percent(row["accuracy"]),
             *([_percent(row["deduplicated"])] if without is not None else []),
             _number(row["auc"]),
-            _share(row["f1"]),
-            "/".join(str(int(c.value)) if c else "?" for c in row["confusion"]),
+            *([] if narrow else [_share(row["f1"]), confusion]),
             _percent(row["attacked"]),
             style="bold" if row["shipped"] else "",
         )
     out.print(table)
+    if narrow:
+        out.print(Text(f"Weights, F1 and confusion need {_WIDE} columns; they are in results.json and ensemble.json."))
     fitted = {
         "oof": "out-of-fold predictions; clean numbers come from fits that had not seen the image",
         "cal": "val (weights) and cal (temperature, threshold): these numbers are optimistic, there is no test part",

@@ -88,7 +88,7 @@ def train_all(
         found = open_run(run, finished=False)
         if overrides or config or preset:
             raise UsageError("--resume goes on with the run's own settings; leave out --preset, --set and --config")
-        if found.finished:
+        if found.finished and found.whole:
             raise RunError(f"run '{found.path}' is finished; predict with: rdf predict SOURCE --run {found.path}")
         _work(resume_config(found, values), found.path, jobs, quiet=quiet, as_json=as_json, resume=True)
         return

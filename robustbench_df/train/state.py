@@ -128,6 +128,8 @@ def load_checkpoint(folder: Path, phase: str) -> Detector:
         raise RunError(
             f"no checkpoint '{error.filename or path}'; finish training with: rdf train-all --resume"
         ) from error
+    except (KeyError, TypeError) as error:
+        raise RunError(f"'{folder / 'model.json'}' is damaged: {error!r}; train the run again") from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise RunError(f"checkpoint '{path}' is damaged: {first_line(error)}") from error
     except RuntimeError as error:  # raised by torch when names or shapes differ; its message has a line for each

@@ -244,8 +244,11 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     assert "make one with: rdf train-all" in done.stderr
 
 
-def test_a_terminal_without_our_signs_shows_question_marks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the latter in the C locale
+def test_a_terminal_without_our_signs_shows_question_marks(
+    place: Path, monkeypatch: pytest.MonkeyPatch, errors: str
+) -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "stdout", ascii_only)
     monkeypatch.setattr(sys, "argv", ["rdf", "data", "info", "images"])

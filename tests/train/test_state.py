@@ -71,6 +71,9 @@ def test_a_checkpoint_that_does_not_load_says_why_in_one_line(tmp_path: Path) ->
     (tmp_path / "base.safetensors").write_bytes(b"no weights")
     with pytest.raises(RunError, match=r"base.safetensors' is damaged: [^\n]+$"):
         load_checkpoint(tmp_path, "base")
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(RunError, match=r"model.json' is damaged: KeyError\('image_size'\); train the run again"):
+        load_checkpoint(tmp_path, "base")
 
 
 def test_a_full_device_does_not_tell_one_to_delete_what_is_whole(
