@@ -71,7 +71,8 @@ class Votes:
         """Return combined logits ``[N, 2]``; out-of-fold rows use weights of the same kind fitted without them."""
         combined, rows = weights.combine(self.logits), self.where("oof")
         if rows.any():
-            combined[rows] = self._cross_fitted(weights.kind, rows)
+            unseen = self._cross_fitted(weights.kind, rows)
+            combined[rows] = combined[rows] if unseen is None else unseen
         return combined
 
     def loss(self, kind: str) -> float:
@@ -80,9 +81,13 @@ class Votes:
         Confidence must not decide between kinds and phases, since calibration corrects it anyway.
         """
         rows = self.where("oof", "val")
-        return tempered_loss(margins(self._cross_fitted(kind, rows)), self.rows.labels[rows])
+        unseen = self._cross_fitted(kind, rows)
+        if unseen is None:  # a kind must not win by having seen the labels, so all count as the one that needs none
+            unseen = fit_weights("uniform", self.logits[:, rows], self.rows.labels[rows]).combine(self.logits[:, rows])
+        return tempered_loss(margins(unseen), self.rows.labels[rows])
 
-    def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats:
+    def _cross_fitted(self, kind: str, rows: NDArray[np.bool_]) -> Floats | None:
+        """Return combined logits of ``rows``, each by weights fitted without it; None if a class has one image."""
         groups = np.array([self.groups.get(i) or i for i in self.rows.table["image_id"][rows]], dtype=str)
         logits, labels = self.logits[:, rows], self.rows.labels[rows]
         for folds in range(CROSS_FITS, 1, -1):
@@ -90,7 +95,7 @@ class Votes:
                 return cross_fitted(kind, logits, labels, groups=groups, folds=folds)
             except DataError:
                 continue  # too few images or groups of a class for this number of folds
-        return fit_weights(kind, logits, labels).combine(logits)
+        return None
 
 
 def fit_decision_on(table: Predictions, margin: Floats, rule: str) -> Decision:

@@ -9,6 +9,7 @@ import pytest
 from robustbench_df.config import EnsembleConfig
 from robustbench_df.ensembling import DEDUPLICATED, Votes, _ship, fit_decision_on, judge_table
 from robustbench_df.metrics.scores import margins
+from robustbench_df.metrics.weights import WEIGHTINGS
 from robustbench_df.records import Predictions
 from robustbench_df.summary import find
 
@@ -114,6 +115,18 @@ def test_a_choice_without_an_error_is_never_worse_than_one_with_some() -> None:
         table.table["logit_real"], table.table["logit_fake"] = -margin / 2, margin / 2
         losses.append(Votes({"a": table}, GROUPS).loss("uniform"))
     assert losses[0] < losses[1]
+
+
+def test_where_nothing_can_be_cross_fitted_no_kind_wins_by_having_seen_the_labels() -> None:
+    first, second = predictions("val", 0, n=40, strength=0.1), predictions("val", 1, n=40, strength=0.1)
+    for table in (first, second):
+        table.table["label"] = np.int8([1] + [0] * 39)
+    votes = Votes({"a": first, "b": second}, GROUPS)
+    losses = {kind: votes.loss(kind) for kind in WEIGHTINGS}
+    assert losses["stacked"] == losses["uniform"]
+    assert (
+        _ship({("base", kind): loss for kind, loss in losses.items()}, EnsembleConfig(weights="auto"))[1] != "stacked"
+    )
 
 
 def test_an_undefined_metric_is_undefined(recwarn: pytest.WarningsRecorder) -> None:

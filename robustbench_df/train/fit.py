@@ -18,7 +18,7 @@ from robustbench_df import rng
 from robustbench_df.config import AdversarialConfig, PhaseConfig
 from robustbench_df.data.split import Split
 from robustbench_df.devices import working
-from robustbench_df.errors import TrainError
+from robustbench_df.errors import DataError, TrainError
 from robustbench_df.memory import give_back_freed_memory
 from robustbench_df.models.detector import Detector
 from robustbench_df.progress import Reporter
@@ -175,7 +175,10 @@ class _Phase:
         kept = trained.ema if trained.ema is not None else trained.detector
         better = False
         if self._validated:
-            row |= validate(kept, self._split, self._adversarial)
+            try:
+                row |= validate(kept, self._split, self._adversarial)
+            except DataError as error:  # the epoch's last step was too large; its loss was still finite
+                raise self._diverged(f"after epoch {epoch + 1}: {error}", row["lr"]) from error
             score = smoothed([*progress.history, row])
             better = score > progress.best_score
             if better:
@@ -204,11 +207,14 @@ class _Phase:
         recent = torch.stack(losses[-_CHECK_EVERY:])
         if not bool(torch.isfinite(recent).all()):
             first = step - len(recent) + 1 + int(torch.nonzero(~torch.isfinite(recent))[0])
-            table = "phase2" if self._adversarial is not None else "phase1"
-            raise TrainError(
-                f"{self._job.name} {self._name}: the loss is not finite at epoch {epoch + 1}, step {first + 1}, "
-                f"lr {rate:.2e}; {self._last_good()}; try a smaller rate (--set {table}.lr=...)"
-            )
+            raise self._diverged(f"the loss is not finite at epoch {epoch + 1}, step {first + 1}", rate)
+
+    def _diverged(self, what: str, rate: float) -> TrainError:
+        table = "phase2" if self._adversarial is not None else "phase1"
+        return TrainError(
+            f"{self._job.name} {self._name}: {what}, lr {rate:.2e}; {self._last_good()}; try a smaller rate "
+            f"(--set {table}.lr=...)"
+        )
 
     def _last_good(self) -> str:
         """Say which file holds the last good weights."""

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from robustbench_df.config import Recipe, load_config
 from robustbench_df.data.split import Split, make_refit, make_split
-from robustbench_df.errors import RunError, TrainError
+from robustbench_df.errors import DataError, RunError, TrainError
 from robustbench_df.evaluate import predict_logits
 from robustbench_df.metrics.scores import auc, margins
 from robustbench_df.progress import Reporter
@@ -136,6 +136,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_place(tmp_path: Path
         fit(job(tmp_path, "phase1.lr=1e30", "phase1.clip_norm=0", "phase1.schedule=constant", "phase1.warmup=0"), split)
     assert "no checkpoint had been saved yet" in str(caught.value)
     assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_a_last_step_that_was_too_large_is_told_as_one(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> dict[str, float]:
+        raise DataError("8 of 8 margins are NaN: mend the detector's logits")
+
+    monkeypatch.setattr(loop, "validate", broken)
+    with pytest.raises(TrainError, match=r"after epoch 1: 8 of 8 margins are NaN.*, lr .*; try a smaller rate"):
+        fit(job(tmp_path), split)
 
 
 @pytest.mark.parametrize(("select", "kept_epoch"), [("best", 2), ("last", 5)])
