@@ -124,9 +124,8 @@ def test_where_nothing_can_be_cross_fitted_no_kind_wins_by_having_seen_the_label
     votes = Votes({"a": first, "b": second}, GROUPS)
     losses = {kind: votes.loss(kind) for kind in WEIGHTINGS}
     assert losses["stacked"] == losses["uniform"]
-    assert (
-        _ship({("base", kind): loss for kind, loss in losses.items()}, EnsembleConfig(weights="auto"))[1] != "stacked"
-    )
+    choices = {("base", kind): loss for kind, loss in losses.items()}
+    assert _ship(choices, EnsembleConfig(weights="auto", phase="auto"))[1] != "stacked"
 
 
 def test_an_undefined_metric_is_undefined(recwarn: pytest.WarningsRecorder) -> None:
